@@ -1,0 +1,1 @@
+"""mrm: the memory manager under a managed runtime."""

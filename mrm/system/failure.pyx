@@ -1,0 +1,50 @@
+"""The failure record of a thread, and the exception that it becomes.
+
+Code without the GIL cannot raise: it fills the record of its thread and returns
+a negative status. Whoever holds the GIL again calls ``check(status)``, which
+raises the exception of that status with the record's sentence and figures.
+"""
+
+from mrm import errors
+from mrm.system.calls cimport call_name
+
+
+cdef extern from *:
+    """
+    static _Thread_local mrm_failure mrm_thread_failure;
+    """
+    mrm_failure mrm_thread_failure
+
+
+cdef dict CLASSES = {
+    MRM_BAD_ARGUMENT: errors.ArgumentError,
+    MRM_BAD_FRAME: errors.FrameError,
+    MRM_OUT_OF_FRAMES: errors.OutOfFrames,
+    MRM_BAD_SLOT: errors.SlotError,
+    MRM_NO_ADDRESSES: errors.AddressSpaceError,
+    MRM_SYSTEM_CALL: errors.SystemCallError,
+    MRM_CLOSED: errors.ClosedError,
+    MRM_FORKED: errors.ForkedError,
+    MRM_NO_MEMORY: errors.MetadataMemoryError,
+    MRM_INCONSISTENT: errors.InconsistentError,
+    MRM_UNFUNDED: errors.FundingError,
+}
+
+
+cdef mrm_failure *failure() noexcept nogil:
+    """This thread's record; valid for the thread's life."""
+    return &mrm_thread_failure
+
+
+cdef int check(int status) except -1:
+    """Raise what ``status`` stands for; 0 when all is well."""
+    cdef mrm_failure *record = &mrm_thread_failure
+    if status == MRM_OK:
+        return 0
+    raise CLASSES[status](
+        record.text.decode("utf-8", "replace"),
+        call=call_name(record.call).decode() if record.call else None,
+        error=record.error or None,
+        address=record.address or None,
+        nbytes=record.bytes or None,
+    )
