@@ -237,6 +237,11 @@ cdef range_t *range_reserve(
     return NULL
 
 
+cdef bint range_is_low(const range_t *entry) noexcept nogil:
+    """Whether it lies where the kernel places nothing by itself."""
+    return LOWEST <= entry.base and entry.base + entry.nbytes <= HIGHEST
+
+
 cdef int range_release(range_t *entry) noexcept nogil:
     """Give the addresses back; when it returns, no reader looks at the owner any more."""
     cdef uint64_t base = entry.base
