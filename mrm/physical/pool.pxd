@@ -72,8 +72,14 @@ cdef void pool_retain(pool_t *pool) noexcept nogil
 cdef void pool_release(pool_t *pool) noexcept nogil
 cdef int pool_usable(const pool_t *pool) noexcept nogil
 cdef void *pool_address(const pool_t *pool, uint32_t frame) noexcept nogil
+cdef int pool_take(pool_t *pool, uint32_t *frame) noexcept nogil
+cdef int pool_take_many(pool_t *pool, uint32_t *frames, size_t n) noexcept nogil
+cdef int pool_take_run(pool_t *pool, uint32_t n, uint32_t *first) noexcept nogil
+cdef int pool_give(pool_t *pool, uint32_t frame, int reuse) noexcept nogil
+cdef int pool_give_many(pool_t *pool, const uint32_t *frames, size_t n, int reuse) noexcept nogil
 cdef int pool_zero(pool_t *pool, const uint32_t *frames, size_t n) noexcept nogil
 cdef int pool_copy_frame(pool_t *pool, uint32_t target, uint32_t source) noexcept nogil
 cdef void pool_stats(pool_t *pool, mrm_stats *stats) noexcept nogil
+cdef int pool_audit(pool_t *pool, mrm_stats *stats) noexcept nogil
 cdef int64_t map_frames(pool_t *pool, void *at, uint32_t first, uint32_t n, int protection, bint populate) noexcept nogil
 cdef int map_whole(pool_t *pool, char *at, bint dumped) noexcept nogil

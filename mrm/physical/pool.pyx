@@ -22,8 +22,10 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+from mrm.physical.audit cimport frames_audit, frames_count
 from mrm.physical.frames cimport (
-    MRM_FRAME_HELD, frame_counts_t, frames_close, frames_count, frames_open, frames_state,
+    MRM_FRAME_HELD, frame_counts_t, frames_close, frames_give, frames_give_many, frames_open, frames_state,
+    frames_take, frames_take_many, frames_take_run,
 )
 from mrm.system.calls cimport CALL_CLOSE, CALL_MADVISE, CALL_MMAP, CALL_MPROTECT, advise, call, map_file
 from mrm.system.failure cimport (
@@ -217,6 +219,40 @@ cdef int pool_usable(const pool_t *pool) noexcept nogil:
     )
 
 
+# ---- frames --------------------------------------------------------------------
+
+# The free lists know no processes: these ask first whose the pool is.
+
+cdef int pool_take(pool_t *pool, uint32_t *frame) noexcept nogil:
+    """Take one frame."""
+    cdef int status = pool_usable(pool)
+    return frames_take(&pool.frames, frame) if status == MRM_OK else status
+
+
+cdef int pool_take_many(pool_t *pool, uint32_t *frames, size_t n) noexcept nogil:
+    """Take n frames, or none."""
+    cdef int status = pool_usable(pool)
+    return frames_take_many(&pool.frames, frames, n) if status == MRM_OK else status
+
+
+cdef int pool_take_run(pool_t *pool, uint32_t n, uint32_t *first) noexcept nogil:
+    """Take n frames with numbers that go on, or none."""
+    cdef int status = pool_usable(pool)
+    return frames_take_run(&pool.frames, n, first) if status == MRM_OK else status
+
+
+cdef int pool_give(pool_t *pool, uint32_t frame, int reuse) noexcept nogil:
+    """Give one frame back."""
+    cdef int status = pool_usable(pool)
+    return frames_give(&pool.frames, frame, reuse) if status == MRM_OK else status
+
+
+cdef int pool_give_many(pool_t *pool, const uint32_t *frames, size_t n, int reuse) noexcept nogil:
+    """Give n frames back, or none."""
+    cdef int status = pool_usable(pool)
+    return frames_give_many(&pool.frames, frames, n, reuse) if status == MRM_OK else status
+
+
 # ---- contents ------------------------------------------------------------------
 
 cdef void *pool_address(const pool_t *pool, uint32_t frame) noexcept nogil:
@@ -269,11 +305,26 @@ cdef int pool_copy_frame(pool_t *pool, uint32_t target, uint32_t source) noexcep
 # ---- figures -------------------------------------------------------------------
 
 cdef void pool_stats(pool_t *pool, mrm_stats *stats) noexcept nogil:
-    """Fill as much of the table as the caller knows (``stats.size``)."""
+    """Count, and fill as much of the table as the caller knows (``stats.size``)."""
     cdef frame_counts_t counts
+    frames_count(&pool.frames, &counts)
+    _fill_stats(pool, &counts, stats)
+
+
+cdef int pool_audit(pool_t *pool, mrm_stats *stats) noexcept nogil:
+    """Find every frame in the one place where its state says that it is."""
+    cdef frame_counts_t counts
+    cdef int status = pool_usable(pool)
+    if status == MRM_OK:
+        status = frames_audit(&pool.frames, &counts)
+    if status == MRM_OK:
+        _fill_stats(pool, &counts, stats)
+    return status
+
+
+cdef void _fill_stats(pool_t *pool, const frame_counts_t *counts, mrm_stats *stats) noexcept nogil:
     cdef mrm_stats full
     cdef uint32_t size = min(stats.size, <uint32_t>sizeof(mrm_stats))
-    frames_count(&pool.frames, &counts)
     memset(&full, 0, sizeof(full))
     full.size = size
     full.version = MRM_API_VERSION

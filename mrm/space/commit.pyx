@@ -246,6 +246,7 @@ cdef int _undo(reservation_t *r, size_t failed, int which, int error) noexcept n
     cdef size_t i, k
     cdef size_t broken = 0
     cdef char text[512]
+    cdef const char *different = text
     cdef step_t at = steps[failed]
     text[0] = 0
     for i in range(failed + 1):
@@ -275,13 +276,15 @@ cdef int _undo(reservation_t *r, size_t failed, int which, int error) noexcept n
         if steps[k].shoots & 2:
             _agree(r, steps[k].source, steps[k].n, text, sizeof(text))
     plan_withdraw(r)
+    if text[0] == 0:
+        different = b" nothing"
     return mrm_fail(
         failure(), MRM_INCONSISTENT, which, error, reservation_address(r, at.first),
         <size_t>at.n << r.pool.layout.frame_shift,
         b"%s (%s) of %u slots from slot %u on: %s; and undoing it failed for %zu runs. "
         b"The reservation says what the kernel shows now; all else is as before. Different:%s",
         call_name(which), step_name(at.kind), at.n, at.first, strerror(error), broken,
-        text if text[0] else <char *>b" nothing;",
+        different,
     )
 
 

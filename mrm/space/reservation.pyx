@@ -60,6 +60,7 @@ cdef uint64_t mappings_left = 0     # the budget, as a signed number
 
 cdef int reservation_open(pool_t *pool, uint64_t slots, uint64_t at, reservation_t **opened) noexcept nogil:
     """Reserve addresses for ``slots`` slots, all empty; one user."""
+    global all_reservations
     cdef reservation_t *r
     cdef int status = pool_usable(pool)
     cdef uint64_t alignment = max(GIB, pool.layout.frame_size)
@@ -112,6 +113,7 @@ cdef int reservation_open(pool_t *pool, uint64_t slots, uint64_t at, reservation
 
 cdef int reservation_close(reservation_t *r) noexcept nogil:
     """End every mapping in one invalidation and give the addresses back; one user less."""
+    global all_reservations
     cdef uint32_t i
     cdef uint64_t begun
     cdef pool_t *pool = r.pool

@@ -1,0 +1,189 @@
+"""Memory limits of the control groups that this process lies in.
+
+A group's limit counts everything below it, so each directory from the process's own
+group up to the mount can be the one that refuses. Which directory that is takes two
+files: ``/proc/self/cgroup`` names the group, ``/proc/self/mountinfo`` says where the
+hierarchy is mounted and which part of it. Both versions of cgroups are read; a
+machine can have both at once, with different controllers.
+
+Nothing here fails: a file that is missing or unreadable is a limit that is not there.
+Every function takes the root that it reads below, so that tests can hand it a tree of
+their own.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path("/")
+# What version 1 shows for "no limit" is the largest number of whole pages.
+_NO_LIMIT = 2**62
+
+
+@dataclass(frozen=True)
+class GroupLimit:
+    """One limit of one group.
+
+    Attributes
+    ----------
+    file : str
+        Name of the limit as its group has it, such as ``"hugetlb.2MB.max"``.
+    directory : str
+        Where it lies.
+    limit : int
+        Bytes allowed.
+    used : int
+        Bytes in use, of this group and those below it.
+    reclaimable : int
+        Bytes of file cache within ``used``, which the kernel drops when it needs room.
+    """
+
+    file: str
+    directory: str
+    limit: int
+    used: int
+    reclaimable: int = 0
+
+    @property
+    def left(self) -> int:
+        """Bytes that can still be had under it."""
+        return max(0, self.limit - self.used + self.reclaimable)
+
+
+def hugetlb_limits(page_size: int = 2 << 20, root: Path = ROOT) -> list[GroupLimit]:
+    """Limits on huge pages of one size, the process's own group first.
+
+    Parameters
+    ----------
+    page_size : int, optional
+        Which size of huge page.
+    root : Path, optional
+        What to read below.
+    """
+    size = _page_size_name(page_size)
+    pairs = {
+        1: [
+            (f"hugetlb.{size}.limit_in_bytes", f"hugetlb.{size}.usage_in_bytes"),
+            (f"hugetlb.{size}.rsvd.limit_in_bytes", f"hugetlb.{size}.rsvd.usage_in_bytes"),
+        ],
+        2: [
+            (f"hugetlb.{size}.max", f"hugetlb.{size}.current"),
+            (f"hugetlb.{size}.rsvd.max", f"hugetlb.{size}.rsvd.current"),
+        ],
+    }
+    return [
+        GroupLimit(limit_file, str(directory), limit, _number(directory / used_file) or 0)
+        for version, directory in _directories("hugetlb", root)
+        for limit_file, used_file in pairs[version]
+        if (limit := _number(directory / limit_file)) is not None
+    ]
+
+
+def memory_limits(root: Path = ROOT) -> list[GroupLimit]:
+    """Limits on memory in general, the process's own group first.
+
+    ``memory.high`` is among them: beyond it nothing is refused, but the kernel makes
+    the process sleep ever longer, so that funding would not come to an end.
+    """
+    pairs = {
+        1: [("memory.limit_in_bytes", "memory.usage_in_bytes")],
+        2: [("memory.max", "memory.current"), ("memory.high", "memory.current")],
+    }
+    return [
+        GroupLimit(
+            limit_file, str(directory), limit, _number(directory / used_file) or 0, _file_cache(directory)
+        )
+        for version, directory in _directories("memory", root)
+        for limit_file, used_file in pairs[version]
+        if (limit := _number(directory / limit_file)) is not None
+    ]
+
+
+def counts_hugetlb_as_memory(root: Path = ROOT) -> bool:
+    """Whether huge pages count against ``memory.max`` (``memory_hugetlb_accounting``, 6.7+).
+
+    It matters beforehand: a touch or a fund beyond the limit does not fail there, but
+    is tried again by the kernel for ever (seen on 6.12 and 6.18).
+    """
+    return any(
+        kind == "cgroup2" and "memory_hugetlb_accounting" in options for kind, _, _, options in _mounts(root)
+    )
+
+
+def _page_size_name(page_size: int) -> str:
+    """The kernel's name of a page size in file names: ``2MB``, ``1GB``, ``64KB``."""
+    for shift, unit in ((30, "GB"), (20, "MB")):
+        if page_size >> shift:
+            return f"{page_size >> shift}{unit}"
+    return f"{page_size >> 10}KB"
+
+
+def _directories(controller: str, root: Path) -> Iterator[tuple[int, Path]]:
+    """``(version, directory)`` of each group that counts this process, innermost first."""
+    groups = dict(_groups(root))
+    for kind, part, point, options in _mounts(root):
+        if kind == "cgroup2":
+            version, group = 2, groups.get("")
+        elif kind == "cgroup" and controller in options:
+            version, group = 1, groups.get(controller)
+        else:
+            continue
+        if group is None:
+            continue
+        # Inside a container the mount often shows only the group's own part of the tree.
+        inner = group[len(part) :] if part != "/" and (group + "/").startswith(part + "/") else group
+        top = root / point.lstrip("/")
+        directory = top / inner.strip("/")
+        if not directory.is_dir():
+            directory = top
+        yield version, directory
+        while directory != top:
+            directory = directory.parent
+            yield version, directory
+
+
+def _groups(root: Path) -> Iterator[tuple[str, str]]:
+    """``(controller, group)`` of this process; the controller of version 2 is ``""``."""
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        number_controllers_group = line.split(":", 2)
+        if len(number_controllers_group) == 3:
+            _, controllers, group = number_controllers_group
+            for controller in controllers.split(","):
+                yield controller, group
+
+
+def _mounts(root: Path) -> Iterator[tuple[str, str, str, list[str]]]:
+    """``(type, part of the tree, mount point, options)`` of each cgroup mount."""
+    for line in _text(root / "proc/self/mountinfo").splitlines():
+        mount, _, system = line.partition(" - ")
+        fields, system_fields = mount.split(), system.split()
+        if len(fields) > 4 and len(system_fields) > 2 and system_fields[0] in ("cgroup", "cgroup2"):
+            # The kernel writes blanks in paths as \040.
+            point = fields[4].replace("\\040", " ")
+            yield system_fields[0], fields[3], point, system_fields[2].split(",")
+
+
+def _file_cache(directory: Path) -> int:
+    """Bytes of file cache in a group, by its ``memory.stat``; shared memory is not among them."""
+    found = {}
+    for line in _text(directory / "memory.stat").splitlines():
+        key, _, value = line.partition(" ")
+        if value.isdigit():
+            found[key] = int(value)
+    names = ("total_inactive_file", "total_active_file")
+    if names[0] not in found:
+        names = ("inactive_file", "active_file")
+    return sum(found.get(name, 0) for name in names)
+
+
+def _number(path: Path) -> int | None:
+    """The number in a file; None if there is none, or it means "no limit"."""
+    text = _text(path).strip()
+    return int(text) if text.isdigit() and int(text) < _NO_LIMIT else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError):
+        return ""
