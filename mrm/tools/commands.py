@@ -20,7 +20,7 @@ class Entry(NamedTuple):
 COMMANDS = {
     "doctor": Entry("mrm.tools.doctor.command:command", "What this machine offers, and what stands in the way."),
     "fund": Entry("mrm.tools.fund_command:command", "Have the kernel set huge pages aside."),
-    "demo": Entry("mrm.tools.demo:command", "Move pages under working threads, and prove that nothing is lost."),
+    "demo": Entry("mrm.tools.demo.command:command", "Move pages under working threads, and prove that nothing is lost."),
     "bench": Entry("mrm.tools.bench:command", "Measure ways of remapping side by side."),
     "stress": Entry("mrm.tools.stress:command", "Race threads on a pool for as long as you like, and check it all."),
 }

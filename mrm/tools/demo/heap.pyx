@@ -16,8 +16,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from mrm.physical.frames cimport MRM_REUSE_NOW, frames_give, frames_take
-from mrm.physical.pool cimport pool_release, pool_retain, pool_t
+from mrm.physical.frames cimport MRM_REUSE_NOW
+from mrm.physical.pool cimport pool_give, pool_release, pool_retain, pool_t, pool_take
 from mrm.space.views cimport view_close, view_open
 from mrm.system.failure cimport MRM_NO_MEMORY, MRM_OK, failure, mrm_fail
 from mrm.tools.demo.objects cimport GRANULE_SHIFT, MOST_GRANULES, mix
@@ -106,7 +106,7 @@ cdef int heap_open(
             b"no memory for the demo's tables of %u handles", handles,
         )
     if status == MRM_OK:
-        status = frames_take(&pool.frames, &heap.into[0])
+        status = pool_take(pool, &heap.into[0])
     if status == MRM_OK:
         status = view_open(pool, &heap.view)
     if status != MRM_OK:
@@ -127,7 +127,7 @@ cdef void heap_close(heap_t *heap) noexcept nogil:
     if heap.use != NULL:
         for i in range(heap.layout.frame_count):
             if heap.use[i] != FRAME_FREE:
-                frames_give(&heap.pool.frames, i, MRM_REUSE_NOW)
+                pool_give(heap.pool, i, MRM_REUSE_NOW)
     if heap.retired != NULL:
         view_close(heap.retired)
     if heap.view != NULL:

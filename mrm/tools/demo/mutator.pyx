@@ -18,7 +18,7 @@ whether it was switched out meanwhile: the worst stall is told with and without 
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from mrm.physical.frames cimport frames_take
+from mrm.physical.pool cimport pool_take
 from mrm.system.failure cimport MRM_OK
 from mrm.tools.demo.barrier cimport AGAIN, checkpoint, follow, load
 from mrm.tools.demo.heap cimport (
@@ -86,7 +86,7 @@ cdef uint64_t _allocate(heap_t *heap, mutator_t *m, uint64_t granules) noexcept 
         mrm_store8(&heap.use[m.frame], FRAME_CLOSED)
         m.frame = NONE
     if m.frame == NONE:
-        if frames_take(&heap.pool.frames, &frame) != MRM_OK:
+        if pool_take(heap.pool, &frame) != MRM_OK:
             return 0
         heap.use[frame] = FRAME_OPEN
         m.frame = frame

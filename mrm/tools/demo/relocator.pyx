@@ -16,7 +16,8 @@ processor back to a mutator that it took it from.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 
-from mrm.physical.frames cimport MRM_REUSE_NOW, frames_give
+from mrm.physical.frames cimport MRM_REUSE_NOW
+from mrm.physical.pool cimport pool_give
 from mrm.space.views cimport view_close, view_open, view_retire, view_t
 from mrm.system.failure cimport MRM_OK
 from mrm.tools.demo.barrier cimport follow
@@ -107,7 +108,7 @@ cdef void _let_go(heap_t *heap, uint32_t frame) noexcept nogil:
             mrm_store8(&heap.use[frame], FRAME_OPEN)
             return
     mrm_store8(&heap.use[frame], FRAME_FREE)
-    if frames_give(&heap.pool.frames, frame, MRM_REUSE_NOW) != MRM_OK:
+    if pool_give(heap.pool, frame, MRM_REUSE_NOW) != MRM_OK:
         heap_flaw(heap, FLAW_ENGINE, heap.mutator_count, frame, heap.cycles, 0, 0)
 
 

@@ -90,12 +90,99 @@ class Latency:
         return str(histogram.encode().decode())
 
 
-@dataclass
-class Sample:
+class Sample(NamedTuple):
     """What happened in a short stretch of the run."""
 
-    at: float
+    at: float  # seconds since the start, at the stretch's end
     operations_per_s: float
-    pages_per_s: float
+    remapped_per_s: float  # pages
+    emptied_per_s: float  # pages
     worst_ns: int
-    shootdowns: int
+    shootdowns_per_s: float
+    free: int  # frames of the pool that nobody holds
+
+
+class Stale(NamedTuple):
+    """What a stale access did, in a process of its own."""
+
+    trapped: bool
+    words: str
+
+
+@dataclass
+class Outcome:
+    """A whole run."""
+
+    pool: dict[str, Any]  # size, backing, frames, frame_size
+    mutators: int
+    seed: int
+    handles: int
+    seconds: float
+    counters: Counters
+    latency: Latency
+    running: Latency
+    cycles: list[Cycle]
+    samples: list[Sample]
+    shootdowns: int | None
+    shootdowns_source: str
+    system_calls: int
+    interrupted: bool = False
+    flaw: str | None = None
+    stale: Stale | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def held(self) -> bool:
+        """Whether every check held."""
+        return self.flaw is None and self.counters.cycles > 0 and (self.stale is None or self.stale.trapped)
+
+    @property
+    def remapped(self) -> int:
+        """Pages that came to new addresses by flips: every frame, each time."""
+        return self.counters.flips * int(self.pool["frames"])
+
+    @property
+    def emptied(self) -> int:
+        """Pages whose objects were moved out, or that had none left, and that were given back."""
+        return self.counters.sparse + self.counters.empty
+
+    @property
+    def shootdowns_per_page(self) -> float | None:
+        """Invalidations for each page remapped or emptied."""
+        pages = self.remapped + self.emptied
+        return None if self.shootdowns is None or not pages else self.shootdowns / pages
+
+    def figures(self) -> dict[str, Any]:
+        """Everything, for ``--json``."""
+        nbytes = int(self.pool["frame_size"])
+        return {
+            "held": self.held,
+            "flaw": self.flaw,
+            "interrupted": self.interrupted,
+            "stale_access": None if self.stale is None else self.stale._asdict(),
+            "pool": self.pool,
+            "mutators": self.mutators,
+            "seed": self.seed,
+            "objects": self.handles,
+            "seconds": self.seconds,
+            "cycles_per_s": self.counters.cycles / self.seconds,
+            "pages_moved_per_s": (self.remapped + self.emptied) / self.seconds,
+            "pages_remapped": self.remapped,
+            "pages_remapped_per_s": self.remapped / self.seconds,
+            "remapped_gb_per_s": self.remapped * nbytes / self.seconds / 1e9,
+            "pages_emptied": self.emptied,
+            "pages_emptied_per_s": self.emptied / self.seconds,
+            "emptied_gb_per_s": self.emptied * nbytes / self.seconds / 1e9,
+            "copied_gb_per_s": self.counters.copied_bytes / self.seconds / 1e9,
+            "operations_per_s": self.counters.operations / self.seconds,
+            "shootdowns": self.shootdowns,
+            "shootdowns_source": self.shootdowns_source,
+            "shootdowns_per_page": self.shootdowns_per_page,
+            "system_calls": self.system_calls,
+            "fewest_free_frames": min((sample.free for sample in self.samples), default=None),
+            "latency_ns": self.latency.percentiles(),
+            "latency_running_ns": self.running.percentiles(),
+            "latency_hdr": self.latency.encoded(),
+            "counters": self.counters._asdict(),
+            "notes": self.notes,
+        }

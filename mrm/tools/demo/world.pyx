@@ -84,7 +84,7 @@ cdef class World:
         if sabotage not in SABOTAGES:
             raise ArgumentError(f"sabotage is one of {', '.join(map(repr, SABOTAGES))}, not {sabotage!r}")
         handles = int(pool.size * live / MEAN_OBJECT)
-        if pool.frame_count < 16 * (mutators + 1) or handles < 1000:
+        if len(pool) < 16 * (mutators + 1) or handles < 1000:
             raise ArgumentError(f"a pool of {pool.size} bytes is too small for {mutators} mutators and a relocator")
         self.pool = pool
         self.mutators = mutators
