@@ -7,9 +7,13 @@ held ones nowhere. The state in a frame's record says which, and is what decides
 that of two who give the same frame one is told.
 
 Taking and giving one frame work on the stack of the processor that the thread runs
-on, without a lock, last in, first out: a warm frame comes back warm. Only when a stack
-is empty or has grown deep does a batch move between it and the bitmap, under a
-lock; the coldest go. Arrays of 64 and more pass the stacks by: the bitmap has the
+on, without a lock, last in, first out: a warm frame comes back warm. A frame goes back
+to the stack that it was taken from, wherever its thread has gone meanwhile: four
+records share a cache line, and if frames stayed where threads drop them, two
+processors would soon take and give neighbours, at a third of the speed each.
+
+Only when a stack is empty or has grown deep does a batch move between it and the
+bitmap, under a lock; the coldest go. Arrays of 64 and more pass the stacks by: the bitmap has the
 lowest frames, and neighbours make short plans for whoever maps them.
 
 "Too few are free" is said under the same lock, after the bitmap, every stack, and a
@@ -50,6 +54,7 @@ from mrm.physical.stack cimport (
     mrm_load32,
     mrm_load64,
     mrm_pause,
+    mrm_store16,
     mrm_store32,
     mrm_sub16,
     mrm_sub32,
@@ -97,6 +102,7 @@ cdef enum:
     DEEP = 128                  # frames that a stack may keep; beyond, half of them go
     LARGE = 64                  # frames from which on an array passes the stacks by
     CHUNK = 256                 # frames that are moved at a time, on the C stack
+    MAX_STACKS = 0xFFFF         # what a frame's record can name
     SPINS = 64                  # looks at a lock before the processor is yielded
 
 
@@ -145,7 +151,7 @@ cdef int frames_open(frames_t *frames, uint32_t count) noexcept nogil:
         return status
 
     frames.count = count
-    frames.stack_count = <uint32_t>max(processors, <long>1)
+    frames.stack_count = <uint32_t>min(max(processors, <long>1), <long>MAX_STACKS)
     # Pages of zeros come from the kernel when they are touched: a million records
     # that say READY cost nothing until then.
     nbytes = line + frames.stack_count * line + <size_t>count * sizeof(frame_t)
@@ -211,6 +217,12 @@ cdef size_t steal(frames_t *frames, uint32_t *taken, size_t least, size_t most) 
     return n
 
 
+cdef inline void hold(frames_t *frames, uint32_t frame, stack_t *stack) noexcept nogil:
+    """Make a frame that was taken off its list a held one, which goes back to ``stack``."""
+    mrm_store16(&frames.frame[frame].depth, <uint16_t>(stack - frames.stacks))
+    mrm_store32(&frames.frame[frame].status, MRM_FRAME_HELD)
+
+
 cdef int take_from_others(frames_t *frames, stack_t *stack, uint32_t *frame) noexcept nogil:
     """Take a frame from the bitmap or any stack, and fill ``stack`` up on the way."""
     cdef uint32_t batch[BATCH]
@@ -224,7 +236,7 @@ cdef int take_from_others(frames_t *frames, stack_t *stack, uint32_t *frame) noe
     release(&frames.lock)
     if n == 0:
         return refuse_take(frames, 1, 0)
-    mrm_store32(&frames.frame[batch[0]].status, MRM_FRAME_HELD)
+    hold(frames, batch[0], stack)
     frame[0] = batch[0]
     return MRM_OK
 
@@ -235,17 +247,17 @@ cdef int frames_take(frames_t *frames, uint32_t *frame) noexcept nogil:
     cdef uint32_t top = stack_pop(frames.frame, stack)
     if top == NO_FRAME:
         return take_from_others(frames, stack, frame)
-    mrm_store32(&frames.frame[top].status, MRM_FRAME_HELD)
+    hold(frames, top, stack)
     frame[0] = top
     return MRM_OK
 
 
-cdef int take_many_from_others(frames_t *frames, uint32_t *taken, size_t n) noexcept nogil:
+cdef int take_many_from_others(frames_t *frames, stack_t *stack, uint32_t *taken, size_t n) noexcept nogil:
     """Take ``n`` frames, or none, from wherever they are."""
     cdef size_t found = 0
     acquire(&frames.lock)
     if n < LARGE:
-        found = stack_pop_many(frames.frame, own_stack(frames), taken, 1, n)
+        found = stack_pop_many(frames.frame, stack, taken, 1, n)
     found += bitmap_take(&frames.bitmap, taken + found, n - found)
     if found < n:
         found += steal(frames, taken + found, n - found, n - found)
@@ -272,17 +284,18 @@ cdef int frames_take_many(frames_t *frames, uint32_t *taken, size_t n) noexcept 
 
     ``taken`` is not looked at when ``n`` is more than there are frames.
     """
+    cdef stack_t *stack = own_stack(frames)
     cdef size_t i
     cdef int status = MRM_OK
     if n == 0:
         return MRM_OK
     if n > frames.count:
         return refuse_take(frames, n, count_free(frames))
-    if n >= LARGE or stack_pop_many(frames.frame, own_stack(frames), taken, n, n) == 0:
-        status = take_many_from_others(frames, taken, n)
+    if n >= LARGE or stack_pop_many(frames.frame, stack, taken, n, n) == 0:
+        status = take_many_from_others(frames, stack, taken, n)
     if status == MRM_OK:
         for i in range(n):
-            mrm_store32(&frames.frame[taken[i]].status, MRM_FRAME_HELD)
+            hold(frames, taken[i], stack)
     return status
 
 
@@ -302,6 +315,7 @@ cdef int64_t gather_run(frames_t *frames, uint32_t n) noexcept nogil:
 
 cdef int frames_take_run(frames_t *frames, uint32_t n, uint32_t *first) noexcept nogil:
     """Take the lowest run of ``n`` neighbouring frames."""
+    cdef stack_t *stack = own_stack(frames)
     cdef int64_t found
     cdef uint32_t i, longest, available
     if n == 0:
@@ -316,7 +330,7 @@ cdef int frames_take_run(frames_t *frames, uint32_t n, uint32_t *first) noexcept
     if found < 0:
         return refuse_run(frames, n, longest, available)
     for i in range(n):
-        mrm_store32(&frames.frame[found + i].status, MRM_FRAME_HELD)
+        hold(frames, <uint32_t>found + i, stack)
     first[0] = <uint32_t>found
     return MRM_OK
 
@@ -335,9 +349,8 @@ cdef void spill(frames_t *frames, stack_t *stack) noexcept nogil:
     release(&frames.lock)
 
 
-cdef inline void push(frames_t *frames, const uint32_t *given, size_t n) noexcept nogil:
-    """Put frames that were claimed on this processor's stack."""
-    cdef stack_t *stack = own_stack(frames)
+cdef inline void push(frames_t *frames, stack_t *stack, const uint32_t *given, size_t n) noexcept nogil:
+    """Put frames that were claimed on a stack, which keeps no more than a few."""
     if stack_push(frames.frame, stack, given, n) > DEEP:
         spill(frames, stack)
 
@@ -365,7 +378,7 @@ cdef int frames_give(frames_t *frames, uint32_t frame, int reuse) noexcept nogil
     if reuse == MRM_REUSE_NOW:
         if not claim(frames, frame, MRM_FRAME_READY):
             return refuse_frame(frames, frame, b"", b"given")
-        push(frames, &frame, 1)
+        push(frames, &frames.stacks[mrm_load16(&frames.frame[frame].depth)], &frame, 1)
         return MRM_OK
     if reuse != MRM_REUSE_AFTER_RETIRE:
         return refuse_reuse(reuse)
@@ -398,7 +411,7 @@ cdef int frames_give_many(frames_t *frames, const uint32_t *given, size_t n, int
     if state == MRM_FRAME_STRICT:
         push_strict(frames, given, n, epoch)
     elif n < LARGE:
-        push(frames, given, n)
+        push(frames, own_stack(frames), given, n)
     else:
         # A run, which is how large arrays are taken, holds the lock a tenth as long.
         acquire(&frames.lock)

@@ -45,7 +45,7 @@ cdef struct frame_t:
     uint32_t status             # MRM_FRAME_READY, HELD or STRICT | live mappings << 8
     uint32_t epoch              # STRICT: the retire that it waits for, as its number
     uint16_t pending            # deferred aliases: old addresses that still show it
-    uint16_t depth              # frames in its stack up to this one
+    uint16_t depth              # in a stack: frames up to this one; held: number of the stack it goes back to
 
 
 # One processor's free frames, last in, first out, on cache lines of its own.
