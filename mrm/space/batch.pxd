@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from mrm.space.reservation cimport mrm_report, reservation_t
+from mrm.space.reservation cimport reservation_t
 
 
 cdef enum:
@@ -30,17 +30,12 @@ cdef struct batch_t:
     size_t room
 
 
-# Adding only notes; nothing is checked before commit. Arrays are read at once.
+# Adding only notes; slots and frames are checked by commit. Arrays are read at once.
 cdef int batch_begin(reservation_t *reservation, batch_t **begun) noexcept nogil
+cdef void batch_abort(batch_t *batch) noexcept nogil
 cdef int batch_map(batch_t *batch, const uint32_t *slots, const uint32_t *frames, size_t n, int protection) noexcept nogil
 cdef int batch_unmap(batch_t *batch, const uint32_t *slots, size_t n, int flags) noexcept nogil
-cdef int batch_move(batch_t *batch, const uint32_t *sources, const uint32_t *slots, size_t n, int flags) noexcept nogil
-cdef int batch_alias(batch_t *batch, const uint32_t *sources, const uint32_t *slots, size_t n) noexcept nogil
-cdef int batch_swap(batch_t *batch, const uint32_t *sources, const uint32_t *slots, size_t n) noexcept nogil
+cdef int batch_move(batch_t *batch, const uint32_t *sources, const uint32_t *targets, size_t n, int flags) noexcept nogil
+cdef int batch_alias(batch_t *batch, const uint32_t *sources, const uint32_t *targets, size_t n) noexcept nogil
+cdef int batch_swap(batch_t *batch, const uint32_t *slots, const uint32_t *others, size_t n) noexcept nogil
 cdef int batch_protect(batch_t *batch, const uint32_t *slots, size_t n, int protection) noexcept nogil
-# Carries all of it out, or none; the batch is empty afterwards and can be used again,
-# unless the status is negative: then it is as it was.
-cdef int batch_commit(batch_t *batch, mrm_report *report) noexcept nogil
-cdef void batch_abort(batch_t *batch) noexcept nogil    # ends the batch, committed or not
-
-cdef int reservation_retire(reservation_t *reservation, mrm_report *report) noexcept nogil
