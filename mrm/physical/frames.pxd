@@ -87,8 +87,3 @@ cdef inline uint32_t frames_state(const frames_t *frames, uint32_t frame) noexce
 cdef inline uint32_t frames_mappings(const frames_t *frames, uint32_t frame) noexcept nogil:
     """How many slots show a frame, deferred aliases not counted."""
     return mrm_load32(&frames.frame[frame].status) // ONE_MAPPING
-
-
-# The locks of frames_t. Each is held for microseconds, and never while waiting.
-cdef void acquire(uint32_t *lock) noexcept nogil
-cdef void release(uint32_t *lock) noexcept nogil

@@ -53,7 +53,6 @@ from mrm.physical.stack cimport (
     mrm_load16,
     mrm_load32,
     mrm_load64,
-    mrm_pause,
     mrm_store16,
     mrm_store32,
     mrm_sub16,
@@ -82,8 +81,9 @@ from mrm.system.failure cimport (
 )
 
 
-cdef extern from "<sched.h>" nogil:
-    int sched_yield()
+cdef extern from "system/lock.h" nogil:
+    void mrm_lock(uint32_t *lock)
+    void mrm_unlock(uint32_t *lock)
 
 cdef extern from "<unistd.h>" nogil:
     enum:
@@ -103,28 +103,6 @@ cdef enum:
     LARGE = 64                  # frames from which on an array passes the stacks by
     CHUNK = 256                 # frames that are moved at a time, on the C stack
     MAX_STACKS = 0xFFFF         # what a frame's record can name
-    SPINS = 64                  # looks at a lock before the processor is yielded
-
-
-# ---- the lock, and whose stack -----------------------------------------------------
-
-cdef void acquire(uint32_t *lock) noexcept nogil:
-    """Wait until the lock is free, and take it."""
-    cdef uint32_t seen = 0, spins = 0
-    while not mrm_cas32(lock, &seen, 1):
-        while mrm_load32(lock):
-            spins += 1
-            if spins % SPINS:
-                mrm_pause()
-            else:
-                # Whoever has it may have been preempted on this very processor.
-                sched_yield()
-        seen = 0
-
-
-cdef void release(uint32_t *lock) noexcept nogil:
-    """Let the next one in."""
-    mrm_store32(lock, 0)
 
 
 cdef inline stack_t *own_stack(const frames_t *frames) noexcept nogil:
@@ -227,13 +205,13 @@ cdef int take_from_others(frames_t *frames, stack_t *stack, uint32_t *frame) noe
     """Take a frame from the bitmap or any stack, and fill ``stack`` up on the way."""
     cdef uint32_t batch[BATCH]
     cdef size_t n
-    acquire(&frames.lock)
+    mrm_lock(&frames.lock)
     n = bitmap_take(&frames.bitmap, batch, BATCH)
     if n == 0:
         n = steal(frames, batch, 1, BATCH)
     if n > 1:
         stack_push(frames.frame, stack, batch + 1, n - 1)
-    release(&frames.lock)
+    mrm_unlock(&frames.lock)
     if n == 0:
         return refuse_take(frames, 1, 0)
     hold(frames, batch[0], stack)
@@ -255,7 +233,7 @@ cdef int frames_take(frames_t *frames, uint32_t *frame) noexcept nogil:
 cdef int take_many_from_others(frames_t *frames, stack_t *stack, uint32_t *taken, size_t n) noexcept nogil:
     """Take ``n`` frames, or none, from wherever they are."""
     cdef size_t found = 0
-    acquire(&frames.lock)
+    mrm_lock(&frames.lock)
     if n < LARGE:
         found = stack_pop_many(frames.frame, stack, taken, 1, n)
     found += bitmap_take(&frames.bitmap, taken + found, n - found)
@@ -263,7 +241,7 @@ cdef int take_many_from_others(frames_t *frames, stack_t *stack, uint32_t *taken
         found += steal(frames, taken + found, n - found, n - found)
     if found < n:
         bitmap_give(&frames.bitmap, taken, found)
-    release(&frames.lock)
+    mrm_unlock(&frames.lock)
     return MRM_OK if found == n else refuse_take(frames, n, found)
 
 
@@ -271,11 +249,11 @@ cdef size_t count_free(frames_t *frames) noexcept nogil:
     """Frames that could be taken now."""
     cdef size_t n
     cdef uint32_t i
-    acquire(&frames.lock)
+    mrm_lock(&frames.lock)
     n = frames.bitmap.free
     for i in range(frames.stack_count):
         n += stack_depth(frames.frame, &frames.stacks[i])
-    release(&frames.lock)
+    mrm_unlock(&frames.lock)
     return n
 
 
@@ -320,13 +298,13 @@ cdef int frames_take_run(frames_t *frames, uint32_t n, uint32_t *first) noexcept
     cdef uint32_t i, longest, available
     if n == 0:
         return mrm_fail(failure(), MRM_BAD_ARGUMENT, 0, 0, NULL, 0, "a run has 1 frame or more, not 0")
-    acquire(&frames.lock)
+    mrm_lock(&frames.lock)
     found = bitmap_take_run(&frames.bitmap, n)
     if found < 0:
         found = gather_run(frames, n)
     longest = bitmap_longest(&frames.bitmap)
     available = frames.bitmap.free
-    release(&frames.lock)
+    mrm_unlock(&frames.lock)
     if found < 0:
         return refuse_run(frames, n, longest, available)
     for i in range(n):
@@ -341,12 +319,12 @@ cdef void spill(frames_t *frames, stack_t *stack) noexcept nogil:
     """Move the colder half of a stack that has grown deep to the bitmap."""
     cdef uint32_t popped[CHUNK]
     cdef size_t n
-    acquire(&frames.lock)
+    mrm_lock(&frames.lock)
     n = stack_pop_many(frames.frame, stack, popped, DEEP, CHUNK)
     if n:
         stack_push(frames.frame, stack, popped, DEEP // 2)
         bitmap_give(&frames.bitmap, popped + DEEP // 2, n - DEEP // 2)
-    release(&frames.lock)
+    mrm_unlock(&frames.lock)
 
 
 cdef inline void push(frames_t *frames, stack_t *stack, const uint32_t *given, size_t n) noexcept nogil:
@@ -414,12 +392,12 @@ cdef int frames_give_many(frames_t *frames, const uint32_t *given, size_t n, int
         push(frames, own_stack(frames), given, n)
     else:
         # A run, which is how large arrays are taken, holds the lock a tenth as long.
-        acquire(&frames.lock)
+        mrm_lock(&frames.lock)
         if is_run:
             bitmap_give_run(&frames.bitmap, given[0], <uint32_t>n)
         else:
             bitmap_give(&frames.bitmap, given, n)
-        release(&frames.lock)
+        mrm_unlock(&frames.lock)
     return MRM_OK
 
 
@@ -486,7 +464,7 @@ cdef void frames_retire_end(frames_t *frames, uint64_t begun) noexcept nogil:
     cdef size_t n = 0
     # One at a time: while the list is taken apart here, another retire would miss
     # the frames that it has to make ready.
-    acquire(&frames.retiring)
+    mrm_lock(&frames.retiring)
     next = list_take_all(&frames.strict)
     while next != NO_FRAME:
         frame = next
@@ -504,11 +482,11 @@ cdef void frames_retire_end(frames_t *frames, uint64_t begun) noexcept nogil:
                 mrm_store32(&frames.frame[last].next, frame)
             last = frame
         if n == CHUNK or (n and next == NO_FRAME):
-            acquire(&frames.lock)
+            mrm_lock(&frames.lock)
             bitmap_give(&frames.bitmap, ready, n)
             mrm_sub32(&frames.strict_count, <uint32_t>n)
-            release(&frames.lock)
+            mrm_unlock(&frames.lock)
             n = 0
     if first != NO_FRAME:
         list_push(frames.frame, &frames.strict, first, last)
-    release(&frames.retiring)
+    mrm_unlock(&frames.retiring)

@@ -22,8 +22,9 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+from mrm.physical.audit cimport frames_count
 from mrm.physical.frames cimport (
-    MRM_FRAME_HELD, frame_counts_t, frames_close, frames_count, frames_open, frames_state,
+    MRM_FRAME_HELD, frame_counts_t, frames_close, frames_open, frames_state,
 )
 from mrm.system.calls cimport CALL_CLOSE, CALL_MADVISE, CALL_MMAP, CALL_MPROTECT, advise, call, map_file
 from mrm.system.failure cimport (

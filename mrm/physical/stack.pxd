@@ -19,7 +19,6 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 cdef extern from "system/atomic.h" nogil:
     unsigned int mrm_cpu()
-    void mrm_pause()
     uint16_t mrm_load16(const uint16_t *p)
     void mrm_store16(uint16_t *p, uint16_t v)
     uint16_t mrm_sub16(uint16_t *p, uint16_t v)
