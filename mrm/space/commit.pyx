@@ -312,7 +312,7 @@ cdef void _apply(reservation_t *r) noexcept nogil:
             new.frame = c.frame
             new.protection = c.protection
         mrm_store64(<uint64_t *>&r.slot[c.slot], (<uint64_t *>&new)[0])
-        if old.state == MRM_SLOT_SHOWN and not c.deferred and (c.counted or c.frame == NO_FRAME):
+        if old.state == MRM_SLOT_SHOWN and (c.counted or c.frame == NO_FRAME):
             frames_unmap(&r.pool.frames, old.frame)
         elif old.state == MRM_SLOT_DEFERRED:
             frames_settle(&r.pool.frames, old.frame)

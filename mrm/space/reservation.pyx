@@ -99,6 +99,7 @@ cdef int reservation_open(pool_t *pool, uint64_t slots, uint64_t at, reservation
         free(r)
         return failure().status
     r.base = <char *>r.range.base
+    mappings_allow(slots if slots < 1024 else 1024)     # read now, rather than in the first commit
     pool_retain(pool)
     mrm_add64(&pool.reservations, 1)
     mrm_lock(&list_lock)
