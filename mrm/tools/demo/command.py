@@ -111,11 +111,8 @@ def _demo(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", BackingWarning)
         pool = Pool(size, huge=huge, name="mrm demo")
-    with pool:
-        with Watching(out, len(pool), seconds) as watching:
-            outcome = run(
-                pool, seconds=seconds, mutators=mutators, seed=seed, live=live, jitter=jitter, watch=watching
-            )
+    with pool, Watching(out, len(pool), seconds) as watching:
+        outcome = run(pool, seconds=seconds, mutators=mutators, seed=seed, live=live, jitter=jitter, watch=watching)
     outcome.notes += [str(warning.message) for warning in caught]
     if prove:
         outcome.stale = prove_stale(huge)

@@ -1,5 +1,7 @@
 """The run as it is watched on a terminal, and the summary when it is over."""
 
+from typing import Self
+
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -20,8 +22,8 @@ class Watching:
         Where to draw.
     frames : int
         Frames of the pool.
-    live_objects : int
-        Objects that mutators work on, once that is known; shown as it is.
+    seconds : float
+        How long the run is to last.
     """
 
     def __init__(self, console: Console, frames: int, seconds: float) -> None:
@@ -31,7 +33,7 @@ class Watching:
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._shown = console.is_terminal
 
-    def __enter__(self) -> "Watching":
+    def __enter__(self) -> Self:
         if self._shown:
             self._live.start()
         return self

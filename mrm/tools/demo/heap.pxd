@@ -80,9 +80,10 @@ cdef struct mutator_t:
     uint64_t in_place           # objects used in a frame whose evacuation was still to come
     uint64_t again              # operations begun again: the object was frozen, dropped or newer
     uint64_t worst_lately       # longest operation since the display last asked, ns
-    uint64_t switches           # times that the system took the processor away
+    uint64_t blocked            # times that the thread slept in the kernel
+    uint64_t calls              # system calls of mrm
     latency_t all               # every operation
-    latency_t running           # those during which the thread was not switched out
+    latency_t own               # ... less the time in which others had the processor
 
 
 # What a cycle did and how long its parts took.
@@ -168,6 +169,7 @@ cdef struct heap_t:
     int trap[2]                 # a pipe: writing from a stale address must fail
     room_t room
     # Counted.
+    uint64_t calls              # system calls of mrm, made by the relocator
     uint64_t cycles, flips, sparse, empty, batches, checkpoints, copied, traps
     uint64_t slowest            # longest wait for a checkpoint, ns
     cycle_t *history            # the first HISTORY cycles

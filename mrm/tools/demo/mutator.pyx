@@ -13,12 +13,15 @@ sparse, for the relocator.
 No operation waits for anything. When the pool is out of frames, a replacement is refused,
 and counted. Operations are timed back to back, checkpoint included, so every nanosecond
 that a mutator lost is in one of them. Where one took over 5 us, the thread asks the kernel
-whether it was switched out meanwhile: the worst stall is told with and without those.
+how much processor time it has had: what is missing was taken by the scheduler, or by the
+machine's host, for somebody else. Stalls are told with and without that, unless the thread
+slept in the kernel of its own accord, which a mutator should never do: that is counted.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
 
 from mrm.physical.pool cimport pool_take
+from mrm.system.calls cimport calls_made
 from mrm.system.failure cimport MRM_OK
 from mrm.tools.demo.barrier cimport AGAIN, checkpoint, follow, load
 from mrm.tools.demo.heap cimport (
@@ -46,16 +49,23 @@ cdef extern from "<sched.h>" nogil:
 cdef extern from *:
     """
     #include <sys/resource.h>
-    /* Times that the system took the processor from this thread, asked or not. */
-    static inline uint64_t demo_switches(void) {
+    /* Times that this thread slept, waiting for something in the kernel. */
+    static inline uint64_t demo_sleeps(void) {
         struct rusage usage;
         getrusage(RUSAGE_THREAD, &usage);
-        return (uint64_t)usage.ru_nivcsw + (uint64_t)usage.ru_nvcsw;
+        return (uint64_t)usage.ru_nvcsw;
+    }
+    /* Processor time that this thread has had, ns. */
+    static inline uint64_t demo_had(void) {
+        struct timespec t;
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+        return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
     }
     /* Sizes in granules: as many objects of each, 18.3 granules (1.1 KiB) in the mean. */
     static const unsigned char demo_sizes[12] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64};
     """
-    uint64_t switches "demo_switches"() noexcept nogil
+    uint64_t sleeps "demo_sleeps"() noexcept nogil
+    uint64_t had "demo_had"() noexcept nogil
     const unsigned char[12] SIZES "demo_sizes"
 
 
@@ -254,15 +264,48 @@ cdef inline bint _operate(heap_t *heap, mutator_t *m, uint64_t dice, uint32_t ha
     return _replace(heap, m, owned if owned < heap.handle_count else m.number)
 
 
+cdef struct clock_t:
+    uint64_t now                # when the last operation ended
+    uint64_t asked              # when the kernel was last asked, and what it said
+    uint64_t had
+    uint64_t sleeps
+
+
+cdef inline void _time(mutator_t *m, clock_t *clock) noexcept nogil:
+    """An operation ended: how long it took, and how much of that was this thread's own."""
+    cdef uint64_t ended = now()
+    cdef uint64_t took = ended - clock.now
+    cdef uint64_t own = took
+    cdef uint64_t processor, slept, away
+    clock.now = ended
+    m.steps += 1
+    latency_record(&m.all, took)
+    m.worst_lately = max(m.worst_lately, took)
+    if took >= SUSPICIOUS:
+        processor = had()
+        slept = sleeps()
+        away = ended - clock.asked
+        away -= min(away, processor - clock.had)
+        if slept == clock.sleeps:
+            own -= min(own, away)
+        m.blocked += slept - clock.sleeps
+        clock.had = processor
+        clock.sleeps = slept
+        clock.asked = clock.now = now()
+    latency_record(&m.own, own)
+
+
 cdef void mutator_run(heap_t *heap, uint32_t number) noexcept nogil:
     """Operate until told to stop."""
     cdef mutator_t *m = heap.mutator[number]
     cdef uint32_t young = heap.handle_count // 10
-    cdef uint64_t begun = now()
-    cdef uint64_t ended, took, dice, asked
+    cdef uint64_t calls = calls_made()
+    cdef uint64_t dice
     cdef uint32_t handle, tries
-    m.switches = switches()
-    asked = m.switches
+    cdef clock_t clock
+    clock.had = had()
+    clock.sleeps = sleeps()
+    clock.asked = clock.now = now()
     while not mrm_load32(&heap.stop):
         dice = _random(m)
         # The upper half chooses the handle, the bits below it what to do.
@@ -278,18 +321,8 @@ cdef void mutator_run(heap_t *heap, uint32_t number) noexcept nogil:
             tries += 1
             if tries == MOST_REPEATS:
                 _flaw(heap, m, FLAW_STUCK, handle, 0, heap.handle[handle])
-        m.steps += 1
-        ended = now()
-        took = ended - begun
-        begun = ended
-        latency_record(&m.all, took)
-        if took > m.worst_lately:
-            m.worst_lately = took
-        if took >= SUSPICIOUS:
-            asked = switches()
-        if asked == m.switches:
-            latency_record(&m.running, took)
-        m.switches = asked
+        _time(m, &clock)
+    m.calls = calls_made() - calls
 
 
 cdef void mutator_end(heap_t *heap, uint32_t number) noexcept nogil:

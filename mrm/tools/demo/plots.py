@@ -6,6 +6,7 @@ tenth of a microsecond to what the system's scheduler takes.
 """
 
 import io
+import math
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -80,14 +81,14 @@ def course(outcome: Outcome) -> "Figure":
 
 
 def stalls(outcome: Outcome) -> "Figure":
-    """Percentiles, the rarest to the right, with and without the scheduler's doing."""
+    """Percentiles, the rarest to the right, by the clock and by the thread's own time."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(10, 4.2), layout="constrained")
     ends = []
     for latency, colour, name in (
-        (outcome.latency, ORANGE, "all operations"),
-        (outcome.running, BLUE, "without those in which\nthe thread was switched out"),
+        (outcome.latency, ORANGE, "by the clock"),
+        (outcome.own_latency, BLUE, "less what others had\nof the processor"),
     ):
         if latency.total == 0:
             continue
@@ -128,7 +129,6 @@ def anatomy(outcome: Outcome) -> "Figure":
         label.set_fontweight("bold")
     axes.set_ylim(len(PHASES) - 0.5, -0.5)
     _time_scale(axes, "x")
-    axes.margins(x=0.12)
     axes.set_title(
         f"median of {len(outcome.cycles):,} cycles; the bar holds nine in ten of them", loc="left", fontsize=10
     )
@@ -151,6 +151,9 @@ def _tail(latency: Latency) -> tuple[list[float], list[int]]:
 def _time_scale(axes: "Axes", which: str) -> None:
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = axis.get_view_interval()
+    decades = 10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(high))
+    (axes.set_xlim if which == "x" else axes.set_ylim)(decades)
     axis.set_major_formatter(FuncFormatter(lambda value, _: duration(value)))
     axis.set_minor_formatter(NullFormatter())
 

@@ -19,6 +19,7 @@ from libc.stdlib cimport free
 from mrm.physical.frames cimport MRM_REUSE_NOW
 from mrm.physical.pool cimport pool_give
 from mrm.space.views cimport view_close, view_open, view_retire, view_t
+from mrm.system.calls cimport calls_made
 from mrm.system.failure cimport MRM_OK
 from mrm.tools.demo.barrier cimport follow
 from mrm.tools.demo.heap cimport (
@@ -257,6 +258,7 @@ cdef void _cycle(heap_t *heap, cycle_t *cycle) noexcept nogil:
 
 cdef void relocator_run(heap_t *heap) noexcept nogil:
     """Cycle until told to finish; a cycle that was begun is completed."""
+    cdef uint64_t calls = calls_made()
     cdef cycle_t unkept
     cdef cycle_t *cycle
     precise_sleep()
@@ -267,3 +269,4 @@ cdef void relocator_run(heap_t *heap) noexcept nogil:
             empty=0, batches=0, copied=0, live=0,
         )
         _cycle(heap, cycle)
+        heap.calls = calls_made() - calls

@@ -29,6 +29,8 @@ class Counters(NamedTuple):
     healed: int
     in_place: int
     again: int
+    blocked: int
+    system_calls: int
     worst_lately_ns: int
 
 
@@ -120,12 +122,11 @@ class Outcome:
     seconds: float
     counters: Counters
     latency: Latency
-    running: Latency
+    own_latency: Latency
     cycles: list[Cycle]
     samples: list[Sample]
     shootdowns: int | None
     shootdowns_source: str
-    system_calls: int
     interrupted: bool = False
     flaw: str | None = None
     stale: Stale | None = None
@@ -178,10 +179,10 @@ class Outcome:
             "shootdowns": self.shootdowns,
             "shootdowns_source": self.shootdowns_source,
             "shootdowns_per_page": self.shootdowns_per_page,
-            "system_calls": self.system_calls,
+            "system_calls": self.counters.system_calls,
             "fewest_free_frames": min((sample.free for sample in self.samples), default=None),
             "latency_ns": self.latency.percentiles(),
-            "latency_running_ns": self.running.percentiles(),
+            "latency_own_ns": self.own_latency.percentiles(),
             "latency_hdr": self.latency.encoded(),
             "counters": self.counters._asdict(),
             "notes": self.notes,

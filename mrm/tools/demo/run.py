@@ -8,12 +8,12 @@ it the pool's own audit.
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from mrm.errors import AuditError, Error
 from mrm.shootdowns import Shootdowns
 from mrm.tools.demo.results import Counters, Outcome, Sample
-from mrm.tools.demo.world import World, system_calls
+from mrm.tools.demo.world import World
 
 if TYPE_CHECKING:
     from mrm._core import Pool
@@ -79,7 +79,7 @@ class Shooting:
         """So far."""
         return None if self._counter is None else self._counter.count
 
-    def __enter__(self) -> "Shooting":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -94,7 +94,7 @@ def _run(
     _side_by_side([threading.Thread(target=world.fill, args=(i,)) for i in numbers])
     mutators = [threading.Thread(target=world.mutate, args=(i,), name=f"mutator {i}") for i in numbers]
     relocator = threading.Thread(target=world.collect, name="relocator")
-    calls, shot = system_calls(), shooting.count
+    shot = shooting.count
     begun = time.monotonic()
     interrupted = False
     samples: list[Sample] = []
@@ -111,7 +111,6 @@ def _run(
         took = time.monotonic() - begun
         world.finish()
         relocator.join()
-    calls = system_calls() - calls
     shot = None if shot is None else (shooting.count or 0) - shot
     flaw = world.check()
     return Outcome(
@@ -127,12 +126,11 @@ def _run(
         seconds=took,
         counters=world.counters(),
         latency=world.latency(),
-        running=world.latency(running=True),
+        own_latency=world.latency(own=True),
         cycles=world.cycles(),
         samples=samples,
         shootdowns=shot,
         shootdowns_source=shooting.source,
-        system_calls=calls,
         interrupted=interrupted,
         flaw=flaw,
     )
@@ -153,6 +151,8 @@ def _watch(
     begun, frames = then, len(pool)
     while (left := until - time.monotonic()) > 0 and not world.stopped:
         time.sleep(min(INTERVAL, left))
+        if left < INTERVAL / 2 and samples:
+            break  # too short a stretch to tell a rate
         now, counters, count = time.monotonic(), world.counters(), shooting.count
         span = now - then
         emptied = counters.sparse + counters.empty - before.sparse - before.empty

@@ -37,7 +37,7 @@ def rows(outcome: Outcome) -> list[tuple[str, str, str]]:
     """What was measured: name, figure, and what it means."""
     c, seconds, nbytes = outcome.counters, outcome.seconds, int(outcome.pool["frame_size"])
     per_page = outcome.shootdowns_per_page
-    all_of_them, running = outcome.latency.percentiles(), outcome.running.percentiles()
+    whole, own = outcome.latency.percentiles(), outcome.own_latency.percentiles()
     fewest = min((sample.free for sample in outcome.samples), default=0)
     return [
         ("pages moved", f"{(outcome.remapped + outcome.emptied) / seconds:,.0f} /s", "the next two together"),
@@ -61,7 +61,7 @@ def rows(outcome: Outcome) -> list[tuple[str, str, str]]:
             "not counted" if per_page is None else f"{per_page:.4f}",
             outcome.shootdowns_source if per_page is None else f"{outcome.shootdowns:,}; {outcome.shootdowns_source}",
         ),
-        ("system calls", f"{outcome.system_calls:,}", f"by mrm; {outcome.system_calls / max(c.flips, 1):.1f} a cycle"),
+        ("system calls", f"{c.system_calls:,}", f"by mrm; {c.system_calls / max(c.flips, 1):.1f} a cycle"),
         (
             "operations",
             f"{c.operations / seconds:,.0f} /s",
@@ -69,18 +69,18 @@ def rows(outcome: Outcome) -> list[tuple[str, str, str]]:
         ),
         (
             "an operation takes",
-            duration(all_of_them["p50"]),
-            f"in the median; 99 % {duration(all_of_them['p99'])}, 99.99 % {duration(all_of_them['p99.99'])}",
+            duration(whole["p50"]),
+            f"in the median; 99 % {duration(whole['p99'])}, 99.99 % {duration(whole['p99.99'])}",
         ),
         (
             "worst stall of a mutator",
-            duration(all_of_them["p100"]),
+            duration(whole["p100"]),
             "the system's scheduler included: threads share the processors with each other and with others",
         ),
         (
-            "  while it was running",
-            duration(running["p100"]),
-            f"in operations without a switch of threads; 99.99 % {duration(running['p99.99'])}",
+            "  of its own time",
+            duration(own["p100"]),
+            f"without what others had of the processor; mutators slept {c.blocked} times",
         ),
         (
             "replacements refused",

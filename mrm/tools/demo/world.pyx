@@ -8,7 +8,6 @@ whoever holds the ``World`` starts the threads, may read ``counters`` at any tim
 from libc.stdint cimport uint32_t, uint64_t
 
 from mrm._core cimport Pool
-from mrm.system.calls cimport calls_made
 from mrm.system.failure cimport check as check_status
 from mrm.tools.demo.accounts cimport settle_accounts
 from mrm.tools.demo.heap cimport (
@@ -45,11 +44,6 @@ cdef dict FLAWS = {
 cdef dict SABOTAGES = {None: SABOTAGE_NONE, "barrier": SABOTAGE_BARRIER, "freeze": SABOTAGE_FREEZE}
 
 cdef uint64_t MEAN_OBJECT = 1173        # bytes; the mean of the sizes in mutator.pyx
-
-
-def system_calls() -> int:
-    """System calls that mrm has made in this process."""
-    return calls_made()
 
 
 cdef class World:
@@ -168,7 +162,7 @@ cdef class World:
         """Totals so far, and the longest operation since the last call."""
         cdef heap_t *heap = self.open()
         cdef mutator_t *m
-        cdef uint64_t copied = 0, lost = heap.room.lost, worst = 0
+        cdef uint64_t copied = 0, lost = heap.room.lost, worst = 0, blocked = 0, calls = heap.calls
         cdef uint64_t steps = 0, reads = 0, writes = 0, replaced = 0, refused = 0, healed = 0, in_place = 0, again = 0
         cdef uint32_t i
         for i in range(heap.mutator_count):
@@ -183,6 +177,8 @@ cdef class World:
             healed += m.healed
             in_place += m.in_place
             again += m.again
+            blocked += m.blocked
+            calls += m.calls
             worst = max(worst, m.worst_lately)
             m.worst_lately = 0
         return Counters(
@@ -190,7 +186,8 @@ cdef class World:
             checkpoints=heap.checkpoints, copied_bytes=heap.copied, copied_objects=heap.room.copied + copied,
             copied_by_mutators=copied, copies_lost=lost, traps=heap.traps, slowest_checkpoint_ns=heap.slowest,
             operations=steps, reads=reads, writes=writes, replaced=replaced, refused=refused, healed=healed,
-            in_place=in_place, again=again, worst_lately_ns=worst,
+            in_place=in_place, again=again, blocked=blocked, system_calls=calls,
+            worst_lately_ns=worst,
         )
 
     def cycles(self) -> list[Cycle]:
@@ -199,8 +196,8 @@ cdef class World:
         cdef uint64_t i
         return [Cycle(**heap.history[i]) for i in range(min(heap.cycles, <uint64_t>HISTORY))]
 
-    def latency(self, running: bool = False) -> Latency:
-        """How long operations took; with ``running`` those during which no thread was switched out."""
+    def latency(self, own: bool = False) -> Latency:
+        """How long operations took; with ``own`` less the time in which others had the processor."""
         cdef heap_t *heap = self.open()
         cdef mutator_t *m
         cdef uint32_t i
@@ -208,6 +205,6 @@ cdef class World:
         counts: list[tuple[int, int]] = []
         for i in range(heap.mutator_count):
             m = heap.mutator[i]
-            counts += latency_counts(&m.running if running else &m.all)
-            worst = max(worst, m.running.worst if running else m.all.worst)
+            counts += latency_counts(&m.own if own else &m.all)
+            worst = max(worst, m.own.worst if own else m.all.worst)
         return Latency(counts, worst)
