@@ -42,7 +42,9 @@ def run(arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         if error.name not in ("click", "rich"):
             raise
-        return _say("the command line needs click and rich: pip install 'managed-runtime-memory[cli]'", IMPOSSIBLE)
+        return _say(
+            "the command line needs click and rich: pip install 'managed-runtime-memory[cli]'", IMPOSSIBLE
+        )
     warnings.showwarning = _show_warning
     try:
         result = group.main(arguments, prog_name="mrm", standalone_mode=False)

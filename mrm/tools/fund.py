@@ -184,7 +184,9 @@ def persistent_setting(outcome: Outcome) -> tuple[str, str]:
 
 def _pages(node: int | None, root: Path) -> HugePages:
     if node is not None and node not in nodes(root):
-        raise ArgumentError(f"this machine has no NUMA node {node}; it has {', '.join(map(str, nodes(root)))}")
+        raise ArgumentError(
+            f"this machine has no NUMA node {node}; it has {', '.join(map(str, nodes(root)))}"
+        )
     return huge_pages(FRAME_SIZE, node, root) or HugePages(FRAME_SIZE, 0, 0)
 
 
