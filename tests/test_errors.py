@@ -6,9 +6,7 @@ import pytest
 
 from mrm import errors
 
-FAMILY = [
-    each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.Error)
-]
+FAMILY = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.Error)]
 
 
 @pytest.mark.parametrize("kind", FAMILY, ids=lambda kind: kind.__name__)

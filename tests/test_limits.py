@@ -41,7 +41,9 @@ def write(root: Path, files: dict[str, object]) -> Path:
     return root
 
 
-def pool(total: int, free: int, reserved: int = 0, overcommit: int = 0, surplus: int = 0) -> dict[str, object]:
+def pool(
+    total: int, free: int, reserved: int = 0, overcommit: int = 0, surplus: int = 0
+) -> dict[str, object]:
     return {
         f"{POOL}/nr_hugepages": total,
         f"{POOL}/free_hugepages": free,
@@ -191,7 +193,13 @@ def test_other_page_sizes_have_other_names(root):
 def test_too_few_pages(root):
     write(root, pool(512, 100, 50))
     said = explain_shortage(GIB, errno.ENOMEM, root=root)
-    for part in ("512 huge pages", "50 of 512 are free", "reserved 50", "nr_hugepages is 512", "mrm fund 1GiB"):
+    for part in (
+        "512 huge pages",
+        "50 of 512 are free",
+        "reserved 50",
+        "nr_hugepages is 512",
+        "mrm fund 1GiB",
+    ):
         assert part in said
 
 

@@ -32,7 +32,25 @@ def test_sizes(written, nbytes):
 
 @pytest.mark.parametrize(
     "written",
-    [0, -1, "0", "-1", "", "GiB", "2 2", "2XiB", "1e9", "0x10", "2**30", "nan", 2**63, "8388608TiB", None, 1.5, True],
+    [
+        0,
+        -1,
+        "0",
+        "-1",
+        "",
+        "GiB",
+        "2 2",
+        "2XiB",
+        "1e9",
+        "0x10",
+        "2**30",
+        "nan",
+        2**63,
+        "8388608TiB",
+        None,
+        1.5,
+        True,
+    ],
 )
 def test_no_sizes(written):
     with pytest.raises(ArgumentError):
@@ -49,7 +67,14 @@ def test_what_counts_as_an_integer():
 
 @pytest.mark.parametrize(
     ("nbytes", "written"),
-    [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (3 << 29, "1.5 GiB"), (2 << 40, "2 TiB"), (5000 << 40, "5000 TiB")],
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1 KiB"),
+        (3 << 29, "1.5 GiB"),
+        (2 << 40, "2 TiB"),
+        (5000 << 40, "5000 TiB"),
+    ],
 )
 def test_written_for_people(nbytes, written):
     assert format_size(nbytes) == written

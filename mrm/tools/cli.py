@@ -45,9 +45,10 @@ def run(arguments: list[str]) -> int:
         return _say(
             "the command line needs click and rich: pip install 'managed-runtime-memory[cli]'", IMPOSSIBLE
         )
-    warnings.showwarning = _show_warning
     try:
-        result = group.main(arguments, prog_name="mrm", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            result = group.main(arguments, prog_name="mrm", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code
