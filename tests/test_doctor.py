@@ -217,6 +217,12 @@ def test_probes_that_crash_or_hang_cost_only_their_own_answer(hostile):
     assert [answers[name] for name in ("one", "two", "three")] == [(True, "")] * 3
 
 
+def test_no_interpreter_no_answers(monkeypatch):
+    monkeypatch.setattr(trial.sys, "executable", "/no/such/python")
+    answers = trial.try_all(["one", "two"])
+    assert answers["two"] == (None, "/no/such/python cannot be started: No such file or directory")
+
+
 # ---- the command ---------------------------------------------------------------------------
 
 

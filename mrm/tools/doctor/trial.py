@@ -55,14 +55,17 @@ def _try(names: list[str], module: str, seconds: float, answers: dict[str, Answe
     """One child: collects its answers, and says why there are no more."""
     # The package is found where this one was, installed or not.
     path = os.pathsep.join([str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    child = subprocess.Popen(
-        [sys.executable, "-m", module, *names],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": path},
-        close_fds=True,
-    )
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-m", module, *names],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": path},
+            close_fds=True,
+        )
+    except OSError as error:
+        return f"{sys.executable} cannot be started: {error.strerror}"
     try:
         reason = _collect(child, seconds, answers)
     finally:
