@@ -87,6 +87,10 @@ class ForkedError(Error, RuntimeError):
     """Use of a parent's pool in a child: open a pool of the child's own instead."""
 
 
+class PinnedError(Error, BufferError):
+    """An exported buffer looks at what the call would take away: release it first."""
+
+
 class AuditError(Error, AssertionError):
     """The books do not balance: frames were lost, or mappings are not as recorded."""
 

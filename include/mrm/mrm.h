@@ -173,7 +173,103 @@ typedef struct mrm_place {
     uint64_t offset;            /* bytes into the frame */
 } mrm_place;
 
-/*@API@*/
+/* ---- the table -------------------------------------------------------------- */
+
+/* How a pool is opened from C. Zero everything, set what matters. */
+typedef struct mrm_pool_options {
+    uint64_t bytes;             /* size, rounded up to whole frames */
+    const char *huge;           /* "prefer" (NULL), "require", "off" */
+    const char *path;           /* hugetlbfs file or directory, or NULL */
+    const char *name;           /* shown in /proc/self/maps, or NULL */
+    int numa_node;              /* node + 1, or 0 for any */
+    int dump;                   /* 1: core dumps hold the window */
+    uint32_t views;             /* view numbers wanted; 0 for the default */
+} mrm_pool_options;
+
+typedef struct mrm_api {
+    uint32_t version;           /* MRM_API_VERSION */
+    uint32_t size;              /* bytes of this table; entries are only ever added at its end */
+
+    /* This thread's last failure. */
+    const mrm_failure *(*failure)(void);
+    const char *(*call_name)(int call);
+
+    /* Pools. open takes the GIL while it funds the frames, and may take seconds;
+     * from_object needs the GIL and gives a user of its own. Each open, from_object
+     * and retain wants one release; views, reservations and batches keep the pool
+     * alive by themselves. */
+    int (*pool_open)(const mrm_pool_options *options, mrm_pool **pool);
+    mrm_pool *(*pool_from_object)(void *python_object);
+    void (*pool_retain)(mrm_pool *pool);
+    void (*pool_release)(mrm_pool *pool);
+    int (*pool_layout)(mrm_pool *pool, mrm_layout *layout);
+    int (*pool_stats)(mrm_pool *pool, mrm_stats *stats);
+    int (*pool_audit)(mrm_pool *pool, mrm_stats *stats);    /* on a pool at rest */
+
+    /* Frames. A held frame comes back only by give. take and give of one frame cost
+     * nanoseconds and take no lock while the processor's own stack serves. */
+    int (*take)(mrm_pool *pool, uint32_t *frame);
+    int (*take_many)(mrm_pool *pool, uint32_t *frames, size_t n);   /* all or none */
+    int (*take_run)(mrm_pool *pool, uint32_t n, uint32_t *first);   /* first .. first + n - 1 */
+    int (*give)(mrm_pool *pool, uint32_t frame, int reuse);         /* MRM_REUSE_... */
+    int (*give_many)(mrm_pool *pool, const uint32_t *frames, size_t n, int reuse); /* all or none */
+    int (*zero)(mrm_pool *pool, const uint32_t *frames, size_t n);
+    int (*copy_frame)(mrm_pool *pool, uint32_t target, uint32_t source);
+    /* Take every deferred alias of every reservation away; STRICT frames become ready. */
+    int (*pool_retire)(mrm_pool *pool, mrm_report *report);
+
+    /* Views: one mapping, no work per frame. Retiring costs one shootdown. */
+    int (*view_open)(mrm_pool *pool, mrm_view **view);
+    uint32_t (*view_number)(const mrm_view *view);
+    void *(*view_address)(const mrm_view *view, uint32_t frame);
+    int (*view_retire)(mrm_view *view);
+    int (*view_close)(mrm_view *view);                      /* ends the handle */
+
+    /* Reservations: at is an address to lie at, or 0. close ends the handle. */
+    int (*reservation_open)(mrm_pool *pool, uint64_t slots, uint64_t at, mrm_reservation **reservation);
+    void *(*reservation_address)(const mrm_reservation *reservation, uint32_t slot);
+    int (*reservation_slot)(mrm_reservation *reservation, uint32_t slot, mrm_slot *shown);
+    int (*reservation_retire)(mrm_reservation *reservation, mrm_report *report);
+    int (*reservation_close)(mrm_reservation *reservation);
+
+    /* Batches: adding notes, commit checks and carries all of it out or nothing.
+     * After a commit the batch is empty and serves again; abort ends it. A batch
+     * belongs to one thread at a time. report may be NULL. */
+    int (*batch_begin)(mrm_reservation *reservation, mrm_batch **batch);
+    int (*batch_map)(mrm_batch *batch, const uint32_t *slots, const uint32_t *frames, size_t n, int protection);
+    int (*batch_unmap)(mrm_batch *batch, const uint32_t *slots, size_t n, int flags);
+    int (*batch_move)(mrm_batch *batch, const uint32_t *sources, const uint32_t *targets, size_t n, int flags);
+    int (*batch_alias)(mrm_batch *batch, const uint32_t *sources, const uint32_t *targets, size_t n);
+    int (*batch_swap)(mrm_batch *batch, const uint32_t *slots, const uint32_t *others, size_t n);
+    int (*batch_protect)(mrm_batch *batch, const uint32_t *slots, size_t n, int protection);
+    int (*batch_commit)(mrm_batch *batch, mrm_report *report);
+    void (*batch_abort)(mrm_batch *batch);
+
+    /* What an address is. Async-signal-safe and lock-free: for a SIGSEGV handler. */
+    void (*classify)(const void *address, mrm_place *place);
+} mrm_api;
+
+#if !defined(MRM_NO_API_POINTER)
+/* One per translation unit; mrm_import() sets it. */
+static const mrm_api *mrm __attribute__((unused));
+#endif
+
+#if !defined(MRM_NO_PYTHON) && !defined(MRM_NO_API_POINTER) && defined(PyObject_HEAD)
+/* Fetch the table: 0, or -1 with a Python exception. Needs the GIL. */
+static inline int mrm_import(void) {
+    const mrm_api *table = (const mrm_api *)PyCapsule_Import("mrm._core._C_API", 0);
+    if (!table) return -1;
+    if (table->version != MRM_API_VERSION || table->size < sizeof(mrm_api)) {
+        PyErr_Format(PyExc_ImportError,
+                     "this program was built against mrm API %u (%zu bytes); the installed mrm has %u (%u bytes): "
+                     "upgrade managed-runtime-memory, or build again",
+                     MRM_API_VERSION, sizeof(mrm_api), table->version, table->size);
+        return -1;
+    }
+    mrm = table;
+    return 0;
+}
+#endif
 
 #ifdef __cplusplus
 }

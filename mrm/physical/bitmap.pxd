@@ -4,9 +4,12 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 
 cdef enum:
-    BITMAP_LEVELS = 8
+    BITMAP_LEVELS = 7
+    BITMAP_FRAMES = 1 << 30     # the most it can hold: what the top of 7 levels spans
 
 
+# One level's summaries, field by field, so that a search reads one field of 16
+# neighbours from one cache line.
 cdef struct level_t:
     uint32_t nodes              # nodes of this level
     uint32_t span               # frames that a node stands for
@@ -21,7 +24,7 @@ cdef struct bitmap_t:
     uint32_t free               # bits that are set
     uint32_t levels
     uint64_t *words             # bit f set: frame f is free
-    level_t level[BITMAP_LEVELS]  # level[0] sums up words, level[k] level[k - 1]
+    level_t level[BITMAP_LEVELS]  # level[0] sums up a word each, level[k] 16 of level[k - 1]
     void *memory                # what all of it lies in
 
 
@@ -33,4 +36,5 @@ cdef int64_t bitmap_take_run(bitmap_t *bitmap, uint32_t n) noexcept nogil
 cdef void bitmap_give(bitmap_t *bitmap, const uint32_t *frames, size_t n) noexcept nogil
 cdef void bitmap_give_run(bitmap_t *bitmap, uint32_t first, uint32_t n) noexcept nogil
 cdef bint bitmap_has(const bitmap_t *bitmap, uint32_t frame) noexcept nogil
+cdef uint32_t bitmap_longest(const bitmap_t *bitmap) noexcept nogil
 cdef int64_t bitmap_check(const bitmap_t *bitmap) noexcept nogil

@@ -3,10 +3,10 @@
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from mrm.physical.bitmap cimport bitmap_t
+from mrm.physical.stack cimport NO_FRAME, frame_t, mrm_load16, mrm_load32, stack_t
 
 
 cdef enum:
-    NO_FRAME = 0xFFFFFFFF
     MAX_MAPPINGS = 0xFFFF       # live mappings of one frame
     MAX_PENDING = 0xFFFF        # deferred aliases of one frame
 
@@ -21,36 +21,23 @@ cdef extern from "mrm/mrm.h" nogil:
         MRM_FRAME_RELEASED
 
 
-# What is kept of a frame: 16 bytes. A frame is in one place: in a stack, in the
-# bitmap, in the strict list, or held.
-cdef struct frame_t:
-    uint32_t next               # the frame below it in its stack or list, or NO_FRAME
-    uint32_t status             # MRM_FRAME_READY, HELD or STRICT | live mappings << 8
-    uint32_t epoch              # STRICT: retires there had been when it was given
-    uint16_t pending            # deferred aliases: old addresses that still show it
-    uint16_t depth              # frames in its stack up to this one
-
-
-# One processor's free frames, last in, first out, on cache lines of its own.
-cdef struct stack_t:
-    uint64_t head               # changes so far << 32 | frame on top, or NO_FRAME
-    uint64_t unused[15]
-
-
 cdef struct frames_t:
     uint32_t count              # frames there are
     uint32_t stack_count        # processors that there can be
     frame_t *frame
     stack_t *stacks
-    bitmap_t bitmap             # free frames that are in no stack
-    uint32_t lock               # of the bitmap
-    uint32_t retiring           # 1 while a retire sorts the strict list
-    uint64_t strict             # head of the strict list, as a stack's
-    uint64_t epoch              # retires so far
     void *memory
+    uint64_t apart[16]          # what is above is read by every call and never written
+    uint32_t lock               # of the bitmap, and of every verdict that too few are free
+    uint32_t retiring           # lock of the strict list's sorting
+    bitmap_t bitmap             # free frames that are in no stack
+    uint64_t strict             # head of the strict list, as a stack's
+    uint32_t strict_count       # frames in it
+    uint64_t epoch              # retires begun so far
+    uint64_t end[16]            # what follows is on lines of its own
 
 
-# Counts by state; they add up to the frames there are.
+# Counts by state; the first four add up to the frames there are.
 cdef struct frame_counts_t:
     uint64_t ready
     uint64_t released
@@ -71,16 +58,37 @@ cdef int frames_take_run(frames_t *frames, uint32_t n, uint32_t *first) noexcept
 cdef int frames_give(frames_t *frames, uint32_t frame, int reuse) noexcept nogil
 cdef int frames_give_many(frames_t *frames, const uint32_t *given, size_t n, int reuse) noexcept nogil
 
-# What a reservation does to a frame that it shows.
+# What a reservation does to a frame that it shows. A frame that is shown cannot be
+# given; one that was deferred can, and undefer then fails.
 cdef int frames_map(frames_t *frames, uint32_t frame) noexcept nogil
 cdef void frames_unmap(frames_t *frames, uint32_t frame) noexcept nogil
 cdef int frames_defer(frames_t *frames, uint32_t frame) noexcept nogil
-cdef void frames_undefer(frames_t *frames, uint32_t frame) noexcept nogil
+cdef int frames_undefer(frames_t *frames, uint32_t frame) noexcept nogil
 cdef void frames_settle(frames_t *frames, uint32_t frame) noexcept nogil
+
+# Around an invalidation of all that was unmapped before `begin`; a retire that fails
+# leaves out `end`.
 cdef uint64_t frames_retire_begin(frames_t *frames) noexcept nogil
 cdef void frames_retire_end(frames_t *frames, uint64_t begun) noexcept nogil
 
-cdef uint32_t frames_state(const frames_t *frames, uint32_t frame) noexcept nogil
-cdef uint32_t frames_mappings(const frames_t *frames, uint32_t frame) noexcept nogil
-cdef void frames_count(const frames_t *frames, frame_counts_t *counts) noexcept nogil
-cdef int frames_audit(frames_t *frames, frame_counts_t *counts) noexcept nogil
+
+cdef enum:
+    ONE_MAPPING = 1 << 8        # of a frame's status
+
+
+cdef inline uint32_t frames_state(const frames_t *frames, uint32_t frame) noexcept nogil:
+    """State of a frame, MRM_FRAME_RELEASED included."""
+    cdef uint32_t state = mrm_load32(&frames.frame[frame].status) % ONE_MAPPING
+    if state == MRM_FRAME_READY and mrm_load16(&frames.frame[frame].pending):
+        return MRM_FRAME_RELEASED
+    return state
+
+
+cdef inline uint32_t frames_mappings(const frames_t *frames, uint32_t frame) noexcept nogil:
+    """How many slots show a frame, deferred aliases not counted."""
+    return mrm_load32(&frames.frame[frame].status) // ONE_MAPPING
+
+
+# The locks of frames_t. Each is held for microseconds, and never while waiting.
+cdef void acquire(uint32_t *lock) noexcept nogil
+cdef void release(uint32_t *lock) noexcept nogil

@@ -50,6 +50,7 @@ cdef struct pool_t:
     int dumped                  # whether core dumps hold the window
     mrm_layout layout
     char *window                # address of frame 0, for the pool's life
+    size_t whole                # bytes of a mapping of all frames: ends on a GiB
     range_t *arena              # window and views
     frames_t frames
     # The views' own books (space/views.pyx); nothing below reads them.
@@ -59,21 +60,26 @@ cdef struct pool_t:
     uint32_t view_first         # head of the ring
     uint32_t view_queued        # numbers in it
     uint32_t view_lock
-    uint32_t keeper             # number of the view that keeps page tables when the window is dumped
     uint64_t views_open, views_retired, views_opened
     # Counted by reservations (space/).
     uint64_t reservations, batches, system_calls
-    pool_t *next                # all pools of the process
 
 
 cdef int pool_open(
-    pool_t **opened, int fd, int backing, uint32_t frame_count, uint32_t frame_shift, int dumped
+    pool_t **opened, int fd, int backing, uint32_t frame_count, uint32_t frame_shift, uint32_t views, int dumped
 ) noexcept nogil
 cdef void pool_retain(pool_t *pool) noexcept nogil
 cdef void pool_release(pool_t *pool) noexcept nogil
 cdef int pool_usable(const pool_t *pool) noexcept nogil
 cdef void *pool_address(const pool_t *pool, uint32_t frame) noexcept nogil
+cdef int pool_take(pool_t *pool, uint32_t *frame) noexcept nogil
+cdef int pool_take_many(pool_t *pool, uint32_t *frames, size_t n) noexcept nogil
+cdef int pool_take_run(pool_t *pool, uint32_t n, uint32_t *first) noexcept nogil
+cdef int pool_give(pool_t *pool, uint32_t frame, int reuse) noexcept nogil
+cdef int pool_give_many(pool_t *pool, const uint32_t *frames, size_t n, int reuse) noexcept nogil
 cdef int pool_zero(pool_t *pool, const uint32_t *frames, size_t n) noexcept nogil
 cdef int pool_copy_frame(pool_t *pool, uint32_t target, uint32_t source) noexcept nogil
 cdef void pool_stats(pool_t *pool, mrm_stats *stats) noexcept nogil
-cdef int map_frames(pool_t *pool, void *at, uint32_t first, uint32_t n, int protection, bint populate) noexcept nogil
+cdef int pool_audit(pool_t *pool, mrm_stats *stats) noexcept nogil
+cdef int64_t map_frames(pool_t *pool, void *at, uint32_t first, uint32_t n, int protection, bint populate) noexcept nogil
+cdef int map_whole(pool_t *pool, char *at, bint dumped) noexcept nogil

@@ -30,6 +30,7 @@ cdef range_t *range_reserve(
     size_t nbytes, size_t alignment, uint64_t at, uint32_t kind, uint32_t *state, int *fd, void *owner
 ) noexcept nogil
 cdef int range_release(range_t *entry) noexcept nogil
+cdef bint range_is_low(const range_t *entry) noexcept nogil
 
 # A reader: enter, find, look at the owner, leave. Lock-free and async-signal-safe; an
 # owner that was found is not freed before leave.

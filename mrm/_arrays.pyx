@@ -1,0 +1,160 @@
+"""Frame and slot numbers from Python: scalars, ranges, sequences and buffers.
+
+A buffer of 32-bit unsigned integers (``array.array('I')``, numpy's uint32) is used as
+it is; other integers are converted, each checked for its range. numpy is not required.
+"""
+
+from array import array
+
+from cpython cimport array as carray
+from cpython.buffer cimport PyObject_CheckBuffer
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+
+from mrm.errors import ArgumentError
+
+
+cdef carray.array _template = array("I")
+
+
+cdef object new_array(size_t n, uint32_t **data):
+    """An ``array.array('I')`` of n numbers, and where they lie."""
+    cdef carray.array made = carray.clone(_template, <Py_ssize_t>n, zero=False)
+    data[0] = <uint32_t *>made.data.as_voidptr
+    return made
+
+
+cdef class Numbers:
+    """n numbers at ``data``, for as long as this lives."""
+
+    def __cinit__(self):
+        self.data = NULL
+        self.owned = NULL
+        self.n = 0
+
+    def __dealloc__(self):
+        free(self.owned)
+
+
+cdef uint32_t _one(object value, str what) except? 0xFFFFFFFF:
+    """One number, checked."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ArgumentError(f"{what} are integers, not {value!r}")
+    number = value.__index__()
+    if not 0 <= number < 2**32:
+        raise ArgumentError(f"{what} are numbers from 0 to 2**32 - 1, not {number}")
+    return number
+
+
+cdef int _room(Numbers result, size_t n) except -1:
+    result.owned = malloc(max(n, 1) * sizeof(uint32_t))
+    if result.owned == NULL:
+        raise MemoryError
+    result.data = <uint32_t *>result.owned
+    result.n = n
+    return 0
+
+
+ctypedef fused integer:
+    int8_t
+    int16_t
+    int32_t
+    int64_t
+    uint8_t
+    uint16_t
+    uint64_t
+
+
+cdef int _convert(Numbers result, const integer[:] source, str what) except -1:
+    """Copy integers of another width, each checked for its range."""
+    cdef Py_ssize_t i
+    _room(result, source.shape[0])
+    for i in range(source.shape[0]):
+        # A negative number is beyond 2**32 as an unsigned one.
+        if <uint64_t>source[i] > 0xFFFFFFFF:
+            raise ArgumentError(f"{what} are numbers from 0 to 2**32 - 1, not {source[i]}")
+        result.data[i] = <uint32_t>source[i]
+    return 0
+
+
+cdef int _from_buffer(Numbers result, object value, str what) except -1:
+    """The integers of a one-dimensional buffer."""
+    cdef const uint32_t[::1] exact
+    view = memoryview(value)
+    kind = view.format.lstrip("@=<")
+    if view.ndim != 1 or len(kind) != 1 or kind not in "bBhHiIlLqQnN":
+        raise ArgumentError(
+            f"{what} are a one-dimensional buffer of integers, not {view.ndim}-dimensional of format {view.format!r}"
+        )
+    if kind in "ILN" and view.itemsize == 4 and view.contiguous:
+        exact = view.cast("B").cast("I")
+        result.exporter = exact
+        result.n = view.shape[0]
+        result.data = <uint32_t *>&exact[0] if result.n else &result.single
+        return 0
+    signed = kind in "bhilqn"
+    if not view.contiguous:
+        view = memoryview(view.tobytes()).cast(kind)
+    view = view.cast("B")
+    if view.nbytes == 0:
+        return _room(result, 0)
+    width = memoryview(value).itemsize
+    if signed:
+        if width == 1:
+            return _convert[int8_t](result, view.cast("b"), what)
+        if width == 2:
+            return _convert[int16_t](result, view.cast("h"), what)
+        if width == 4:
+            return _convert[int32_t](result, view.cast("i"), what)
+        return _convert[int64_t](result, view.cast("q"), what)
+    if width == 1:
+        return _convert[uint8_t](result, view.cast("B"), what)
+    if width == 2:
+        return _convert[uint16_t](result, view.cast("H"), what)
+    if width == 4:
+        exact = view.cast("I")
+        result.exporter = exact
+        result.n = exact.shape[0]
+        result.data = <uint32_t *>&exact[0]
+        return 0
+    return _convert[uint64_t](result, view.cast("Q"), what)
+
+
+cdef Numbers numbers(object value, str what):
+    """The numbers that ``value`` stands for.
+
+    Raises ArgumentError if it is not made of integers from 0 to 2**32 - 1.
+    """
+    cdef Numbers result = Numbers.__new__(Numbers)
+    cdef Py_ssize_t i, start, step
+    if isinstance(value, int) and not isinstance(value, bool):
+        result.single = _one(value, what)
+        result.data = &result.single
+        result.n = 1
+        return result
+    if isinstance(value, range):
+        _room(result, len(value))
+        if result.n:
+            _one(value[0], what)
+            _one(value[result.n - 1], what)
+            start = value.start
+            step = value.step
+            for i in range(<Py_ssize_t>result.n):
+                result.data[i] = <uint32_t>(start + i * step)
+        return result
+    if PyObject_CheckBuffer(value) and not isinstance(value, (bytes, bytearray)):
+        _from_buffer(result, value, what)
+        return result
+    if hasattr(value, "__index__"):
+        result.single = _one(value.__index__(), what)
+        result.data = &result.single
+        result.n = 1
+        return result
+    try:
+        items = list(value)
+    except TypeError:
+        raise ArgumentError(f"{what} are an int, or integers in a sequence or buffer, not {value!r}") from None
+    _room(result, len(items))
+    for i in range(<Py_ssize_t>result.n):
+        result.data[i] = _one(items[i], what)
+    return result

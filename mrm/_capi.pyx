@@ -1,0 +1,194 @@
+"""The table of functions for C, as include/mrm/mrm.h declares it, and its capsule.
+
+The header's handles are the engine's own structs under other names, so most entries are
+the engine's functions themselves; the rest are a line each.
+"""
+
+from cpython.pycapsule cimport PyCapsule_New
+from cpython.ref cimport PyObject
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
+
+from mrm import errors
+from mrm._opening cimport open_pool
+from mrm.physical.pool cimport (
+    mrm_layout, mrm_stats, pool_audit, pool_copy_frame, pool_give, pool_give_many, pool_release, pool_retain,
+    pool_stats, pool_t, pool_take, pool_take_many, pool_take_run, pool_usable, pool_zero,
+)
+from mrm.space.batch cimport (
+    batch_abort, batch_alias, batch_begin, batch_map, batch_move, batch_protect, batch_swap, batch_unmap,
+)
+from mrm.space.commit cimport batch_commit, pool_retire, reservation_retire
+from mrm.space.place cimport classify
+from mrm.space.reservation cimport (
+    reservation_address, reservation_close, reservation_open, reservation_slot, reservation_t,
+)
+from mrm.space.views cimport view_close, view_open, view_retire, view_t
+from mrm.system.calls cimport call_name
+from mrm.system.failure cimport MRM_BAD_ARGUMENT, MRM_OK, MRM_UNFUNDED, failure, mrm_fail
+
+
+cdef extern from *:
+    """
+    #define MRM_NO_API_POINTER
+    #include <mrm/mrm.h>
+    """
+
+cdef extern from "mrm/mrm.h" nogil:
+    enum:
+        MRM_API_VERSION
+
+    void *mrm_address(const mrm_layout *layout, uint32_t view, uint32_t frame)
+
+    ctypedef struct mrm_pool_options:
+        uint64_t bytes
+        const char *huge
+        const char *path
+        const char *name
+        int numa_node
+        int dump
+        uint32_t views
+
+    ctypedef struct mrm_api:
+        uint32_t version
+        uint32_t size
+        void *failure
+        void *call_name
+        void *pool_open
+        void *pool_from_object
+        void *pool_retain
+        void *pool_release
+        void *pool_layout
+        void *pool_stats
+        void *pool_audit
+        void *take
+        void *take_many
+        void *take_run
+        void *give
+        void *give_many
+        void *zero
+        void *copy_frame
+        void *pool_retire
+        void *view_open
+        void *view_number
+        void *view_address
+        void *view_retire
+        void *view_close
+        void *reservation_open
+        void *reservation_address
+        void *reservation_slot
+        void *reservation_retire
+        void *reservation_close
+        void *batch_begin
+        void *batch_map
+        void *batch_unmap
+        void *batch_move
+        void *batch_alias
+        void *batch_swap
+        void *batch_protect
+        void *batch_commit
+        void *batch_abort
+        void *classify
+
+
+cdef object _text(const char *value):
+    return None if value == NULL else value.decode()
+
+
+cdef int _pool_open(const mrm_pool_options *options, pool_t **opened) noexcept with gil:
+    """Fund and open; a Python exception becomes this thread's failure."""
+    try:
+        opened[0] = open_pool(
+            options.bytes, _text(options.huge) or "prefer",
+            options.numa_node - 1 if options.numa_node else None, _text(options.path), _text(options.name),
+            None, None, options.views or None, options.dump, 1,
+        )
+    except BaseException as error:
+        status = MRM_BAD_ARGUMENT if isinstance(error, errors.ArgumentError) else MRM_UNFUNDED
+        message = str(error) if isinstance(error, errors.Error) else f"{type(error).__name__}: {error}"
+        text = message.encode()
+        number = getattr(error, "errno", None) or 0
+        return mrm_fail(failure(), status, 0, number, NULL, options.bytes, b"%s", <char *>text)
+    return MRM_OK
+
+
+cdef pool_t *_pool_from_object(PyObject *pool) noexcept:
+    """The handle of an mrm.Pool, with a user of its own; NULL, with the failure, if it is none."""
+    cdef pool_t *handle = NULL
+    cdef uint64_t address
+    try:
+        address = (<object>pool)._c_pool
+        handle = <pool_t *>address
+        pool_retain(handle)
+    except BaseException as error:
+        text = f"not an open mrm.Pool: {error}".encode()
+        mrm_fail(failure(), MRM_BAD_ARGUMENT, 0, 0, NULL, 0, b"%s", <char *>text)
+    return handle
+
+
+cdef int _pool_layout(pool_t *pool, mrm_layout *layout) noexcept nogil:
+    layout[0] = pool.layout
+    return pool_usable(pool)
+
+
+cdef int _pool_stats(pool_t *pool, mrm_stats *stats) noexcept nogil:
+    pool_stats(pool, stats)
+    return pool_usable(pool)
+
+
+cdef uint32_t _view_number(const view_t *view) noexcept nogil:
+    return view.number
+
+
+cdef void *_view_address(const view_t *view, uint32_t frame) noexcept nogil:
+    return mrm_address(&view.pool.layout, view.number, frame)
+
+
+cdef mrm_api table
+memset(&table, 0, sizeof(table))
+table.version = MRM_API_VERSION
+table.size = sizeof(mrm_api)
+table.failure = <void *>failure
+table.call_name = <void *>call_name
+table.pool_open = <void *>_pool_open
+table.pool_from_object = <void *>_pool_from_object
+table.pool_retain = <void *>pool_retain
+table.pool_release = <void *>pool_release
+table.pool_layout = <void *>_pool_layout
+table.pool_stats = <void *>_pool_stats
+table.pool_audit = <void *>pool_audit
+table.take = <void *>pool_take
+table.take_many = <void *>pool_take_many
+table.take_run = <void *>pool_take_run
+table.give = <void *>pool_give
+table.give_many = <void *>pool_give_many
+table.zero = <void *>pool_zero
+table.copy_frame = <void *>pool_copy_frame
+table.pool_retire = <void *>pool_retire
+table.view_open = <void *>view_open
+table.view_number = <void *>_view_number
+table.view_address = <void *>_view_address
+table.view_retire = <void *>view_retire
+table.view_close = <void *>view_close
+table.reservation_open = <void *>reservation_open
+table.reservation_address = <void *>reservation_address
+table.reservation_slot = <void *>reservation_slot
+table.reservation_retire = <void *>reservation_retire
+table.reservation_close = <void *>reservation_close
+table.batch_begin = <void *>batch_begin
+table.batch_map = <void *>batch_map
+table.batch_unmap = <void *>batch_unmap
+table.batch_move = <void *>batch_move
+table.batch_alias = <void *>batch_alias
+table.batch_swap = <void *>batch_swap
+table.batch_protect = <void *>batch_protect
+table.batch_commit = <void *>batch_commit
+table.batch_abort = <void *>batch_abort
+table.classify = <void *>classify
+
+_C_API = PyCapsule_New(&table, b"mrm._core._C_API", NULL)
+
+
+def api_address():
+    """Address of the C table (``const mrm_api *``), for cffi and other foreign callers."""
+    return <uint64_t>&table

@@ -1,0 +1,15 @@
+"""The pool as Python sees it; what ``cimport mrm`` gives."""
+
+from libc.stdint cimport uint32_t
+
+from mrm.physical.pool cimport pool_t
+
+
+cdef class Pool:
+    cdef object __weakref__
+    cdef pool_t *pool                   # NULL once closed
+    cdef readonly object name
+    cdef dict pinned                    # exports by frame
+    cdef pool_t *open_one(self) except NULL
+    cpdef uint32_t _frame(self, frame) except? 0xFFFFFFFF
+    cdef int _check_unpinned(self, uint32_t *frames, size_t n) except -1

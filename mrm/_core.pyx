@@ -1,0 +1,573 @@
+"""The pool as Python sees it, and the capsule that C programs fetch.
+
+This is where the layers meet: frames come from mrm/physical, addresses from mrm/space.
+Everything that costs time is there and runs without the GIL; here arguments become
+arrays, and statuses exceptions.
+"""
+
+import json
+import warnings
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from mrm._arrays cimport Numbers, new_array, numbers
+from mrm._capi import _C_API, api_address  # noqa: F401  the capsule's name says that it is here
+from mrm._live cimport LIVE_POOLS, live_changed
+from mrm._opening cimport open_pool
+from mrm._reservation cimport make_reservation
+from mrm._view cimport make_view, make_window
+from mrm.errors import ArgumentError, AuditError, ClosedError, Error, FrameError, PinnedError
+from mrm.physical.frames cimport (
+    MRM_FRAME_HELD, MRM_FRAME_READY, MRM_FRAME_RELEASED, MRM_FRAME_STRICT, MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW,
+    frames_state,
+)
+from mrm.physical.pool cimport (
+    MRM_BACKING_HUGETLB, MRM_BACKING_SMALL, MRM_BACKING_THP, mrm_layout, mrm_stats,
+    pool_address, pool_audit, pool_copy_frame, pool_give, pool_give_many, pool_release, pool_stats, pool_t,
+    pool_take, pool_take_many, pool_take_run, pool_usable, pool_zero,
+)
+from mrm.space.commit cimport pool_retire
+from mrm.space.place cimport classify as classify_address, mrm_place
+from mrm.space.reservation cimport MRM_SLOT_EMPTY, mrm_report, mrm_slot, reservation_after, reservation_slot, reservation_t
+from mrm.space.views cimport MRM_STATE_OPEN
+from mrm.stats import Mapping, Place, PoolStats
+from mrm.system.failure cimport check
+from mrm.system.ranges cimport STATE_FORKED, STATE_OPEN
+
+
+cdef extern from "mrm/mrm.h" nogil:
+    void *mrm_address(const mrm_layout *layout, uint32_t view, uint32_t frame)
+
+cdef extern from "system/atomic.h" nogil:
+    uint8_t mrm_load8(const uint8_t *p)
+
+
+cdef dict BACKINGS = {MRM_BACKING_HUGETLB: "hugetlb", MRM_BACKING_THP: "thp", MRM_BACKING_SMALL: "small"}
+cdef dict FRAME_STATES = {
+    MRM_FRAME_READY: "ready", MRM_FRAME_RELEASED: "released", MRM_FRAME_STRICT: "strict", MRM_FRAME_HELD: "held",
+}
+cdef dict REUSES = {"now": MRM_REUSE_NOW, "after_retire": MRM_REUSE_AFTER_RETIRE}
+# In the order of the enums in mrm.h.
+cdef tuple PLACE_KINDS = ("nothing", "window", "view", "reservation")
+cdef tuple PLACE_STATES = ("unused", "open", "retired", "empty", "shown", "deferred", "forked")
+cdef dict PROTECTION_NAMES = {0: "none", 1: "r", 3: "rw"}
+
+
+cdef class Pool:
+    """Physical memory: frames of 2 MiB, funded before the constructor returns.
+
+    Parameters
+    ----------
+    size : int or str
+        Bytes, or ``"2GiB"``; rounded up to whole frames.
+    huge : {"prefer", "require", "off"}, optional
+        ``"require"`` takes huge pages or fails with the way out; ``"prefer"`` falls back
+        to shared memory with transparent huge pages and then to small ones, with one
+        BackingWarning; ``"off"`` takes small pages.
+    numa_node : int, optional
+        Take the frames from this node; an error says what it has if that is too little.
+    path : str or os.PathLike, optional
+        A file or directory on a hugetlbfs mount, to have the frames in a file there.
+    name : str, optional
+        Shown in /proc/self/maps, and in messages.
+    dump : bool, optional
+        Let core dumps hold the window, and so every frame once. The kernel's own filter
+        leaves shared huge pages out as it comes: see docs/tuning.md.
+    views : int, optional
+        View numbers that are wanted; as many as fit into a TiB, and 63 at least, when
+        not given.
+    threads : int, optional
+        Threads that fund; chosen by size when not given.
+    progress : callable, optional
+        Called as ``progress(done_bytes, total_bytes)`` while funding; what it raises
+        ends the funding and leaves nothing behind, as Ctrl-C does.
+
+    Raises
+    ------
+    ArgumentError
+        A size that is none, or an option that is none.
+    FundingError
+        The kernel would not give the frames; the message says which limit stood in the
+        way, with its figures and the way out.
+
+    Notes
+    -----
+    Costs two or three system calls besides one fallocate for every 64 MiB or so. The
+    kernel clears the pages meanwhile, which is what takes the time.
+
+    take, give, ``address`` and the stats are thread-safe and take no lock in the common
+    case; they may be called while batches commit.
+    """
+
+    def __init__(
+        self, size, *, huge="prefer", numa_node=None, path=None, name=None, dump=False, views=None,
+        threads=None, progress=None,
+    ):
+        if self.pool != NULL:
+            raise Error("a pool is opened once")
+        self.pool = open_pool(size, huge, numa_node, path, name, threads, progress, views, dump, 3)
+        self.name = name
+        self.pinned = {}
+        live_changed(LIVE_POOLS, 1)
+
+    def __del__(self):
+        if self.pool != NULL and self.pool.state == STATE_OPEN:
+            warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self)
+
+    def __dealloc__(self):
+        if self.pool != NULL:
+            live_changed(LIVE_POOLS, -1)
+            pool_release(self.pool)
+            self.pool = NULL
+
+    cdef pool_t *open_one(self) except NULL:
+        if self.pool == NULL:
+            raise ClosedError("the pool is closed")
+        if self.pool.state != STATE_OPEN:
+            check(pool_usable(self.pool))
+        return self.pool
+
+    # ---- what it is ----------------------------------------------------------------
+
+    @property
+    def backing(self):
+        """``"hugetlb"``, ``"thp"`` or ``"small"``: what the frames are made of."""
+        return BACKINGS[self.open_one().backing]
+
+    @property
+    def frame_size(self):
+        """Bytes of a frame: 2 MiB."""
+        return self.open_one().layout.frame_size
+
+    @property
+    def size(self):
+        """Bytes funded."""
+        cdef pool_t *pool = self.open_one()
+        return pool.layout.frame_size * pool.layout.frame_count
+
+    def __len__(self):
+        """Frames funded."""
+        return self.open_one().layout.frame_count
+
+    @property
+    def number(self):
+        """Its number in this process, from 1; what ``mrm.classify`` says."""
+        return self.open_one().number
+
+    @property
+    def closed(self):
+        """Whether it was closed."""
+        return self.pool == NULL
+
+    @property
+    def epoch(self):
+        """Retires so far: what frames given with ``reuse="after_retire"`` wait for."""
+        return self.open_one().frames.epoch
+
+    @property
+    def layout(self):
+        """How its addresses are made, as a dict: the C struct ``mrm_layout``."""
+        return self.open_one().layout
+
+    @property
+    def window(self):
+        """Every frame at a permanent address: a Window."""
+        return make_window(self.open_one(), self)
+
+    # ---- frames --------------------------------------------------------------------
+
+    def take(self, n=None):
+        """Take frames.
+
+        Parameters
+        ----------
+        n : int, optional
+            How many; one, as an int, when not given.
+
+        Returns
+        -------
+        int or array.array('I')
+            A warm frame, or n frames: up to 63 warm ones first, more from the lowest
+            numbers on, so that runs stay together.
+
+        Raises
+        ------
+        OutOfFrames
+            If there are fewer free ones; then none is taken.
+
+        Notes
+        -----
+        Costs nanoseconds and no system call; the contents are whatever they were.
+        """
+        cdef uint32_t frame
+        cdef uint32_t *data
+        cdef size_t count
+        cdef int status
+        cdef pool_t *pool = self.pool
+        if pool == NULL:
+            self.open_one()
+        if n is None:
+            status = pool_take(pool, &frame)
+            if status:
+                check(status)
+            return frame
+        count = self._count(n)
+        taken = new_array(count, &data)
+        with nogil:
+            status = pool_take_many(pool, data, count)
+        check(status)
+        return taken
+
+    def take_run(self, n):
+        """Take n frames with numbers that go on: they map and move in one call.
+
+        Returns
+        -------
+        range
+            Of frame numbers.
+
+        Raises
+        ------
+        OutOfFrames
+            If no such run is free; then none is taken.
+        """
+        cdef uint32_t first
+        cdef uint32_t count = self._count(n)
+        cdef int status
+        cdef pool_t *pool = self.open_one()
+        if count == 0:
+            return range(0)
+        with nogil:
+            status = pool_take_run(pool, count, &first)
+        check(status)
+        return range(first, first + count)
+
+    def _count(self, n):
+        if isinstance(n, bool) or not hasattr(n, "__index__") or not 0 <= n.__index__() < 2**32:
+            raise ArgumentError(f"a number of frames is an int from 0 to 2**32 - 1, not {n!r}")
+        return n.__index__()
+
+    def give(self, frames, *, reuse="now"):
+        """Give frames back.
+
+        Parameters
+        ----------
+        frames : int or array of int
+            Held frames that no reservation shows, but for deferred aliases.
+        reuse : {"now", "after_retire"}, optional
+            Whether they may be taken again at once, or only after the next retire of a
+            view, a reservation or the pool, and only when their own deferred aliases
+            are gone.
+
+        Raises
+        ------
+        FrameError
+            If one of them is not this pool's, is not held, is there twice, or is still
+            shown by a slot; then none is given.
+        PinnedError
+            If an exported buffer looks at one of them.
+        """
+        cdef int how, status
+        cdef Numbers given
+        cdef uint32_t frame
+        cdef pool_t *pool = self.pool
+        if pool == NULL:
+            self.open_one()
+        if reuse == "now":
+            how = MRM_REUSE_NOW
+        elif reuse == "after_retire":
+            how = MRM_REUSE_AFTER_RETIRE
+        else:
+            raise ArgumentError(f"reuse= is 'now' or 'after_retire', not {reuse!r}")
+        if type(frames) is int and 0 <= frames <= 0xFFFFFFFF:
+            frame = frames
+            if self.pinned:
+                self._check_unpinned(&frame, 1)
+            status = pool_give(pool, frame, how)
+            if status:
+                check(status)
+            return
+        given = numbers(frames, "frames")
+        if self.pinned:
+            self._check_unpinned(given.data, given.n)
+        with nogil:
+            status = pool_give_many(pool, given.data, given.n, how)
+        check(status)
+
+    cdef int _check_unpinned(self, uint32_t *frames, size_t n) except -1:
+        cdef size_t i
+        for i in range(n):
+            if frames[i] in self.pinned:
+                raise PinnedError(f"an exported buffer looks at frame {frames[i]}: release it before the frame is given")
+        return 0
+
+    def _exported(self, frame):
+        self.pinned[frame] = self.pinned.get(frame, 0) + 1
+
+    def _released(self, frame):
+        self.pinned[frame] -= 1
+        if not self.pinned[frame]:
+            del self.pinned[frame]
+
+    def state_of(self, frame):
+        """``"ready"``, ``"released"``, ``"strict"`` or ``"held"``: a frame's state now."""
+        return FRAME_STATES[frames_state(&self.open_one().frames, self._frame(frame))]
+
+    cpdef uint32_t _frame(self, frame) except? 0xFFFFFFFF:
+        """A frame number of this pool, checked."""
+        cdef pool_t *pool = self.open_one()
+        if isinstance(frame, bool) or not hasattr(frame, "__index__"):
+            raise ArgumentError(f"a frame is an int, not {frame!r}")
+        if not 0 <= frame.__index__() < pool.layout.frame_count:
+            raise FrameError(f"frame {frame} is none of this pool's: they are 0 to {pool.layout.frame_count - 1}")
+        return frame.__index__()
+
+    # ---- contents ------------------------------------------------------------------
+
+    def address(self, frame):
+        """Address of a frame in the window, for the pool's life, as an int."""
+        return <uint64_t>pool_address(self.open_one(), self._frame(frame))
+
+    def __getitem__(self, frame):
+        """A writable memoryview of a frame's bytes, through the window.
+
+        It keeps the memory alive, and the frame from being given, as long as it lives.
+        """
+        return self.window[self._frame(frame)]
+
+    def zero(self, frames):
+        """Clear held frames, through the window, without the GIL.
+
+        Parameters
+        ----------
+        frames : int or array of int
+        """
+        cdef Numbers cleared = numbers(frames, "frames")
+        cdef pool_t *pool = self.open_one()
+        cdef int status
+        with nogil:
+            status = pool_zero(pool, cleared.data, cleared.n)
+        check(status)
+
+    def copy_frame(self, target, source):
+        """Copy the contents of one held frame to another, without the GIL.
+
+        Parameters
+        ----------
+        target, source : int
+            Frames, in the order of memcpy.
+        """
+        cdef uint32_t t = self._frame(target), s = self._frame(source)
+        cdef pool_t *pool = self.open_one()
+        cdef int status
+        with nogil:
+            status = pool_copy_frame(pool, t, s)
+        check(status)
+
+    # ---- address space -------------------------------------------------------------
+
+    def open_view(self):
+        """Fresh addresses for every frame: a View.
+
+        Three system calls, no shootdown and no work per frame: the kernel links a GiB
+        of page tables by one entry, on the first touch, where it shares them.
+
+        Raises
+        ------
+        AddressSpaceError
+            If all view numbers are in use: close views, or open the pool with more.
+        """
+        return make_view(self.open_one(), self)
+
+    def reserve(self, slots, *, at=None):
+        """Addresses for slots of which any can show any frame: a Reservation.
+
+        Parameters
+        ----------
+        slots : int
+            How many; 2 MiB of addresses each, and 8 bytes of memory.
+        at : int, optional
+            The address to lie at; chosen when not given.
+
+        Raises
+        ------
+        AddressSpaceError
+            If something else lies there, or RLIMIT_AS leaves no room.
+        """
+        return make_reservation(self, self.open_one(), slots, at)
+
+    def retire(self):
+        """Take the deferred aliases of all the pool's reservations away, as one retire.
+
+        Frames that waited for it become ready. One invalidation for each run of slots
+        with nothing else mapped among them.
+        """
+        cdef pool_t *pool = self.open_one()
+        cdef mrm_report report
+        cdef int status
+        with nogil:
+            status = pool_retire(pool, &report)
+        check(status)
+
+    def mappings(self, frame):
+        """Everything that shows a frame: window, open views, slots.
+
+        Returns
+        -------
+        list of mrm.Mapping
+
+        Notes
+        -----
+        Looks through the tables of every reservation: 1 ns a slot.
+        """
+        cdef pool_t *pool = self.open_one()
+        cdef uint32_t f = self._frame(frame), number, slot
+        cdef reservation_t *r = NULL
+        found = [Mapping("window", 0, f, <uint64_t>pool_address(pool, f), "rw")]
+        for number in range(1, pool.layout.view_count):
+            if mrm_load8(&pool.view_state[number]) == MRM_STATE_OPEN:
+                found.append(Mapping("view", number, f, <uint64_t>mrm_address(&pool.layout, number, f), "rw"))
+        while True:
+            r = reservation_after(r)
+            if r == NULL:
+                break
+            if r.pool == pool:
+                _mappings_of(r, f, found)
+        return found
+
+    # ---- proof ---------------------------------------------------------------------
+
+    def stats(self):
+        """Figures at this moment: a PoolStats. Counts the frames, 1 ns each."""
+        cdef pool_t *pool = self.open_one()
+        cdef mrm_stats figures
+        figures.size = sizeof(mrm_stats)
+        with nogil:
+            pool_stats(pool, &figures)
+        return _stats_of(&figures)
+
+    def audit(self):
+        """Find every frame in the one place where its state says that it is.
+
+        Returns
+        -------
+        PoolStats
+
+        Raises
+        ------
+        AuditError
+            Naming the first frame that is in no place, or in two.
+
+        Notes
+        -----
+        For a pool at rest: frames on their way between two places are in none.
+        """
+        cdef pool_t *pool = self.open_one()
+        cdef mrm_stats figures
+        cdef int status
+        figures.size = sizeof(mrm_stats)
+        with nogil:
+            status = pool_audit(pool, &figures)
+        try:
+            check(status)
+        except Error as error:
+            raise AuditError(str(error)) from None
+        stats = _stats_of(&figures)
+        if stats.ready + stats.released + stats.strict + stats.held != stats.frames:
+            raise AuditError(f"the states do not add up to the {stats.frames} frames that were funded: {stats}")
+        return stats
+
+    def page_size_of(self, frame):
+        """Bytes of the kernel's pages that a frame really is made of, read from /proc/self/smaps.
+
+        Reading it takes the kernel milliseconds; touches the frame once.
+        """
+        from mrm.verify import page_size_at
+
+        return page_size_at(self.address(frame))
+
+    # ---- its end -------------------------------------------------------------------
+
+    def close(self):
+        """End the use of this object; closing twice does nothing.
+
+        The frames go back to the kernel when the last user goes: views, reservations
+        and exported buffers keep the pool alive by themselves.
+        """
+        cdef pool_t *pool = self.pool
+        if pool == NULL:
+            return
+        self.pool = NULL
+        live_changed(LIVE_POOLS, -1)
+        with nogil:
+            pool_release(pool)
+
+    def __enter__(self):
+        self.open_one()
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    @property
+    def _c_pool(self):
+        """Address of the C handle; what the table's pool_from_object reads."""
+        return <uint64_t>self.open_one()
+
+    def __repr__(self):
+        if self.pool == NULL:
+            return "<mrm.Pool closed>"
+        if self.pool.state == STATE_FORKED:
+            return f"<mrm.Pool {self.pool.number} of the parent process>"
+        name = f" {self.name!r}" if self.name else ""
+        return f"<mrm.Pool {self.pool.number}{name}: {len(self)} frames, {self.backing}, at {<uint64_t>self.pool.window:#x}>"
+
+
+cdef object _stats_of(const mrm_stats *figures):
+    """The struct as Python's table: all its fields after size and version, in order."""
+    cdef const uint64_t *values = &figures.frame_size
+    cdef size_t i
+    return PoolStats(*[values[i] for i in range((sizeof(mrm_stats) - 8) // 8)])
+
+
+cdef int _mappings_of(reservation_t *r, uint32_t frame, list found) except -1:
+    """Add the slots of one reservation that show a frame."""
+    cdef mrm_slot shown
+    cdef uint32_t slot
+    for slot in range(r.slots):
+        if r.slot[slot].frame == frame and r.slot[slot].state != MRM_SLOT_EMPTY:
+            reservation_slot(r, slot, &shown)
+            if shown.state != MRM_SLOT_EMPTY and shown.frame == frame:
+                found.append(Mapping(
+                    "reservation", r.number, slot, shown.address, PROTECTION_NAMES[shown.protection], shown.state == 2
+                ))
+    return 0
+
+
+def classify(address):
+    """What an address is: which pool, view or reservation, slot, frame and state.
+
+    Parameters
+    ----------
+    address : int
+        Any address at all.
+
+    Returns
+    -------
+    mrm.Place
+
+    Notes
+    -----
+    No system call and no lock. The C function of the same name may be called in a
+    signal handler, so that it knows why an access trapped.
+    """
+    cdef mrm_place place
+    cdef uint64_t at = <uint64_t>(address & 0xFFFFFFFFFFFFFFFF)
+    classify_address(<void *>at, &place)
+    known = place.frame != 0xFFFFFFFF
+    return Place(
+        PLACE_KINDS[place.kind], PLACE_STATES[place.state], place.pool, place.number,
+        place.frame if known else None, FRAME_STATES[place.frame_state] if known else None,
+        place.slot, PROTECTION_NAMES[place.protection], place.offset,
+    )

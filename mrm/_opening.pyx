@@ -1,0 +1,55 @@
+"""From a size to a pool: funding, in Python, and the pool made of what it got.
+
+Both ways to a pool go through here: the class Pool and the C table's pool_open.
+"""
+
+import os
+
+from libc.stdint cimport uint32_t
+
+from mrm.errors import ArgumentError
+from mrm.physical.funding import fund
+from mrm.physical.pool cimport pool_open, pool_release, pool_t
+from mrm.sizes import parse_size
+from mrm.space.views cimport views_attach
+from mrm.system.calls cimport CALL_CLOSE, call
+from mrm.system.failure cimport check
+
+
+cdef pool_t *open_pool(
+    object size, object huge, object numa_node, object path, object name, object threads, object progress,
+    object views, object dump, int stacklevel
+) except NULL:
+    """Fund and open a pool; raises, and leaves nothing behind, if it cannot."""
+    cdef pool_t *pool = NULL
+    cdef int status, fd, backing, dumped = bool(dump)
+    cdef uint32_t frame_count, frame_shift, view_numbers = 0
+    if views is not None:
+        if isinstance(views, bool) or not isinstance(views, int) or not 1 <= views <= 2**20 - 1:
+            raise ArgumentError(f"views= is how many view numbers the pool needs, 1 to {2**20 - 1}, not {views!r}")
+        view_numbers = views + 1        # the window takes one
+    nbytes = parse_size(size)
+    if nbytes >= 2**52:
+        raise ArgumentError(f"{size!r} is over 4 PiB, more than a process can address")
+    funded = fund(
+        nbytes, huge=huge, numa_node=numa_node, path=path, name=name, threads=threads, progress=progress,
+        stacklevel=stacklevel,
+    )
+    fd = funded.fd
+    backing = funded.backing
+    frame_count = funded.frame_count
+    frame_shift = funded.frame_size.bit_length() - 1
+    try:
+        with nogil:
+            status = pool_open(&pool, fd, backing, frame_count, frame_shift, view_numbers, dumped)
+        check(status)
+    except BaseException:
+        call(CALL_CLOSE, fd)
+        if funded.path is not None:
+            os.unlink(funded.path)
+        raise
+    status = views_attach(pool)
+    if status:
+        pool_release(pool)
+        check(status)
+    return pool

@@ -1,0 +1,33 @@
+"""Reservations and batches as Python sees them."""
+
+from libc.stdint cimport uint32_t
+
+from mrm.space.batch cimport batch_t
+from mrm.space.reservation cimport mrm_report, reservation_t
+
+
+cdef class Reservation:
+    cdef object __weakref__
+    cdef reservation_t *reservation     # NULL once closed
+    cdef object owner                   # keeps the pool alive
+    cdef dict pinned                    # exports by slot
+    cdef reservation_t *open_one(self) except NULL
+
+
+cdef class Report:
+    cdef mrm_report figures
+    cdef readonly object shootdowns_measured
+    cdef readonly object measured_by
+
+
+cdef class Batch:
+    cdef object __weakref__
+    cdef batch_t *batch                 # NULL once committed in a with block, or aborted
+    cdef Reservation reservation
+    cdef bint measure
+    cdef readonly Report report
+    cdef batch_t *open_one(self) except NULL
+    cdef int _check_pins(self) except -1
+
+
+cdef Reservation make_reservation(object owner, void *pool, object slots, object at)

@@ -1,0 +1,568 @@
+"""Reservations and batches as Python sees them.
+
+Everything that costs time is in mrm/space and runs without the GIL; here arguments
+become arrays, statuses become exceptions, and exported buffers pin their slots.
+"""
+
+import warnings
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from mrm._arrays cimport Numbers, numbers
+from mrm._live cimport LIVE_BATCHES, LIVE_RESERVATIONS, live_changed
+from mrm._view cimport make_buffer
+from mrm.errors import ArgumentError, ClosedError, PinnedError, SlotError
+from mrm.physical.pool cimport pool_t
+from mrm.space.batch cimport (
+    OP_MAP, OP_MOVE, OP_SWAP, batch_abort, batch_alias, batch_begin, batch_map, batch_move, batch_protect,
+    batch_swap, batch_t, batch_unmap,
+)
+from mrm.space.commit cimport batch_commit, reservation_retire
+from mrm.space.plan cimport STEP_ADVISE, STEP_MREMAP, plan_batch, plan_withdraw, step_name
+from mrm.space.reservation cimport (
+    MRM_DEFERRED, MRM_MISSING_OK, MRM_PROT_NONE, MRM_PROT_READ, MRM_PROT_READ_WRITE,
+    MRM_SLOT_DEFERRED, MRM_SLOT_EMPTY, mrm_report, mrm_slot,
+    reservation_address, reservation_close, reservation_enter, reservation_leave, reservation_open,
+    reservation_slot, reservation_t, step_t,
+)
+from mrm.stats import Mapping
+from mrm.system.failure cimport check
+from mrm.system.ranges cimport STATE_FORKED, STATE_OPEN
+
+
+cdef dict PROTECTIONS = {"rw": MRM_PROT_READ_WRITE, "r": MRM_PROT_READ, "none": MRM_PROT_NONE}
+cdef dict PROTECTION_NAMES = {value: name for name, value in PROTECTIONS.items()}
+
+
+cdef int _protection(object name) except -1:
+    try:
+        return PROTECTIONS[name]
+    except (KeyError, TypeError):
+        raise ArgumentError(f"a protection is 'rw', 'r' or 'none', not {name!r}") from None
+
+
+cdef class Report:
+    """What a commit or a retire did.
+
+    Attributes
+    ----------
+    shootdowns_measured : int or None
+        Counted while it ran, if the batch was made with ``measure=True``.
+    measured_by : str or None
+        What counted them.
+    """
+
+    def __init__(self):
+        raise TypeError("a report is made by a commit or a retire")
+
+    @property
+    def pages(self):
+        """Slots changed."""
+        return self.figures.pages
+
+    @property
+    def runs(self):
+        """Runs of slots and frames that they were changed in."""
+        return self.figures.runs
+
+    @property
+    def system_calls(self):
+        """Calls made."""
+        return self.figures.system_calls
+
+    @property
+    def shootdowns(self):
+        """Invalidations that the plan predicted."""
+        return self.figures.shootdowns
+
+    @property
+    def seconds(self):
+        """From the first call to the last."""
+        return self.figures.nanoseconds * 1e-9
+
+    def __repr__(self):
+        return (
+            f"Report(pages={self.pages}, runs={self.runs}, system_calls={self.system_calls}, "
+            f"shootdowns={self.shootdowns}, seconds={self.seconds:.9f}, "
+            f"shootdowns_measured={self.shootdowns_measured})"
+        )
+
+
+cdef class Reservation:
+    """A range of slots in which any slot can show any frame; ``pool.reserve(slots)``.
+
+    Slots are changed by batches and looked at by indexing. Batches of one reservation
+    are carried out one after another, those of different ones side by side.
+
+    A context manager: it closes the reservation at its end.
+    """
+
+    def __init__(self):
+        raise TypeError("a reservation is made by its pool: use pool.reserve(slots)")
+
+    cdef reservation_t *open_one(self) except NULL:
+        if self.reservation == NULL:
+            raise ClosedError("the reservation is closed")
+        return self.reservation
+
+    def __del__(self):
+        if self.reservation != NULL and self.reservation.state == STATE_OPEN:
+            warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self)
+
+    def __dealloc__(self):
+        if self.reservation != NULL:
+            live_changed(LIVE_RESERVATIONS, -1)
+            reservation_close(self.reservation)
+            self.reservation = NULL
+
+    @property
+    def base(self):
+        """Address of slot 0, as an int."""
+        return <uint64_t>self.open_one().base
+
+    @property
+    def number(self):
+        """Its number in this process, from 1; what ``mrm.classify`` says."""
+        return self.open_one().number
+
+    @property
+    def closed(self):
+        """Whether it was closed."""
+        return self.reservation == NULL
+
+    @property
+    def deferred(self):
+        """Slots that wait for ``retire()``."""
+        return self.open_one().deferred
+
+    @property
+    def pool(self):
+        """The pool whose frames it shows."""
+        return self.owner
+
+    def __len__(self):
+        """Slots that it has."""
+        return self.open_one().slots
+
+    def address(self, slot):
+        """Where a slot lies, as an int, whether it shows something or not.
+
+        Raises
+        ------
+        SlotError
+            If there is no such slot.
+        """
+        cdef reservation_t *r = self.open_one()
+        cdef Py_ssize_t s = slot
+        if not 0 <= s < r.slots:
+            raise SlotError(f"slot {slot} is none of reservation {r.number}'s: they are 0 to {r.slots - 1}")
+        return <uint64_t>reservation_address(r, <uint32_t>s)
+
+    def __getitem__(self, slot):
+        """What a slot shows.
+
+        Returns
+        -------
+        int or None
+            The frame; None if the slot shows nothing, or only until the next retire.
+        """
+        cdef mrm_slot shown
+        cdef reservation_t *r = self.open_one()
+        self.address(slot)
+        check(reservation_slot(r, slot, &shown))
+        return shown.frame if shown.state != MRM_SLOT_EMPTY and shown.state != MRM_SLOT_DEFERRED else None
+
+    def mapping(self, slot):
+        """All that is known of a slot.
+
+        Returns
+        -------
+        mrm.Mapping or None
+            None if the slot shows nothing.
+        """
+        cdef mrm_slot shown
+        cdef reservation_t *r = self.open_one()
+        self.address(slot)
+        check(reservation_slot(r, slot, &shown))
+        if shown.state == MRM_SLOT_EMPTY:
+            return None
+        return Mapping(
+            "reservation", r.number, slot, shown.address, PROTECTION_NAMES[shown.protection],
+            shown.state == MRM_SLOT_DEFERRED,
+        )
+
+    def buffer(self, slot):
+        """A memoryview of what a slot shows, writable if the slot is.
+
+        While it lives the slot is pinned: batches from Python that would change it
+        raise PinnedError, and so do retire and close. Batches from C do not ask.
+
+        Raises
+        ------
+        SlotError
+            If the slot shows nothing that can be read.
+        """
+        cdef mrm_slot shown
+        cdef reservation_t *r = self.open_one()
+        self.address(slot)
+        check(reservation_slot(r, slot, &shown))
+        if shown.state == MRM_SLOT_EMPTY or shown.protection == MRM_PROT_NONE:
+            raise SlotError(f"slot {slot} shows nothing that can be read")
+        return make_buffer(
+            self, <void *>shown.address, r.pool.layout.frame_size, shown.protection != MRM_PROT_READ_WRITE, slot
+        )
+
+    def _exported(self, slot):
+        self.pinned[slot] = self.pinned.get(slot, 0) + 1
+
+    def _released(self, slot):
+        self.pinned[slot] -= 1
+        if not self.pinned[slot]:
+            del self.pinned[slot]
+
+    def batch(self, *, measure=False):
+        """Begin a batch of changes.
+
+        Use it as a context manager: its end commits, an exception aborts.
+
+        Parameters
+        ----------
+        measure : bool, optional
+            Count shootdowns while it commits (``report.shootdowns_measured``); reading
+            the counter costs some 100 us.
+        """
+        cdef Batch batch = Batch.__new__(Batch)
+        check(batch_begin(self.open_one(), &batch.batch))
+        batch.reservation = self
+        batch.measure = measure
+        live_changed(LIVE_BATCHES, 1)
+        return batch
+
+    def retire(self):
+        """Take every deferred alias away: from now on their addresses trap.
+
+        One call and one invalidation where nothing else is mapped among them; for
+        scattered ones the cheaper of run by run and emptying their mapping once.
+
+        Returns
+        -------
+        Report
+
+        Raises
+        ------
+        SystemCallError
+            If the kernel refused; then all aliases are still there.
+        """
+        cdef reservation_t *r = self.open_one()
+        cdef Report report = Report.__new__(Report)
+        cdef int status
+        cdef mrm_slot shown
+        for slot in self.pinned:
+            check(reservation_slot(r, slot, &shown))
+            if shown.state == MRM_SLOT_DEFERRED:
+                raise PinnedError(f"cannot retire: an exported buffer looks at slot {slot}")
+        with nogil:
+            status = reservation_retire(r, &report.figures)
+        check(status)
+        return report
+
+    def close(self):
+        """End every mapping and give the addresses back: one shootdown, one unmapping.
+
+        Frames that were shown stay held by whoever took them. Closing twice does nothing.
+
+        Raises
+        ------
+        PinnedError
+            If exported buffers look at its slots.
+        """
+        cdef reservation_t *r = self.reservation
+        cdef int status
+        if r == NULL:
+            return
+        if self.pinned and r.state == STATE_OPEN:
+            raise PinnedError(f"cannot close reservation {r.number}: exported buffers look at slots {list(self.pinned)}")
+        self.reservation = NULL
+        with nogil:
+            status = reservation_close(r)
+        if status:
+            self.reservation = r
+        check(status)
+        live_changed(LIVE_RESERVATIONS, -1)
+
+    def check(self):
+        """Compare the table with /proc/self/maps and the page map, for tests and doubters.
+
+        Raises
+        ------
+        AuditError
+            Naming the first slot that is not what the table says.
+        """
+        from mrm.verify import check_reservation
+
+        check_reservation(self)
+
+    def __enter__(self):
+        self.open_one()
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def __repr__(self):
+        if self.reservation == NULL:
+            return "<mrm.Reservation closed>"
+        return f"<mrm.Reservation {self.number}: {len(self)} slots at {self.base:#x}>"
+
+
+cdef class Batch:
+    """Changes to a reservation that are committed together; ``reservation.batch()``.
+
+    Adding notes the change and looks at nothing; ``commit`` checks all of it first, and
+    then carries it out, or raises and has changed nothing. In a batch a slot may be
+    vacated once and filled once, so that pages can slide along; anything more is an
+    error. Slots and frames are an int each, or arrays of the same length.
+
+    Attributes
+    ----------
+    report : Report or None
+        What the last commit did.
+    """
+
+    def __init__(self):
+        raise TypeError("a batch is made by its reservation: use reservation.batch()")
+
+    def __dealloc__(self):
+        if self.batch != NULL:
+            live_changed(LIVE_BATCHES, -1)
+            batch_abort(self.batch)
+            self.batch = NULL
+
+    cdef batch_t *open_one(self) except NULL:
+        if self.batch == NULL:
+            raise ClosedError("the batch is over: begin another one")
+        return self.batch
+
+    def map(self, slots, frames, protection="rw"):
+        """Let empty slots show held frames.
+
+        Parameters
+        ----------
+        slots, frames : int or array of int
+            Of the same length.
+        protection : {"rw", "r", "none"}, optional
+        """
+        cdef Numbers s = numbers(slots, "slots"), f = numbers(frames, "frames")
+        _same_length(s, f)
+        check(batch_map(self.open_one(), s.data, f.data, s.n, _protection(protection)))
+
+    def unmap(self, slots, *, deferred=False, missing_ok=False):
+        """Let slots show nothing, so that any access traps.
+
+        Parameters
+        ----------
+        slots : int or array of int
+        deferred : bool, optional
+            Leave the alias until the next retire and let the frame be given now: no
+            invalidation, no system call.
+        missing_ok : bool, optional
+            Pass over slots that show nothing.
+        """
+        cdef Numbers s = numbers(slots, "slots")
+        check(batch_unmap(
+            self.open_one(), s.data, s.n, (MRM_DEFERRED if deferred else 0) | (MRM_MISSING_OK if missing_ok else 0)
+        ))
+
+    def move(self, sources, targets, *, deferred=False):
+        """Let targets show what sources show, and sources nothing.
+
+        Parameters
+        ----------
+        sources, targets : int or array of int
+            Slots, of the same length.
+        deferred : bool, optional
+            As for ``unmap``: the sources show their frames until the next retire.
+        """
+        cdef Numbers s = numbers(sources, "slots"), t = numbers(targets, "slots")
+        _same_length(s, t)
+        check(batch_move(self.open_one(), s.data, t.data, s.n, MRM_DEFERRED if deferred else 0))
+
+    def alias(self, sources, targets):
+        """Let targets show what sources show, too.
+
+        Parameters
+        ----------
+        sources, targets : int or array of int
+            Slots, of the same length.
+        """
+        cdef Numbers s = numbers(sources, "slots"), t = numbers(targets, "slots")
+        _same_length(s, t)
+        check(batch_alias(self.open_one(), s.data, t.data, s.n))
+
+    def swap(self, slots, others):
+        """Let each slot and its other change places, protection included.
+
+        Parameters
+        ----------
+        slots, others : int or array of int
+            Of the same length.
+        """
+        cdef Numbers s = numbers(slots, "slots"), t = numbers(others, "slots")
+        _same_length(s, t)
+        check(batch_swap(self.open_one(), s.data, t.data, s.n))
+
+    def protect(self, slots, protection):
+        """Let slots be accessed this way and no other.
+
+        Parameters
+        ----------
+        slots : int or array of int
+        protection : {"rw", "r", "none"}
+        """
+        cdef Numbers s = numbers(slots, "slots")
+        check(batch_protect(self.open_one(), s.data, s.n, _protection(protection)))
+
+    def __len__(self):
+        """Changes noted."""
+        return self.open_one().count
+
+    cdef int _check_pins(self) except -1:
+        cdef size_t i
+        for i in range(self.batch.count):
+            for slot in (self.batch.ops[i].slot, self.batch.ops[i].source):
+                if slot in self.reservation.pinned and (
+                    slot == self.batch.ops[i].slot or self.batch.ops[i].op in (OP_MOVE, OP_SWAP)
+                ):
+                    raise PinnedError(f"an exported buffer looks at slot {slot}: release it before the slot changes")
+        return 0
+
+    def commit(self):
+        """Check the whole batch, then carry it out; afterwards it is empty and serves again.
+
+        Costs the system calls that ``explain()`` shows, and 1 us besides.
+
+        Returns
+        -------
+        Report
+
+        Raises
+        ------
+        SlotError, FrameError
+            If something in it cannot be; nothing was changed.
+        AddressSpaceError
+            If it needs more mappings than vm.max_map_count leaves; nothing was changed.
+        PinnedError
+            If an exported buffer looks at a slot that it changes.
+        SystemCallError
+            If the kernel refused; what had been done was undone.
+        InconsistentError
+            If undoing failed, too; the message says which slots show what.
+        """
+        cdef batch_t *batch = self.open_one()
+        cdef Report report = Report.__new__(Report)
+        cdef int status
+        counter = None
+        if self.reservation.pinned:
+            self._check_pins()
+        if self.measure:
+            from mrm.shootdowns import shootdowns
+
+            counter = shootdowns()
+            counter.__enter__()
+        with nogil:
+            status = batch_commit(batch, &report.figures)
+        if counter is not None:
+            counter.__exit__(None, None, None)
+            report.shootdowns_measured = counter.count
+            report.measured_by = counter.source
+        check(status)
+        self.report = report
+        return report
+
+    def abort(self):
+        """Forget what was not committed; ends the batch. Aborting twice does nothing."""
+        if self.batch != NULL:
+            batch_abort(self.batch)
+            self.batch = NULL
+            live_changed(LIVE_BATCHES, -1)
+
+    def explain(self):
+        """The plan of what was noted so far, as text: steps, system calls, shootdowns.
+
+        Checks the batch as commit does, and changes nothing.
+        """
+        cdef batch_t *batch = self.open_one()
+        cdef reservation_t *r = batch.reservation
+        cdef const step_t *step
+        cdef size_t i
+        cdef int status
+        calls = shoots = 0
+        lines = []
+        check(reservation_enter(r))
+        status = plan_batch(batch)
+        if status == 0:
+            for i in range(r.plan.step_count):
+                step = &r.plan.steps[i]
+                many = 2 if step.kind == STEP_MREMAP or step.kind == STEP_ADVISE else 1
+                calls += many
+                shoots += step.shoots
+                lines.append(_describe(step, many))
+            title = f"{r.plan.change_count} slots change in {r.plan.runs} runs"
+            plan_withdraw(r)
+        reservation_leave(r)
+        check(status)
+        return "\n".join([f"{title}: {calls} system calls, {shoots} shootdowns expected", *lines])
+
+    def __enter__(self):
+        self.open_one()
+        return self
+
+    def __exit__(self, kind, value, traceback):
+        try:
+            if kind is None:
+                self.commit()
+        finally:
+            self.abort()
+
+
+cdef str _describe(const step_t *step, int calls):
+    """One line of explain()."""
+    name = step_name(step.kind).decode()
+    span = f"slot {step.first}" if step.n == 1 else f"slots {step.first}-{step.first + step.n - 1}"
+    what = ""
+    if name in ("map", "replace", "mremap", "mprotect"):
+        frames = f"frame {step.frame}" if step.n == 1 else f"frames {step.frame}-{step.frame + step.n - 1}"
+        what = f" {frames} {PROTECTION_NAMES[step.protection]}"
+        if name == "mremap":
+            what += f" from slot {step.source}"
+        elif step.populate:
+            what += ", populated"
+    return f"  {name:<9} {span}{what}: {calls} call{'s' if calls > 1 else ''}, {step.shoots} shootdowns"
+
+
+cdef int _same_length(Numbers a, Numbers b) except -1:
+    if a.n != b.n:
+        raise ArgumentError(f"two arrays of the same length are needed, not {a.n} and {b.n}")
+    return 0
+
+
+cdef Reservation make_reservation(object owner, void *pool, object slots, object at):
+    """Reserve slots in a pool."""
+    cdef Reservation made = Reservation.__new__(Reservation)
+    cdef uint64_t n
+    cdef uint64_t where = 0
+    cdef int status
+    if isinstance(slots, bool) or not hasattr(slots, "__index__") or not 0 < slots.__index__() < 2**31:
+        raise ArgumentError(f"a reservation has 1 to {2**28} slots, not {slots!r}")
+    n = slots
+    if at is not None:
+        if not isinstance(at, int) or not 0 < at < 2**63:
+            raise ArgumentError(f"at= is an address, not {at!r}")
+        where = at
+    made.pinned = {}
+    made.owner = owner
+    with nogil:
+        status = reservation_open(<pool_t *>pool, n, where, &made.reservation)
+    check(status)
+    live_changed(LIVE_RESERVATIONS, 1)
+    return made

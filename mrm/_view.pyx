@@ -1,0 +1,299 @@
+"""Windows and views as Python sees them, and the buffers that show one frame.
+
+A buffer keeps what it looks through alive and in place: while a memoryview (or a numpy
+array, or anything else that exports were made to) looks through a view, the view can
+be neither retired nor closed, and says so with PinnedError, a BufferError.
+"""
+
+import warnings
+
+from cpython.buffer cimport PyBUF_FORMAT, PyBUF_WRITABLE
+from libc.stdint cimport uint32_t, uint64_t
+
+
+from mrm._live cimport LIVE_VIEWS, live_changed
+from mrm.errors import ClosedError, FrameError, PinnedError
+from mrm.physical.pool cimport pool_release, pool_retain, pool_t, pool_usable
+from mrm.space.views cimport MRM_STATE_OPEN, view_close, view_open, view_retire, view_t
+from mrm.system.failure cimport check
+from mrm.system.ranges cimport STATE_FORKED
+
+
+cdef class FrameBuffer:
+    """One frame's bytes, exported by the buffer protocol; made by ``view[frame]``."""
+
+    def __init__(self):
+        raise TypeError("a FrameBuffer is made by indexing a window, view or reservation")
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        if self.readonly and flags & PyBUF_WRITABLE:
+            raise BufferError("the slot is mapped for reading only")
+        if self.views == 0:
+            self.owner._exported(self.key)
+        self.views += 1
+        buffer.buf = self.address
+        buffer.len = self.nbytes
+        buffer.readonly = self.readonly
+        buffer.itemsize = 1
+        buffer.format = <char *>b"B" if flags & PyBUF_FORMAT else NULL
+        buffer.ndim = 1
+        buffer.shape = self.shape
+        buffer.strides = self.strides
+        buffer.suboffsets = NULL
+        buffer.internal = NULL
+        buffer.obj = self
+
+    def __releasebuffer__(self, Py_buffer *buffer):
+        self.views -= 1
+        if self.views == 0:
+            self.owner._released(self.key)
+
+
+cdef object make_buffer(object owner, void *address, Py_ssize_t nbytes, bint readonly, Py_ssize_t key):
+    """A memoryview of bytes that belong to ``owner``."""
+    cdef FrameBuffer buffer = FrameBuffer.__new__(FrameBuffer)
+    buffer.owner = owner
+    buffer.address = address
+    buffer.nbytes = nbytes
+    buffer.readonly = readonly
+    buffer.shape[0] = nbytes
+    buffer.strides[0] = 1
+    buffer.key = key
+    return memoryview(buffer)
+
+
+cdef class Window:
+    """Every frame of a pool at a permanent address; ``pool.window``.
+
+    Code that has a frame's number always has an address, so that clearing, copying and
+    checking need no mapping. Open for the pool's life; addresses through it never trap.
+    """
+
+    def __init__(self):
+        raise TypeError("a window is made by its pool: use pool.window")
+
+    def __dealloc__(self):
+        if self.pool != NULL:
+            pool_release(self.pool)
+
+    cdef int check_open(self) except -1:
+        """Raise unless addresses may be asked for."""
+        if self.pool == NULL:
+            raise ClosedError("the view is closed")
+        if self.pool.state == STATE_FORKED:
+            check(pool_usable(self.pool))
+        return 0
+
+    @property
+    def base(self):
+        """Address of frame 0, as an int."""
+        self.check_open()
+        return <uint64_t>self.start
+
+    @property
+    def number(self):
+        """The view number in each of its addresses; 0 for the window."""
+        return 0
+
+    def address(self, frame):
+        """Address of a frame, as an int.
+
+        Costs no system call; two shifts and an addition.
+
+        Raises
+        ------
+        FrameError
+            If the pool has no such frame.
+        """
+        cdef Py_ssize_t f = frame
+        if self.pool == NULL or self.pool.state == STATE_FORKED:
+            self.check_open()
+        if not 0 <= f < self.pool.layout.frame_count:
+            raise FrameError(f"frame {frame} is none of this pool's: they are 0 to {self.pool.layout.frame_count - 1}")
+        return <uint64_t>self.start + (<uint64_t>f << self.pool.layout.frame_shift)
+
+    def frame_of(self, address):
+        """The frame that an address in this view shows.
+
+        Raises
+        ------
+        FrameError
+            If the address lies outside.
+        """
+        self.check_open()
+        cdef uint64_t into = <uint64_t>address - <uint64_t>self.start
+        if into >= <uint64_t>self.pool.layout.frame_count << self.pool.layout.frame_shift:
+            raise FrameError(f"address {address:#x} is not in the view at {self.base:#x}")
+        return into >> self.pool.layout.frame_shift
+
+    def __getitem__(self, frame):
+        """A writable memoryview of the frame's bytes.
+
+        While it, or anything made from it, lives, the view stays as it is.
+        """
+        cdef uint64_t at = self.address(frame)
+        return make_buffer(self, <void *>at, <Py_ssize_t>self.pool.layout.frame_size, False, frame)
+
+    def __len__(self):
+        """Frames that it shows."""
+        self.check_open()
+        return self.pool.layout.frame_count
+
+    def _exported(self, frame):
+        self.exports += 1
+        self.owner._exported(frame)
+
+    def _released(self, frame):
+        self.exports -= 1
+        self.owner._released(frame)
+
+    def __repr__(self):
+        if self.pool == NULL:
+            return f"<mrm.{type(self).__name__} closed>"
+        return f"<mrm.{type(self).__name__} {self.number} at {<uint64_t>self.start:#x}, {len(self)} frames>"
+
+
+cdef class View(Window):
+    """Fresh addresses for every frame of a pool; ``pool.open_view()``.
+
+    One mapping, no work per frame. Opening costs three system calls and no shootdown,
+    retiring one call and one shootdown, closing nothing once retired. Any number of
+    views may be open, and be retired and closed in any order.
+
+    A context manager: it closes the view at its end.
+    """
+
+    def __init__(self):
+        raise TypeError("a view is made by its pool: use pool.open_view()")
+
+    def __del__(self):
+        if self.view != NULL and self.pool.state != STATE_FORKED:
+            warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self)
+
+    def __dealloc__(self):
+        if self.view != NULL:
+            live_changed(LIVE_VIEWS, -1)
+            view_close(self.view)
+            self.view = NULL
+
+    @property
+    def number(self):
+        """The view number in each of its addresses, from 1."""
+        self.check_open()
+        return self.view.number
+
+    @property
+    def state(self):
+        """``"open"``, ``"retired"`` or ``"closed"``."""
+        if self.view == NULL:
+            return "closed"
+        return "open" if self.view.state == MRM_STATE_OPEN else "retired"
+
+    def __getitem__(self, frame):
+        """A writable memoryview of the frame's bytes.
+
+        While it, or anything made from it, lives, the view cannot be retired.
+
+        Raises
+        ------
+        ClosedError
+            If the view is retired or closed.
+        """
+        self.check_open()
+        if self.view.state != MRM_STATE_OPEN:
+            raise ClosedError(f"view {self.view.number} is retired: its addresses trap")
+        return Window.__getitem__(self, frame)
+
+    cdef int _check_unpinned(self, str verb) except -1:
+        if self.exports:
+            raise PinnedError(
+                f"cannot {verb} view {self.view.number}: {self.exports} exported buffers look through it; "
+                f"release them first (memoryview.release, del)"
+            )
+        return 0
+
+    def retire(self):
+        """End the view's mapping: from now on any access through it traps.
+
+        The addresses stay reserved, so that nothing else can come to lie under a stale
+        pointer. One system call and one shootdown, whatever the pool's size; frames
+        that were given with ``reuse="after_retire"`` become ready.
+
+        Raises
+        ------
+        PinnedError
+            If exported buffers look through it.
+        ClosedError
+            If it is retired or closed already.
+        SystemCallError
+            If the kernel refused; the view is still open then.
+        """
+        cdef int status
+        cdef view_t *view = self.view
+        self.check_open()
+        self._check_unpinned("retire")
+        with nogil:
+            status = view_retire(view)
+        check(status)
+
+    def close(self):
+        """Give the addresses back to the pool, retiring the view first if it is open.
+
+        The number is used again only when all others are used up, oldest closed first.
+        Closing twice does nothing.
+
+        Raises
+        ------
+        PinnedError
+            If exported buffers look through it.
+        """
+        cdef int status
+        cdef view_t *view = self.view
+        cdef pool_t *pool = self.pool
+        if view == NULL:
+            return
+        if view.state == MRM_STATE_OPEN and self.pool.state != STATE_FORKED:
+            self._check_unpinned("close")
+        self.view = NULL            # no other thread closes it while the GIL is away
+        self.pool = NULL
+        with nogil:
+            status = view_close(view)
+        if status:
+            self.view = view
+            self.pool = pool
+        check(status)
+        pool_release(pool)
+        self.owner = None
+        live_changed(LIVE_VIEWS, -1)
+
+    def __enter__(self):
+        self.check_open()
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+
+cdef Window make_window(pool_t *pool, object owner):
+    """The window of a pool."""
+    cdef Window window = Window.__new__(Window)
+    pool_retain(pool)
+    window.pool = pool
+    window.start = pool.window
+    window.owner = owner
+    return window
+
+
+cdef View make_view(pool_t *pool, object owner):
+    """Open a view of a pool."""
+    cdef View view = View.__new__(View)
+    cdef int status
+    with nogil:
+        status = view_open(pool, &view.view)
+    check(status)
+    pool_retain(pool)
+    view.pool = pool
+    view.start = view.view.base
+    view.owner = owner
+    live_changed(LIVE_VIEWS, 1)
+    return view

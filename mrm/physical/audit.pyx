@@ -1,0 +1,146 @@
+"""The frames counted, and the proof that none is lost.
+
+The audit walks every stack, the strict list and the bitmap, ticks off each frame that
+it meets, and then asks of each whether its place fits its state: a ready one is in a
+stack or in the bitmap, a strict one in the list, a held one nowhere, and none is in
+two places. What it says is exact while nobody takes or gives. In a busy pool a frame
+may move from one place to another between the two looks, and be reported falsely; but
+the walks end in any case, because none ticks a frame off twice.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+
+from mrm.physical.bitmap cimport bitmap_check, bitmap_has
+from mrm.physical.frames cimport (
+    MRM_FRAME_HELD,
+    MRM_FRAME_READY,
+    MRM_FRAME_RELEASED,
+    MRM_FRAME_STRICT,
+    NO_FRAME,
+    ONE_MAPPING,
+    acquire,
+    frame_counts_t,
+    frames_mappings,
+    frames_state,
+    frames_t,
+    release,
+)
+from mrm.physical.stack cimport mrm_load16, mrm_load32, mrm_load64, stack_depth
+from mrm.system.failure cimport MRM_INCONSISTENT, MRM_NO_MEMORY, MRM_OK, failure, mrm_fail
+
+
+cdef void frames_count(const frames_t *frames, frame_counts_t *counts) noexcept nogil:
+    """Count the frames by state, one after the other."""
+    cdef uint32_t frame, state
+    counts.ready = counts.released = counts.strict = counts.held = counts.mapped = counts.pending = 0
+    for frame in range(frames.count):
+        state = frames_state(frames, frame)
+        if state == MRM_FRAME_READY:
+            counts.ready += 1
+        elif state == MRM_FRAME_RELEASED:
+            counts.released += 1
+        elif state == MRM_FRAME_STRICT:
+            counts.strict += 1
+        else:
+            counts.held += 1
+            counts.mapped += frames_mappings(frames, frame) != 0
+        counts.pending += mrm_load16(&frames.frame[frame].pending)
+
+
+cdef int lost(uint32_t frame, const char *what) noexcept nogil:
+    """Say what is wrong with a frame."""
+    return mrm_fail(
+        failure(), MRM_INCONSISTENT, 0, 0, NULL, 0,
+        "the books of the frames do not balance: frame %u %s; if no thread was taking or giving frames "
+        "meanwhile, this is a defect of mrm, or its memory was overwritten",
+        frame, what,
+    )
+
+
+cdef int tick_off(
+    const frames_t *frames, uint64_t head, uint32_t status, uint8_t *ticked, uint32_t *ticks
+) noexcept nogil:
+    """Tick off every frame of a list, all of which should have ``status``."""
+    cdef uint32_t frame = <uint32_t>head
+    ticks[0] = 0
+    while frame != NO_FRAME:
+        if mrm_load32(&frames.frame[frame].status) != status:
+            return lost(frame, b"is in a free list that does not fit its state")
+        if ticked[frame // 8] >> frame % 8 & 1:
+            return lost(frame, b"is in two free lists, or twice in one")
+        ticked[frame // 8] |= 1 << frame % 8
+        ticks[0] += 1
+        frame = mrm_load32(&frames.frame[frame].next)
+    return MRM_OK
+
+
+cdef int check_lists(const frames_t *frames, uint8_t *ticked) noexcept nogil:
+    """Tick off what is in the stacks and in the strict list, and check how many that is."""
+    cdef uint32_t i, ticks
+    cdef uint64_t head
+    cdef int status
+    for i in range(frames.stack_count):
+        head = mrm_load64(&frames.stacks[i].head)
+        status = tick_off(frames, head, MRM_FRAME_READY, ticked, &ticks)
+        if status != MRM_OK:
+            return status
+        if ticks != stack_depth(frames.frame, &frames.stacks[i]):
+            return lost(<uint32_t>head, b"is on top of a stack of another depth than is recorded")
+    head = mrm_load64(&frames.strict)
+    status = tick_off(frames, head, MRM_FRAME_STRICT, ticked, &ticks)
+    if status == MRM_OK and ticks != mrm_load32(&frames.strict_count):
+        return lost(<uint32_t>head, b"is first in a strict list of another length than is recorded")
+    return status
+
+
+cdef int check_places(const frames_t *frames, const uint8_t *ticked) noexcept nogil:
+    """Check every frame's place against its state; ``ticked`` are those in lists."""
+    cdef uint32_t frame, state, in_bitmap = 0
+    cdef bint listed, mapped
+    for frame in range(frames.count):
+        listed = ticked[frame // 8] >> frame % 8 & 1
+        mapped = bitmap_has(&frames.bitmap, frame)
+        in_bitmap += mapped
+        state = mrm_load32(&frames.frame[frame].status) % ONE_MAPPING
+        if listed and mapped:
+            return lost(frame, b"is in a free list and in the bitmap too")
+        if state == MRM_FRAME_HELD:
+            if listed or mapped:
+                return lost(frame, b"is held, and yet free")
+        elif frames_mappings(frames, frame):
+            return lost(frame, b"is free, and yet shown by a slot")
+        elif state == MRM_FRAME_STRICT:
+            if not listed:
+                return lost(frame, b"is strict, and not in the list of those")
+        elif not (listed or mapped):
+            return lost(frame, b"is ready, and in no free list")
+    if in_bitmap != frames.bitmap.free:
+        return lost(0, b"and all others in the bitmap are not as many as is recorded")
+    return MRM_OK
+
+
+cdef int frames_audit(frames_t *frames, frame_counts_t *counts) noexcept nogil:
+    """Prove that every frame is in exactly one place, and count them by state."""
+    cdef uint8_t *ticked = <uint8_t *>calloc(1, <size_t>frames.count // 8 + 1)
+    cdef int64_t wrong
+    cdef int status
+    if ticked == NULL:
+        return mrm_fail(
+            failure(), MRM_NO_MEMORY, 0, 0, NULL, frames.count // 8 + 1,
+            "no memory to audit %u frames: a bit for each", frames.count,
+        )
+    acquire(&frames.retiring)
+    acquire(&frames.lock)
+    status = check_lists(frames, ticked)
+    if status == MRM_OK:
+        status = check_places(frames, ticked)
+    if status == MRM_OK:
+        wrong = bitmap_check(&frames.bitmap)
+        if wrong >= 0:
+            status = lost(<uint32_t>wrong, b"is the first below a summary that is wrong")
+    release(&frames.lock)
+    release(&frames.retiring)
+    free(ticked)
+    frames_count(frames, counts)
+    return status

@@ -1,0 +1,346 @@
+"""The pool: funded frames in one file, a window on them, and what keeps them alive.
+
+A pool owns a file of frames (funding.py got it from the kernel, so no touch can fail
+any more), their free lists, and one range of addresses, the arena: 2**k strides of a
+power of two, of which stride 0 is the window, where every frame has an address for the
+pool's life. The others are the views' (space/views.pyx). Since the arena is aligned to
+its own size, view number, frame and offset are bit fields of any address in it.
+
+Whole mappings always end on a GiB, even if the pool does not: the kernel shares page
+tables only between mappings that cover whole aligned GiBs, and links such a GiB by one
+entry. The part beyond the file traps (SIGBUS). A writable mapping of hugetlbfs would
+make the file longer, up to the mapping's end, and a touch there would take a huge page
+that nobody funded; so such a mapping is made read-only and made writable afterwards,
+which does not lengthen the file.
+
+Window and views carry the same advice, since only mappings with the same flags share
+page tables: not copied by fork, and not in core dumps. If the window is to be dumped,
+a view that nobody sees (the keeper) keeps the shared tables in its place.
+"""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from mrm.physical.audit cimport frames_audit, frames_count
+from mrm.physical.frames cimport (
+    MRM_FRAME_HELD, frame_counts_t, frames_close, frames_give, frames_give_many, frames_open, frames_state,
+    frames_take, frames_take_many, frames_take_run,
+)
+from mrm.system.calls cimport CALL_CLOSE, CALL_MADVISE, CALL_MMAP, CALL_MPROTECT, advise, call, map_file
+from mrm.system.failure cimport (
+    MRM_BAD_FRAME, MRM_FORKED, MRM_NO_MEMORY, MRM_OK, MRM_SYSTEM_CALL, failure, mrm_fail,
+)
+from mrm.system.ranges cimport RANGE_ARENA, STATE_FORKED, STATE_OPEN, range_release, range_reserve
+
+
+cdef extern from "system/atomic.h" nogil:
+    uint32_t mrm_load32(const uint32_t *p)
+    uint32_t mrm_add32(uint32_t *p, uint32_t v)
+    uint32_t mrm_sub32(uint32_t *p, uint32_t v)
+
+cdef extern from "mrm/mrm.h" nogil:
+    enum:
+        MRM_API_VERSION
+    void *mrm_address(const mrm_layout *layout, uint32_t view, uint32_t frame)
+
+cdef extern from "<sys/mman.h>" nogil:
+    enum:
+        PROT_READ, PROT_WRITE, MAP_SHARED, MAP_FIXED, MAP_NORESERVE, MAP_POPULATE
+        MADV_DONTFORK, MADV_DONTDUMP, MADV_HUGEPAGE
+
+cdef extern from "<string.h>" nogil:
+    char *strerror(int error)
+
+
+cdef enum:
+    ADVICE_COLLAPSE = 25        # MADV_COLLAPSE: make huge pages of this now (6.1)
+    FEWEST_VIEWS = 4
+    DEFAULT_VIEWS = 64          # for a large pool; as many as fit into DEFAULT_ARENA otherwise
+    MOST_VIEWS = 1 << 20
+
+cdef uint64_t GIB = 1 << 30
+cdef uint64_t DEFAULT_ARENA = <uint64_t>1 << 40
+cdef uint64_t LARGEST_ARENA = <uint64_t>1 << 46     # half of what a process can address
+cdef uint32_t pools_opened = 0
+
+
+# ---- mapping -------------------------------------------------------------------
+
+cdef int64_t map_frames(pool_t *pool, void *at, uint32_t first, uint32_t n, int protection, bint populate) noexcept nogil:
+    """Show ``n`` frames from ``first`` on at ``at``; the address, or ``-errno``.
+
+    NORESERVE, as the frames are funded: without it the kernel walks the file's
+    reservation map, which doubles the cost.
+    """
+    return map_file(
+        at, <size_t>n << pool.layout.frame_shift, protection,
+        MAP_SHARED | MAP_FIXED | MAP_NORESERVE | (MAP_POPULATE if populate else 0),
+        pool.fd, <uint64_t>first << pool.layout.frame_shift,
+    )
+
+
+cdef int map_whole(pool_t *pool, char *at, bint dumped) noexcept nogil:
+    """Show every frame at ``at``, as a mapping that shares page tables with the others."""
+    cdef size_t funded = <size_t>pool.layout.frame_count << pool.layout.frame_shift
+    cdef size_t whole = pool.whole
+    cdef int what = CALL_MMAP
+    cdef int64_t got = map_file(
+        at, whole, PROT_READ | PROT_WRITE if whole == funded else PROT_READ,
+        MAP_SHARED | MAP_FIXED | MAP_NORESERVE, pool.fd, 0,
+    )
+    if got > 0 and whole != funded:
+        what = CALL_MPROTECT
+        got = call(CALL_MPROTECT, <int64_t>at, <int64_t>whole, PROT_READ | PROT_WRITE)
+    if got >= 0:
+        what = CALL_MADVISE
+        got = advise(at, whole, MADV_DONTFORK)
+    if got >= 0 and not dumped:
+        got = advise(at, whole, MADV_DONTDUMP)
+    if got >= 0:
+        if pool.backing == MRM_BACKING_THP:
+            # Advice only: page_size_of() tells what came of it.
+            advise(at, whole, MADV_HUGEPAGE)
+        return MRM_OK
+    return mrm_fail(
+        failure(), MRM_SYSTEM_CALL, what, <int>-got, at, whole,
+        b"cannot map the pool's %zu bytes at %p (%s); if it says 'Cannot allocate memory', "
+        b"raise vm.max_map_count",
+        whole, at, strerror(<int>-got),
+    )
+
+
+# ---- opening and closing -------------------------------------------------------
+
+cdef uint32_t _view_count(uint64_t stride, uint32_t wanted) noexcept nogil:
+    """How many strides the arena has: a power of two, the window's included."""
+    cdef uint64_t target = wanted
+    cdef uint64_t n = FEWEST_VIEWS
+    if wanted == 0:
+        target = max(DEFAULT_ARENA // stride, <uint64_t>DEFAULT_VIEWS)
+        target = min(target, <uint64_t>1024)
+    while n < target and n < MOST_VIEWS and n * 2 * stride <= LARGEST_ARENA:
+        n *= 2
+    return <uint32_t>n
+
+
+cdef int pool_open(
+    pool_t **opened, int fd, int backing, uint32_t frame_count, uint32_t frame_shift, uint32_t views, int dumped
+) noexcept nogil:
+    """A pool of the funded frames in ``fd``, which it then owns; one user."""
+    cdef uint64_t funded = <uint64_t>frame_count << frame_shift
+    cdef uint64_t stride = GIB
+    cdef uint32_t stride_shift = 30
+    cdef int status
+    cdef pool_t *pool
+    while stride < funded:
+        stride *= 2
+        stride_shift += 1
+    pool = <pool_t *>calloc(1, sizeof(pool_t))
+    if pool == NULL:
+        return mrm_fail(failure(), MRM_NO_MEMORY, 0, 12, NULL, sizeof(pool_t), b"no memory for a pool's own tables")
+    pool.fd = -1
+    pool.backing = backing
+    pool.dumped = dumped
+    pool.layout.frame_size = <uint64_t>1 << frame_shift
+    pool.layout.frame_shift = frame_shift
+    pool.layout.frame_mask = (stride >> frame_shift) - 1
+    pool.layout.frame_count = frame_count
+    pool.layout.stride_shift = stride_shift
+    pool.layout.view_count = _view_count(stride, views)
+    pool.whole = (funded + GIB - 1) & ~(GIB - 1) if backing == MRM_BACKING_HUGETLB else funded
+    status = frames_open(&pool.frames, frame_count)
+    if status != MRM_OK:
+        free(pool)
+        return status
+    # An address-space limit may leave room for fewer views: then there are fewer.
+    while True:
+        pool.arena = range_reserve(
+            stride * pool.layout.view_count, stride * pool.layout.view_count, 0,
+            RANGE_ARENA, &pool.state, &pool.fd, pool,
+        )
+        if pool.arena != NULL or pool.layout.view_count <= FEWEST_VIEWS or views:
+            break
+        pool.layout.view_count //= 2
+    if pool.arena == NULL:
+        status = failure().status
+        frames_close(&pool.frames)
+        free(pool)
+        return status
+    pool.layout.base = pool.arena.base
+    pool.window = <char *>pool.arena.base
+    pool.fd = fd
+    status = map_whole(pool, pool.window, dumped != 0)
+    if status != MRM_OK:
+        pool.fd = -1                    # stays the caller's
+        range_release(pool.arena)
+        frames_close(&pool.frames)
+        free(pool)
+        return status
+    if backing == MRM_BACKING_THP:
+        # fallocate under shmem_enabled=advise gave small pages; where this kernel can, they
+        # are made huge at once. Where it cannot, they stay small, and page_size_of() says so.
+        advise(pool.window, funded, ADVICE_COLLAPSE)
+    pool.users = 1
+    pool.number = mrm_add32(&pools_opened, 1)
+    pool.state = STATE_OPEN
+    opened[0] = pool
+    return MRM_OK
+
+
+cdef void pool_retain(pool_t *pool) noexcept nogil:
+    """One user more."""
+    mrm_add32(&pool.users, 1)
+
+
+cdef void pool_release(pool_t *pool) noexcept nogil:
+    """One user less; the last one ends the pool and gives its frames to the kernel."""
+    if mrm_sub32(&pool.users, 1):
+        return
+    if mrm_load32(&pool.state) == STATE_FORKED:
+        # The range stays sealed in this child, so that stale pointers go on trapping.
+        return
+    range_release(pool.arena)
+    call(CALL_CLOSE, pool.fd)
+    frames_close(&pool.frames)
+    free(pool.view_state)
+    free(pool.view_queue)
+    free(pool)
+
+
+cdef int pool_usable(const pool_t *pool) noexcept nogil:
+    """MRM_OK, or MRM_FORKED in a child."""
+    if mrm_load32(&pool.state) == STATE_OPEN:
+        return MRM_OK
+    return mrm_fail(
+        failure(), MRM_FORKED, 0, 0, NULL, 0,
+        b"pool %u belongs to the parent process: a child cannot reach its frames; "
+        b"open a pool in the child, or start the child with spawn and open one there", pool.number,
+    )
+
+
+# ---- frames --------------------------------------------------------------------
+
+# The free lists know no processes: these ask first whose the pool is.
+
+cdef int pool_take(pool_t *pool, uint32_t *frame) noexcept nogil:
+    """Take one frame."""
+    cdef int status = pool_usable(pool)
+    return frames_take(&pool.frames, frame) if status == MRM_OK else status
+
+
+cdef int pool_take_many(pool_t *pool, uint32_t *frames, size_t n) noexcept nogil:
+    """Take n frames, or none."""
+    cdef int status = pool_usable(pool)
+    return frames_take_many(&pool.frames, frames, n) if status == MRM_OK else status
+
+
+cdef int pool_take_run(pool_t *pool, uint32_t n, uint32_t *first) noexcept nogil:
+    """Take n frames with numbers that go on, or none."""
+    cdef int status = pool_usable(pool)
+    return frames_take_run(&pool.frames, n, first) if status == MRM_OK else status
+
+
+cdef int pool_give(pool_t *pool, uint32_t frame, int reuse) noexcept nogil:
+    """Give one frame back."""
+    cdef int status = pool_usable(pool)
+    return frames_give(&pool.frames, frame, reuse) if status == MRM_OK else status
+
+
+cdef int pool_give_many(pool_t *pool, const uint32_t *frames, size_t n, int reuse) noexcept nogil:
+    """Give n frames back, or none."""
+    cdef int status = pool_usable(pool)
+    return frames_give_many(&pool.frames, frames, n, reuse) if status == MRM_OK else status
+
+
+# ---- contents ------------------------------------------------------------------
+
+cdef void *pool_address(const pool_t *pool, uint32_t frame) noexcept nogil:
+    """The address of a frame in the window."""
+    return mrm_address(&pool.layout, 0, frame)
+
+
+cdef int _check_held(pool_t *pool, const uint32_t *frames, size_t n) noexcept nogil:
+    """MRM_OK if each of them is held by somebody."""
+    cdef int status = pool_usable(pool)
+    cdef size_t i
+    if status != MRM_OK:
+        return status
+    for i in range(n):
+        if frames[i] >= pool.layout.frame_count:
+            return mrm_fail(
+                failure(), MRM_BAD_FRAME, 0, 0, NULL, 0,
+                b"frame %u is none of this pool's: they are 0 to %u", frames[i], pool.layout.frame_count - 1,
+            )
+        if frames_state(&pool.frames, frames[i]) != MRM_FRAME_HELD:
+            return mrm_fail(
+                failure(), MRM_BAD_FRAME, 0, 0, pool_address(pool, frames[i]), pool.layout.frame_size,
+                b"frame %u is free: take it before its contents are changed", frames[i],
+            )
+    return MRM_OK
+
+
+cdef int pool_zero(pool_t *pool, const uint32_t *frames, size_t n) noexcept nogil:
+    """Clear held frames, through the window."""
+    cdef size_t i
+    cdef int status = _check_held(pool, frames, n)
+    if status == MRM_OK:
+        for i in range(n):
+            memset(pool_address(pool, frames[i]), 0, pool.layout.frame_size)
+    return status
+
+
+cdef int pool_copy_frame(pool_t *pool, uint32_t target, uint32_t source) noexcept nogil:
+    """Copy the contents of one held frame to another, through the window."""
+    cdef uint32_t pair[2]
+    cdef int status
+    pair[0] = target
+    pair[1] = source
+    status = _check_held(pool, pair, 2)
+    if status == MRM_OK and target != source:
+        memcpy(pool_address(pool, target), pool_address(pool, source), pool.layout.frame_size)
+    return status
+
+
+# ---- figures -------------------------------------------------------------------
+
+cdef void pool_stats(pool_t *pool, mrm_stats *stats) noexcept nogil:
+    """Count, and fill as much of the table as the caller knows (``stats.size``)."""
+    cdef frame_counts_t counts
+    frames_count(&pool.frames, &counts)
+    _fill_stats(pool, &counts, stats)
+
+
+cdef int pool_audit(pool_t *pool, mrm_stats *stats) noexcept nogil:
+    """Find every frame in the one place where its state says that it is."""
+    cdef frame_counts_t counts
+    cdef int status = pool_usable(pool)
+    if status == MRM_OK:
+        status = frames_audit(&pool.frames, &counts)
+    if status == MRM_OK:
+        _fill_stats(pool, &counts, stats)
+    return status
+
+
+cdef void _fill_stats(pool_t *pool, const frame_counts_t *counts, mrm_stats *stats) noexcept nogil:
+    cdef mrm_stats full
+    cdef uint32_t size = min(stats.size, <uint32_t>sizeof(mrm_stats))
+    memset(&full, 0, sizeof(full))
+    full.size = size
+    full.version = MRM_API_VERSION
+    full.frame_size = pool.layout.frame_size
+    full.frames = pool.layout.frame_count
+    full.ready = counts.ready
+    full.released = counts.released
+    full.strict = counts.strict
+    full.held = counts.held
+    full.mapped = counts.mapped
+    full.pending = counts.pending
+    full.epoch = pool.frames.epoch
+    full.views_open = pool.views_open
+    full.views_retired = pool.views_retired
+    full.views_opened = pool.views_opened
+    full.reservations = pool.reservations
+    full.batches = pool.batches
+    full.system_calls = pool.system_calls
+    memcpy(stats, &full, size)

@@ -1,0 +1,137 @@
+"""What is said when a frame cannot be taken, given or mapped.
+
+Each function fills this thread's failure record and returns the status, so that a
+caller ends with ``return refuse_...(...)``. A sentence names the frame, says what it
+is instead, and the way out. Other threads go on meanwhile: the figures are those of
+the moment at which they are read.
+"""
+
+from libc.stdint cimport int64_t, uint32_t
+from libc.stdio cimport snprintf
+
+from mrm.physical.frames cimport (
+    MAX_MAPPINGS,
+    MAX_PENDING,
+    MRM_FRAME_HELD,
+    MRM_FRAME_READY,
+    MRM_FRAME_RELEASED,
+    MRM_FRAME_STRICT,
+    MRM_REUSE_AFTER_RETIRE,
+    MRM_REUSE_NOW,
+    frames_mappings,
+    frames_state,
+    frames_t,
+)
+from mrm.physical.stack cimport mrm_load32
+from mrm.system.failure cimport (
+    MRM_BAD_ARGUMENT,
+    MRM_BAD_FRAME,
+    MRM_NO_ADDRESSES,
+    MRM_OUT_OF_FRAMES,
+    failure,
+    mrm_fail,
+)
+
+
+cdef const char *word_for(uint32_t state) noexcept nogil:
+    """A frame's state as people say it."""
+    if state == MRM_FRAME_READY:
+        return b"ready"
+    if state == MRM_FRAME_RELEASED:
+        return b"released"
+    if state == MRM_FRAME_STRICT:
+        return b"strict"
+    return b"held"
+
+
+cdef int refuse_frame(
+    const frames_t *frames, uint32_t frame, const char *place, const char *deed
+) noexcept nogil:
+    """Say why ``frame`` cannot have ``deed`` done to it; ``place`` is where it stands."""
+    cdef uint32_t state
+    if frame >= frames.count:
+        return mrm_fail(
+            failure(), MRM_BAD_FRAME, 0, 0, NULL, 0,
+            "%sframe %u cannot be %s: this pool has frames 0 to %u; is it another pool's?",
+            place, frame, deed, frames.count - 1,
+        )
+    state = frames_state(frames, frame)
+    if state == MRM_FRAME_HELD:
+        return mrm_fail(
+            failure(), MRM_BAD_FRAME, 0, 0, NULL, 0,
+            "%sframe %u cannot be %s: it is still shown by %u slots; unmap those first",
+            place, frame, deed, frames_mappings(frames, frame),
+        )
+    return mrm_fail(
+        failure(), MRM_BAD_FRAME, 0, 0, NULL, 0,
+        "%sframe %u cannot be %s: it is %s, not held; it was never taken, or has been given already, "
+        "and only who takes a frame may use it and give it, once",
+        place, frame, deed, word_for(state),
+    )
+
+
+cdef int refuse_in_array(const frames_t *frames, const uint32_t *given, size_t i) noexcept nogil:
+    """Say why ``given[i]`` cannot be given; those before it are still claimed."""
+    cdef char place[40]
+    cdef size_t j
+    snprintf(place, sizeof(place), "at index %zu: ", i)
+    for j in range(i):
+        if given[j] == given[i]:
+            return mrm_fail(
+                failure(), MRM_BAD_FRAME, 0, 0, NULL, 0,
+                "%sframe %u cannot be given: it is in the array twice, at index %zu too; name every frame once",
+                place, given[i], j,
+            )
+    return refuse_frame(frames, given[i], place, b"given")
+
+
+cdef int refuse_mapping(uint32_t frame) noexcept nogil:
+    """Say that as many slots show ``frame`` as can be counted."""
+    return mrm_fail(
+        failure(), MRM_BAD_FRAME, 0, 0, NULL, 0,
+        "frame %u cannot be mapped: %u slots show it, which is the most; unmap some of them",
+        frame, <uint32_t>MAX_MAPPINGS,
+    )
+
+
+cdef int refuse_alias(uint32_t frame) noexcept nogil:
+    """Say that ``frame`` has as many deferred aliases as can be counted."""
+    return mrm_fail(
+        failure(), MRM_NO_ADDRESSES, 0, 0, NULL, 0,
+        "frame %u cannot have its unmapping deferred: %u deferred aliases show it, which is the most; "
+        "retire the reservations that keep them",
+        frame, <uint32_t>MAX_PENDING,
+    )
+
+
+cdef int refuse_take(const frames_t *frames, size_t n, size_t available) noexcept nogil:
+    """Say that of ``n`` frames only ``available`` are free."""
+    cdef uint32_t strict = mrm_load32(&frames.strict_count)
+    cdef int64_t held = <int64_t>frames.count - <int64_t>available - strict
+    return mrm_fail(
+        failure(), MRM_OUT_OF_FRAMES, 0, 0, NULL, 0,
+        "of %zu frames asked for %zu are free: this pool has %u, of which %u are held and %u are strict; "
+        "give frames back, retire to make strict ones ready, or open a larger pool",
+        n, available, frames.count, <uint32_t>max(held, <int64_t>0), strict,
+    )
+
+
+cdef int refuse_run(const frames_t *frames, uint32_t n, uint32_t longest, uint32_t available) noexcept nogil:
+    """Say that the ``longest`` run of free frames is shorter than ``n``."""
+    return mrm_fail(
+        failure(), MRM_OUT_OF_FRAMES, 0, 0, NULL, 0,
+        "of %u neighbouring frames asked for %u are free: this pool has %u frames, of which %u are free, "
+        "but scattered; take single ones and map them side by side, or give neighbours back",
+        n, longest, frames.count, available,
+    )
+
+
+cdef int refuse_reuse(int reuse) noexcept nogil:
+    """Say that ``reuse`` is neither of the two."""
+    return mrm_fail(
+        failure(), MRM_BAD_ARGUMENT, 0, 0, NULL, 0,
+        "reuse is MRM_REUSE_NOW (%d) or MRM_REUSE_AFTER_RETIRE (%d), not %d",
+        <int>MRM_REUSE_NOW, <int>MRM_REUSE_AFTER_RETIRE, reuse,
+    )
+
+

@@ -1,0 +1,99 @@
+"""A batch: changes to a reservation, noted down until they are committed together.
+
+Adding costs a few nanoseconds a slot and looks at nothing but its arguments' form;
+what the slots and frames are is only known, and only checked, by the commit
+(plan.pyx makes the plan, commit.pyx carries it out). A batch belongs to one thread at
+a time; it keeps its reservation's tables alive, but not the reservation open.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t
+from libc.stdlib cimport calloc, free, realloc
+
+from mrm.space.reservation cimport (
+    MRM_DEFERRED, MRM_MISSING_OK, MRM_PROT_NONE, MRM_PROT_READ, MRM_PROT_READ_WRITE,
+    reservation_release, reservation_retain, reservation_t,
+)
+from mrm.system.failure cimport MRM_BAD_ARGUMENT, MRM_NO_MEMORY, MRM_OK, failure, mrm_fail
+
+
+cdef int batch_begin(reservation_t *reservation, batch_t **begun) noexcept nogil:
+    """An empty batch for the reservation."""
+    cdef batch_t *batch = <batch_t *>calloc(1, sizeof(batch_t))
+    if batch == NULL:
+        return mrm_fail(failure(), MRM_NO_MEMORY, 0, 12, NULL, sizeof(batch_t), b"no memory for a batch")
+    batch.reservation = reservation
+    reservation_retain(reservation)
+    begun[0] = batch
+    return MRM_OK
+
+
+cdef void batch_abort(batch_t *batch) noexcept nogil:
+    """End the batch; what was not committed is forgotten."""
+    reservation_release(batch.reservation)
+    free(batch.ops)
+    free(batch)
+
+
+cdef int _add(
+    batch_t *batch, uint8_t op, const uint32_t *slots, const uint32_t *sources, size_t n,
+    int flags, int flags_allowed, int protection,
+) noexcept nogil:
+    """Note the same kind of change for ``n`` slots."""
+    cdef size_t i, room
+    cdef op_t *ops
+    if protection != MRM_PROT_NONE and protection != MRM_PROT_READ and protection != MRM_PROT_READ_WRITE:
+        return mrm_fail(
+            failure(), MRM_BAD_ARGUMENT, 0, 0, NULL, 0,
+            b"protection %d is none of MRM_PROT_NONE (0), MRM_PROT_READ (1) and MRM_PROT_READ_WRITE (3)", protection,
+        )
+    if flags & ~flags_allowed:
+        return mrm_fail(failure(), MRM_BAD_ARGUMENT, 0, 0, NULL, 0, b"flags %#x are not for this operation", flags)
+    if batch.count + n > batch.room:
+        room = max(batch.count + n, 2 * batch.room)
+        ops = <op_t *>realloc(batch.ops, room * sizeof(op_t)) if n <= <size_t>1 << 32 else NULL
+        if ops == NULL:
+            return mrm_fail(
+                failure(), MRM_NO_MEMORY, 0, 12, NULL, room * sizeof(op_t), b"no memory for a batch of %zu changes", room
+            )
+        batch.ops = ops
+        batch.room = room
+    ops = batch.ops + batch.count
+    for i in range(n):
+        ops[i].slot = slots[i]
+        ops[i].source = sources[i] if sources != NULL else 0
+        ops[i].op = op
+        ops[i].flags = <uint8_t>flags
+        ops[i].protection = <uint8_t>protection
+        ops[i].unused = 0
+    batch.count += n
+    return MRM_OK
+
+
+cdef int batch_map(batch_t *batch, const uint32_t *slots, const uint32_t *frames, size_t n, int protection) noexcept nogil:
+    """Empty slots shall show held frames."""
+    return _add(batch, OP_MAP, slots, frames, n, 0, 0, protection)
+
+
+cdef int batch_unmap(batch_t *batch, const uint32_t *slots, size_t n, int flags) noexcept nogil:
+    """Slots shall show nothing: at once, or (MRM_DEFERRED) after the next retire."""
+    return _add(batch, OP_UNMAP, slots, NULL, n, flags, MRM_DEFERRED | MRM_MISSING_OK, 0)
+
+
+cdef int batch_move(batch_t *batch, const uint32_t *sources, const uint32_t *targets, size_t n, int flags) noexcept nogil:
+    """Targets shall show what sources show, and sources nothing, as with unmap."""
+    return _add(batch, OP_MOVE, targets, sources, n, flags, MRM_DEFERRED, 0)
+
+
+cdef int batch_alias(batch_t *batch, const uint32_t *sources, const uint32_t *targets, size_t n) noexcept nogil:
+    """Targets shall show what sources show, too."""
+    return _add(batch, OP_ALIAS, targets, sources, n, 0, 0, 0)
+
+
+cdef int batch_swap(batch_t *batch, const uint32_t *slots, const uint32_t *others, size_t n) noexcept nogil:
+    """Each slot and its other shall change places."""
+    return _add(batch, OP_SWAP, slots, others, n, 0, 0, 0)
+
+
+cdef int batch_protect(batch_t *batch, const uint32_t *slots, size_t n, int protection) noexcept nogil:
+    """Shown slots shall allow this much and no more."""
+    return _add(batch, OP_PROTECT, slots, NULL, n, 0, 0, protection)

@@ -1,0 +1,673 @@
+"""The plan of a commit: what is checked, and the steps that are made of it.
+
+A batch says what slots shall show. Since a frame can be mapped by its number at any
+time (it is a place in a file), the order of the changes does not matter and nothing
+can depend on anything in a circle: the plan only compares what each slot shows with
+what it shall show. It is made in three passes:
+
+1. *claim*: every slot is checked and marked, first those that the batch vacates, then
+   those that it fills (a slot may be both, so that a row of pages can slide by one);
+   frames are counted as mapped. The first objection withdraws all of it.
+2. *collect* the changes and sort them by slot.
+3. *steps*: changes that are neighbours in slots and frames become one call. Fills come
+   first, since showing something where nothing was costs no invalidation; then what
+   takes something away, in as few invalidations as the layout allows.
+
+Lanes, and what decides between them. Costs in microseconds on the machine of
+docs/design.md; only their proportions matter:
+
+- fill: one mmap a run (3.3), page tables by one madvise for all neighbouring runs (0.5
+  a page), which is cheaper than MAP_POPULATE in each call (1.4 a run).
+- move of a run: mremap (14.5 + 0.2 a page, and 1.8 to seal the hole that it leaves), or
+  fill and seal the source (one invalidation for all sources that lie together).
+- taking away: one seal for slots that lie together, holes included (1.5 + 10 for the
+  invalidation). Scattered slots of one kernel mapping: empty the whole mapping's page
+  tables first (one invalidation), then seal without, and populate the survivors again
+  (1.4 each). A concurrent access in between takes a page fault and goes on.
+- protection: mapping the run anew costs one invalidation, mprotect two; for long runs,
+  and for small pages, filling the page tables again costs more than that.
+
+mremap is never used where the destination holds a whole aligned GiB: such a mapping
+may share page tables, and there the kernel waits for a lock that it holds itself, for
+ever (seen on 6.18: move_hugetlb_page_tables holds i_mmap_rwsem, huge_pmd_share asks
+for it). Nor where the kernel places mappings by itself, which could fall into the hole.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport qsort, realloc
+from libc.string cimport memset
+
+from mrm.physical.frames cimport (
+    MRM_FRAME_HELD, NO_FRAME, frames_defer, frames_map, frames_undefer, frames_unmap,
+)
+from mrm.physical.pool cimport MRM_BACKING_HUGETLB
+from mrm.space.batch cimport OP_ALIAS, OP_MAP, OP_MOVE, OP_PROTECT, OP_SWAP, OP_UNMAP, batch_t, op_t
+from mrm.space.reservation cimport (
+    MRM_DEFERRED, MRM_MISSING_OK, MRM_PROT_NONE, MRM_SLOT_DEFERRED, MRM_SLOT_EMPTY, MRM_SLOT_SHOWN,
+    NO_SLOT, change_t, plan_t, reservation_address, reservation_t, slot_t, step_t,
+)
+from mrm.system.failure cimport MRM_BAD_SLOT, MRM_NO_MEMORY, MRM_OK, failure, mrm_fail
+from mrm.system.features cimport feature_missing, FEATURE_MREMAP, FEATURE_POPULATE, FEATURE_ZAP
+from mrm.system.ranges cimport range_is_low
+
+
+cdef enum:
+    CLAIM_VACATED = 1           # the batch takes away what it shows
+    CLAIM_FILLED = 2            # ... and shows something else there
+    CLAIM_CHANGED = 4           # swapped or protected
+    CLAIM_STAYS = 8             # vacated, but its alias is deferred
+    CLAIM_MOVED = 16            # vacated by mremap: nothing is left to take away
+
+    HOLE = 64                   # empty slots that a seal reaches over, to be one call
+    GAP = 8                     # slots that advice reaches over, to be one call
+    PROTECT_BY_MAPPING = 16     # pages of a run up to which mapping anew beats mprotect
+
+cdef double COST_MAP = 3.3
+cdef double COST_MAP_PAGE = 0.7
+cdef double COST_SEAL = 1.5
+cdef double COST_SEAL_PAGE = 0.2
+cdef double COST_SHOOTDOWN = 10.0
+cdef double COST_MREMAP = 16.3
+cdef double COST_MREMAP_PAGE = 0.2
+cdef double COST_PUT_BACK = 1.4
+
+cdef uint64_t GIB = 1 << 30
+
+
+cdef const char *step_name(int kind) noexcept nogil:
+    """What explain() calls a step."""
+    if kind == STEP_MAP:
+        return b"map"
+    if kind == STEP_REPLACE:
+        return b"replace"
+    if kind == STEP_SEAL:
+        return b"seal"
+    if kind == STEP_MREMAP:
+        return b"mremap"
+    if kind == STEP_MPROTECT:
+        return b"mprotect"
+    if kind == STEP_ZAP:
+        return b"zap"
+    if kind == STEP_POPULATE:
+        return b"populate"
+    return b"advise"
+
+
+# ---- claim ---------------------------------------------------------------------
+
+cdef int _in_range(reservation_t *r, uint32_t slot, const char *operation) noexcept nogil:
+    if slot < r.slots:
+        return MRM_OK
+    return mrm_fail(
+        failure(), MRM_BAD_SLOT, 0, 0, NULL, 0, b"%s: slot %u is none of reservation %u's: they are 0 to %u",
+        operation, slot, r.number, r.slots - 1,
+    )
+
+
+cdef int _vacate(reservation_t *r, uint32_t slot, uint8_t claim, const char *operation) noexcept nogil:
+    """Claim a slot that must show something, which is to be taken from it."""
+    cdef slot_t *s
+    cdef int status = _in_range(r, slot, operation)
+    if status != MRM_OK:
+        return status
+    s = &r.slot[slot]
+    if s.claimed & (CLAIM_VACATED | CLAIM_CHANGED):
+        return mrm_fail(
+            failure(), MRM_BAD_SLOT, 0, 0, reservation_address(r, slot), 0,
+            b"%s: slot %u is used twice in this batch; put the second change into a batch of its own", operation, slot,
+        )
+    if s.state != MRM_SLOT_SHOWN:
+        return mrm_fail(
+            failure(), MRM_BAD_SLOT, 0, 0, reservation_address(r, slot), 0,
+            b"%s: slot %u %s", operation, slot,
+            b"was unmapped already, deferred until the next retire" if s.state == MRM_SLOT_DEFERRED
+            else b"shows nothing (missing_ok=True lets unmap pass over it)",
+        )
+    s.claimed |= claim
+    return MRM_OK
+
+
+cdef int _fill(reservation_t *r, uint32_t slot, const char *operation) noexcept nogil:
+    """Claim a slot that must show nothing once the batch's vacated ones are."""
+    cdef slot_t *s
+    cdef int status = _in_range(r, slot, operation)
+    if status != MRM_OK:
+        return status
+    s = &r.slot[slot]
+    if s.claimed & (CLAIM_FILLED | CLAIM_CHANGED):
+        return mrm_fail(
+            failure(), MRM_BAD_SLOT, 0, 0, reservation_address(r, slot), 0,
+            b"%s: slot %u is used twice in this batch; put the second change into a batch of its own", operation, slot,
+        )
+    if s.state == MRM_SLOT_DEFERRED or s.claimed & CLAIM_STAYS:
+        return mrm_fail(
+            failure(), MRM_BAD_SLOT, 0, 0, reservation_address(r, slot), 0,
+            b"%s: slot %u still shows frame %u until the next retire: call retire() first", operation, slot, s.frame,
+        )
+    if s.state == MRM_SLOT_SHOWN and not s.claimed & CLAIM_VACATED:
+        return mrm_fail(
+            failure(), MRM_BAD_SLOT, 0, 0, reservation_address(r, slot), 0,
+            b"%s: slot %u is taken, it shows frame %u: unmap it in this batch, or before", operation, slot, s.frame,
+        )
+    s.claimed |= CLAIM_FILLED
+    return MRM_OK
+
+
+cdef int _claim(batch_t *batch) noexcept nogil:
+    """Check and mark every slot of the batch."""
+    cdef reservation_t *r = batch.reservation
+    cdef size_t i
+    cdef op_t *op
+    cdef int status = MRM_OK
+    cdef uint8_t vacated
+    for i in range(batch.count):
+        op = &batch.ops[i]
+        vacated = CLAIM_VACATED | CLAIM_STAYS if op.flags & MRM_DEFERRED else CLAIM_VACATED
+        if op.op == OP_UNMAP:
+            if op.flags & MRM_MISSING_OK and op.slot < r.slots and r.slot[op.slot].state != MRM_SLOT_SHOWN:
+                continue
+            status = _vacate(r, op.slot, vacated, b"unmap")
+        elif op.op == OP_MOVE:
+            status = _vacate(r, op.source, vacated, b"move")
+        elif op.op == OP_SWAP:
+            status = _vacate(r, op.slot, CLAIM_CHANGED, b"swap")
+            if status == MRM_OK:
+                status = _vacate(r, op.source, CLAIM_CHANGED, b"swap")
+        elif op.op == OP_PROTECT:
+            status = _vacate(r, op.slot, CLAIM_CHANGED, b"protect")
+        if status != MRM_OK:
+            return status
+    for i in range(batch.count):
+        op = &batch.ops[i]
+        if op.op == OP_MAP:
+            status = _fill(r, op.slot, b"map")
+        elif op.op == OP_MOVE:
+            status = _fill(r, op.slot, b"move")
+        elif op.op == OP_ALIAS:
+            status = _in_range(r, op.source, b"alias")
+            if status == MRM_OK and r.slot[op.source].state != MRM_SLOT_SHOWN:
+                status = mrm_fail(
+                    failure(), MRM_BAD_SLOT, 0, 0, reservation_address(r, op.source), 0,
+                    b"alias: slot %u shows nothing", op.source,
+                )
+            if status == MRM_OK:
+                status = _fill(r, op.slot, b"alias")
+        if status != MRM_OK:
+            return status
+    return MRM_OK
+
+
+cdef void _unclaim(batch_t *batch) noexcept nogil:
+    """Wipe the marks, of slots that exist."""
+    cdef reservation_t *r = batch.reservation
+    cdef size_t i
+    cdef op_t *op
+    for i in range(batch.count):
+        op = &batch.ops[i]
+        if op.slot < r.slots:
+            r.slot[op.slot].claimed = 0
+        if (op.op == OP_MOVE or op.op == OP_SWAP) and op.source < r.slots:
+            r.slot[op.source].claimed = 0
+
+
+# ---- collect -------------------------------------------------------------------
+
+cdef int _make_room(plan_t *plan, size_t changes) noexcept nogil:
+    """Arrays for so many changes, and the most steps that they can become."""
+    cdef size_t steps = 6 * changes + 8
+    cdef void *grown
+    if changes > plan.change_room:
+        grown = realloc(plan.changes, changes * sizeof(change_t))
+        if grown != NULL:
+            plan.changes = <change_t *>grown
+            plan.change_room = changes
+            grown = realloc(plan.steps, steps * sizeof(step_t))
+        if grown == NULL:
+            plan.change_room = 0
+            return mrm_fail(
+                failure(), MRM_NO_MEMORY, 0, 12, NULL, changes * sizeof(change_t) + steps * sizeof(step_t),
+                b"no memory to plan %zu changes", changes,
+            )
+        plan.steps = <step_t *>grown
+        plan.step_room = steps
+    plan.change_count = plan.step_count = 0
+    plan.runs = 0
+    return MRM_OK
+
+
+cdef change_t *_add_change(
+    reservation_t *r, uint32_t slot, uint32_t frame, uint8_t protection, uint32_t source
+) noexcept nogil:
+    cdef change_t *change = &r.plan.changes[r.plan.change_count]
+    r.plan.change_count += 1
+    change.slot = slot
+    change.frame = frame
+    change.source = source
+    change.protection = protection
+    change.deferred = change.counted = change.unused = 0
+    return change
+
+
+cdef int _show(reservation_t *r, uint32_t slot, uint32_t frame, uint8_t protection, uint32_t source) noexcept nogil:
+    """The slot shall show the frame, which is counted as mapped once more."""
+    cdef change_t *change = _add_change(r, slot, frame, protection, source)
+    cdef int status = frames_map(&r.pool.frames, frame)
+    change.counted = status == MRM_OK
+    return status
+
+
+cdef int _take_away(reservation_t *r, uint32_t slot, bint deferred) noexcept nogil:
+    """The slot shall show nothing, unless the batch fills it anew."""
+    cdef change_t *change
+    cdef int status
+    if r.slot[slot].claimed & CLAIM_FILLED:
+        return MRM_OK
+    change = _add_change(r, slot, NO_FRAME, 0, NO_SLOT)
+    if not deferred:
+        return MRM_OK
+    status = frames_defer(&r.pool.frames, r.slot[slot].frame)
+    change.deferred = status == MRM_OK
+    return status
+
+
+cdef int _collect(batch_t *batch) noexcept nogil:
+    """What each claimed slot shall show."""
+    cdef reservation_t *r = batch.reservation
+    cdef size_t i
+    cdef op_t *op
+    cdef slot_t *source
+    cdef slot_t *slot
+    cdef int status = MRM_OK
+    for i in range(batch.count):
+        op = &batch.ops[i]
+        slot = &r.slot[op.slot]
+        if op.op == OP_MAP:
+            status = _show(r, op.slot, op.source, op.protection, NO_SLOT)
+        elif op.op == OP_UNMAP:
+            if slot.claimed & CLAIM_VACATED:
+                status = _take_away(r, op.slot, op.flags & MRM_DEFERRED)
+        elif op.op == OP_PROTECT:
+            _add_change(r, op.slot, slot.frame, op.protection, NO_SLOT)
+        else:
+            source = &r.slot[op.source]
+            status = _show(
+                r, op.slot, source.frame, source.protection, op.source if op.op == OP_MOVE else <uint32_t>NO_SLOT
+            )
+            if status == MRM_OK and op.op == OP_MOVE:
+                status = _take_away(r, op.source, op.flags & MRM_DEFERRED)
+            elif status == MRM_OK and op.op == OP_SWAP:
+                status = _show(r, op.source, slot.frame, slot.protection, NO_SLOT)
+        if status != MRM_OK:
+            return status
+    return MRM_OK
+
+
+cdef int _by_slot(const void *a, const void *b) noexcept nogil:
+    cdef uint32_t x = (<const change_t *>a).slot
+    cdef uint32_t y = (<const change_t *>b).slot
+    return -1 if x < y else x > y
+
+
+cdef void _sort(plan_t *plan) noexcept nogil:
+    cdef size_t i
+    for i in range(1, plan.change_count):
+        if plan.changes[i - 1].slot > plan.changes[i].slot:
+            qsort(plan.changes, plan.change_count, sizeof(change_t), _by_slot)
+            return
+
+
+# ---- steps ---------------------------------------------------------------------
+
+cdef step_t *_add_step(plan_t *plan, uint8_t kind, uint32_t first, uint32_t n) noexcept nogil:
+    cdef step_t *step = &plan.steps[plan.step_count]
+    plan.step_count += 1
+    memset(step, 0, sizeof(step_t))
+    step.kind = kind
+    step.first = first
+    step.n = n
+    return step
+
+
+cdef bint _fills(const reservation_t *r, const change_t *change) noexcept nogil:
+    """Shows something where nothing was."""
+    return change.frame != NO_FRAME and r.slot[change.slot].state == MRM_SLOT_EMPTY
+
+
+cdef bint _takes_away(const reservation_t *r, const change_t *change) noexcept nogil:
+    """Ends what is shown now, so that the kernel has to invalidate."""
+    cdef const slot_t *s = &r.slot[change.slot]
+    if s.state == MRM_SLOT_EMPTY or change.deferred or s.claimed & CLAIM_MOVED:
+        return False
+    return change.frame != s.frame or change.protection != s.protection or s.state == MRM_SLOT_DEFERRED
+
+
+cdef bint _vacated_now(const reservation_t *r, uint32_t slot) noexcept nogil:
+    """The source of a move that is empty after the commit."""
+    return (r.slot[slot].claimed & (CLAIM_VACATED | CLAIM_FILLED | CLAIM_STAYS)) == CLAIM_VACATED
+
+
+cdef size_t _run(const reservation_t *r, size_t i, bint moved) noexcept nogil:
+    """How many changes from ``i`` on are one run: slots, frames and protection go on.
+
+    With ``moved``, it is a run only as far as one mremap can carry it: all of it comes
+    from slots that go on, lie in one mapping of the kernel, and are left empty.
+    """
+    cdef const change_t *c = r.plan.changes
+    cdef bint fills = _fills(r, &c[i])
+    cdef size_t j = i + 1
+    while (
+        j < r.plan.change_count
+        and c[j].slot == c[j - 1].slot + 1
+        and c[j].frame == c[j - 1].frame + 1
+        and c[j].protection == c[i].protection
+        and c[j].counted == c[i].counted        # a change of protection counts nothing
+        and _fills(r, &c[j]) == fills
+        and (fills or _takes_away(r, &c[j]))
+    ):
+        if moved and (
+            c[j].source == NO_SLOT or c[j].source != c[j - 1].source + 1
+            or r.slot[c[j].source].cut or not _vacated_now(r, c[j].source)
+        ):
+            break
+        j += 1
+    return j - i
+
+
+cdef bint _holds_whole_gib(const reservation_t *r, uint32_t first, size_t n) noexcept nogil:
+    cdef uint64_t start = <uint64_t>reservation_address(r, first)
+    cdef uint64_t end = start + (<uint64_t>n << r.pool.layout.frame_shift)
+    return ((start + GIB - 1) & ~(GIB - 1)) + GIB <= end
+
+
+cdef bint _only_holes(const reservation_t *r, uint32_t first, uint32_t end) noexcept nogil:
+    """Whether the slots between two seals show nothing, so that one call does for both."""
+    cdef uint32_t s
+    if end - first > HOLE:
+        return False
+    for s in range(first, end):
+        if r.slot[s].state != MRM_SLOT_EMPTY or r.slot[s].claimed & CLAIM_FILLED:
+            return False
+    return True
+
+
+cdef double _cost_of_sources(const reservation_t *r) noexcept nogil:
+    """What taking the sources of moves away costs for each run of a move."""
+    cdef const change_t *c = r.plan.changes
+    cdef size_t i
+    cdef uint32_t end = 0
+    cdef double blocks = 0, runs = 0
+    cdef uint32_t source = NO_SLOT
+    for i in range(r.plan.change_count):
+        if c[i].frame == NO_FRAME and not c[i].deferred:
+            blocks += blocks == 0 or not _only_holes(r, end, c[i].slot)
+            end = c[i].slot + 1
+        if c[i].source != NO_SLOT:
+            runs += source == NO_SLOT or c[i].source != source + 1
+            source = c[i].source
+    return (COST_SEAL + COST_SHOOTDOWN) * blocks / max(runs, 1.0)
+
+
+cdef bint _better_moved(const reservation_t *r, size_t i, size_t n, double source_cost) noexcept nogil:
+    """Whether mremap may carry the run from change ``i`` on, and costs less than fill and seal."""
+    cdef const change_t *c = &r.plan.changes[i]
+    if c.source == NO_SLOT or not _vacated_now(r, c.source) or feature_missing(FEATURE_MREMAP):
+        return False
+    if not range_is_low(r.range) or _holds_whole_gib(r, c.slot, n):
+        return False
+    return COST_MREMAP + COST_MREMAP_PAGE * n < (
+        COST_MAP + (COST_MAP_PAGE + COST_SEAL_PAGE) * n + source_cost
+    )
+
+
+cdef void _plan_fills(reservation_t *r) noexcept nogil:
+    """Maps and moves: what shows something where nothing was."""
+    cdef plan_t *plan = &r.plan
+    cdef change_t *c = plan.changes
+    cdef step_t *step
+    cdef size_t i = 0, n, j
+    cdef double source_cost = _cost_of_sources(r)
+    while i < plan.change_count:
+        if not _fills(r, &c[i]):
+            i += 1
+            continue
+        n = _run(r, i, True)
+        if _better_moved(r, i, n, source_cost):
+            step = _add_step(plan, STEP_MREMAP, c[i].slot, <uint32_t>n)
+            step.source = c[i].source
+            step.shoots = 1
+            for j in range(n):
+                r.slot[c[i].source + j].claimed |= CLAIM_MOVED
+        else:
+            n = _run(r, i, False)
+            step = _add_step(plan, STEP_MAP, c[i].slot, <uint32_t>n)
+        step.frame = c[i].frame
+        step.protection = c[i].protection
+        plan.runs += 1
+        i += n
+
+
+cdef size_t _plan_taking(reservation_t *r) noexcept nogil:
+    """Seals, replacements and protections, one step a run; the first step's index."""
+    cdef plan_t *plan = &r.plan
+    cdef change_t *c = plan.changes
+    cdef size_t begin = plan.step_count, i = 0, n
+    cdef step_t *step = NULL
+    cdef bint protects
+    cdef uint32_t end, j
+    while i < plan.change_count:
+        if not _takes_away(r, &c[i]):
+            i += 1
+            continue
+        if c[i].frame == NO_FRAME:
+            if step != NULL and step.kind == STEP_SEAL and _only_holes(r, step.first + step.n, c[i].slot):
+                step.n = c[i].slot + 1 - step.first
+            else:
+                step = _add_step(plan, STEP_SEAL, c[i].slot, 1)
+                step.shoots = 1
+                plan.runs += 1
+            i += 1
+            continue
+        protects = c[i].frame == r.slot[c[i].slot].frame and not c[i].counted
+        n = _run(r, i, False)
+        if protects and (n > PROTECT_BY_MAPPING or r.pool.backing != MRM_BACKING_HUGETLB):
+            step = _add_step(plan, STEP_MPROTECT, c[i].slot, <uint32_t>n)
+            step.shoots = 2
+            end = c[i].slot + <uint32_t>n
+            for j in range(c[i].slot + 1, end):
+                if r.slot[j].cut and step.shoots < 254:
+                    step.shoots += 2
+        else:
+            step = _add_step(plan, STEP_REPLACE, c[i].slot, <uint32_t>n)
+            step.shoots = 1
+            step.populate = c[i].protection != MRM_PROT_NONE
+        step.frame = c[i].frame
+        step.protection = c[i].protection
+        plan.runs += 1
+        i += n
+    return begin
+
+
+cdef bint _one_mapping(const reservation_t *r, uint32_t first, uint32_t end) noexcept nogil:
+    """Whether the kernel has [first, end) as (part of) one mapping."""
+    cdef uint32_t s
+    for s in range(first + 1, end):
+        if r.slot[s].cut:
+            return False
+    return True
+
+
+cdef bint _zap_joins(const reservation_t *r, const step_t *a, const step_t *b) noexcept nogil:
+    """Whether emptying what lies between two steps is cheaper than an invalidation."""
+    if a.kind == STEP_MPROTECT or b.kind == STEP_MPROTECT:
+        return False
+    if COST_PUT_BACK * (b.first - a.first - a.n) >= COST_SHOOTDOWN:
+        return False
+    return _one_mapping(r, a.first, b.first + b.n)
+
+
+cdef void _plan_zaps(reservation_t *r, size_t begin) noexcept nogil:
+    """Puts one zap in front of neighbours that it makes free of invalidations.
+
+    The steps from ``begin`` on are copied behind the end, with the zaps among them,
+    and moved down again: there is room for as many once more.
+    """
+    cdef plan_t *plan = &r.plan
+    cdef size_t end = plan.step_count, i, j, k
+    cdef step_t *step
+    cdef step_t *old = plan.steps
+    cdef bint zaps = False
+    if feature_missing(FEATURE_ZAP) or r.pool.backing != MRM_BACKING_HUGETLB:
+        return      # putting back 512 small pages a frame costs more than it saves
+    i = begin
+    while i < end:
+        j = i + 1
+        while j < end and _zap_joins(r, &old[j - 1], &old[j]):
+            j += 1
+        if j - i > 1:
+            zaps = True
+            step = _add_step(plan, STEP_ZAP, old[i].first, old[j - 1].first + old[j - 1].n - old[i].first)
+            step.shoots = 1
+        for k in range(i, j):
+            step = &plan.steps[plan.step_count]
+            plan.step_count += 1
+            step[0] = old[k]
+            if j - i > 1:
+                step.shoots = 0
+        for k in range(i + 1, j):
+            # The survivors between two steps get their page tables back at once.
+            if old[k].first > old[k - 1].first + old[k - 1].n:
+                step = _add_step(
+                    plan, STEP_POPULATE, old[k - 1].first + old[k - 1].n, old[k].first - old[k - 1].first - old[k - 1].n
+                )
+                step.protection = r.slot[step.first].protection
+        i = j
+    if not zaps:
+        plan.step_count = end
+        return
+    for k in range(end, plan.step_count):
+        old[begin + k - end] = old[k]
+    plan.step_count -= end - begin
+
+
+cdef void _plan_population(reservation_t *r, size_t begin) noexcept nogil:
+    """Page tables for the runs mapped from ``begin`` on: one call for neighbours."""
+    cdef plan_t *plan = &r.plan
+    cdef step_t *steps = plan.steps
+    cdef step_t *populate
+    cdef size_t end = plan.step_count, i = begin, j
+    while i < end:
+        if steps[i].kind != STEP_MAP or steps[i].protection == MRM_PROT_NONE:
+            i += 1
+            continue
+        j = i + 1
+        if not feature_missing(FEATURE_POPULATE):
+            while (
+                j < end and steps[j].kind == STEP_MAP and steps[j].protection == steps[i].protection
+                and steps[j].first == steps[j - 1].first + steps[j - 1].n
+            ):
+                j += 1
+        if j - i == 1:
+            steps[i].populate = 1
+        else:
+            populate = _add_step(plan, STEP_POPULATE, steps[i].first, steps[j - 1].first + steps[j - 1].n - steps[i].first)
+            populate.protection = steps[i].protection
+        i = j
+
+
+cdef void _plan_advice(reservation_t *r, size_t begin) noexcept nogil:
+    """Advice for what was mapped from ``begin`` on, reaching over small gaps."""
+    cdef plan_t *plan = &r.plan
+    cdef step_t *steps = plan.steps
+    cdef size_t end = plan.step_count, i
+    cdef uint32_t first = 0, stop = 0
+    for i in range(begin, end):
+        if steps[i].kind != STEP_MAP and steps[i].kind != STEP_REPLACE:
+            continue
+        if stop and steps[i].first >= stop and steps[i].first - stop <= GAP:
+            stop = steps[i].first + steps[i].n
+            continue
+        if stop:
+            _add_step(plan, STEP_ADVISE, first, stop - first)
+        first = steps[i].first
+        stop = first + steps[i].n
+    if stop:
+        _add_step(plan, STEP_ADVISE, first, stop - first)
+
+
+cdef void _plan_steps(reservation_t *r) noexcept nogil:
+    cdef size_t begin
+    _plan_fills(r)
+    _plan_population(r, 0)
+    _plan_advice(r, 0)
+    begin = _plan_taking(r)
+    _plan_zaps(r, begin)
+    _plan_advice(r, begin)
+
+
+# ---- the plan ------------------------------------------------------------------
+
+cdef int plan_batch(batch_t *batch) noexcept nogil:
+    """Check the whole batch and plan it; under the reservation's lock.
+
+    On success frames are counted as mapped and deferred as the plan will leave them:
+    ``plan_withdraw`` takes that back.
+    """
+    cdef reservation_t *r = batch.reservation
+    cdef int status = _make_room(&r.plan, 2 * batch.count)
+    if status != MRM_OK:
+        return status
+    status = _claim(batch)
+    if status == MRM_OK:
+        status = _collect(batch)
+        if status == MRM_OK:
+            _sort(&r.plan)
+            _plan_steps(r)
+        else:
+            plan_withdraw(r)
+    _unclaim(batch)
+    return status
+
+
+cdef void plan_withdraw(reservation_t *r) noexcept nogil:
+    """Take back what planning counted."""
+    cdef change_t *c
+    cdef size_t i
+    for i in range(r.plan.change_count):
+        c = &r.plan.changes[i]
+        if c.counted:
+            frames_unmap(&r.pool.frames, c.frame)
+        if c.deferred:
+            frames_undefer(&r.pool.frames, r.slot[c.slot].frame)
+    r.plan.change_count = r.plan.step_count = 0
+
+
+cdef int plan_retire(reservation_t *r) noexcept nogil:
+    """Plan to take every deferred alias away; under the reservation's lock."""
+    cdef uint32_t s
+    cdef int status = _make_room(&r.plan, r.deferred)
+    if status != MRM_OK:
+        return status
+    for s in range(r.deferred_first, r.deferred_end):
+        if r.slot[s].state == MRM_SLOT_DEFERRED:
+            _add_change(r, s, NO_FRAME, 0, NO_SLOT)
+    _plan_steps(r)
+    return MRM_OK
+
+
+cdef int64_t plan_growth(const reservation_t *r) noexcept nogil:
+    """Mappings that the plan adds to the kernel's, at the most."""
+    cdef int64_t growth = 0
+    cdef uint32_t previous = NO_SLOT
+    cdef const step_t *step
+    cdef size_t i
+    for i in range(r.plan.step_count):
+        step = &r.plan.steps[i]
+        if step.kind == STEP_ZAP or step.kind == STEP_POPULATE or step.kind == STEP_ADVISE:
+            continue
+        growth += step.first != previous and not r.slot[step.first].cut
+        previous = step.first + step.n
+        growth += previous < r.slots and not r.slot[previous].cut
+        if step.kind == STEP_MREMAP:
+            growth += not r.slot[step.source].cut
+            growth += step.source + step.n < r.slots and not r.slot[step.source + step.n].cut
+    return growth

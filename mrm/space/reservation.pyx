@@ -1,0 +1,285 @@
+"""A reservation: a range of slots in which any slot can show any frame.
+
+The table says of each slot what it shows: nothing (it traps), a frame, or a frame whose
+unmapping was deferred. 8 bytes a slot. It is changed only by commits and retires
+(commit.pyx), under the reservation's lock, and read without one by ``reservation_slot``
+and by a signal handler: a slot is one aligned word, so neither can see half a change.
+
+The kernel charges a mapping (VMA) for every run that was mapped by one call, never
+merges those of hugetlbfs, and allows vm.max_map_count of them per process, 65,530 as it
+comes. So the table also notes where mappings may begin (``cut``), and the process has a
+budget: what the kernel still allowed at the last reading of /proc/self/maps, less what
+commits added since. Only when it would run out is the file read again.
+"""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+
+from mrm.physical.frames cimport (
+    frames_retire_begin, frames_retire_end, frames_settle, frames_unmap,
+)
+from mrm.physical.pool cimport pool_release, pool_retain, pool_t, pool_usable
+from mrm.system.failure cimport (
+    MRM_BAD_ARGUMENT, MRM_BAD_SLOT, MRM_CLOSED, MRM_FORKED, MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK,
+    failure, mrm_fail,
+)
+from mrm.system.maps cimport maps_count, maps_limit
+from mrm.system.ranges cimport (
+    RANGE_SLOTS, STATE_CLOSED, STATE_FORKED, STATE_OPEN, range_release, range_reserve,
+)
+
+
+cdef extern from "system/atomic.h" nogil:
+    uint32_t mrm_load32(const uint32_t *p)
+    void mrm_store32(uint32_t *p, uint32_t v)
+    uint32_t mrm_add32(uint32_t *p, uint32_t v)
+    uint32_t mrm_sub32(uint32_t *p, uint32_t v)
+    uint64_t mrm_load64(const uint64_t *p)
+    uint64_t mrm_add64(uint64_t *p, uint64_t v)
+
+cdef extern from "system/lock.h" nogil:
+    void mrm_lock(uint32_t *lock)
+    void mrm_unlock(uint32_t *lock)
+
+cdef extern from "<pthread.h>" nogil:
+    int pthread_atfork(void (*prepare)() noexcept, void (*parent)() noexcept, void (*child)() noexcept)
+
+
+cdef enum:
+    MOST_SLOTS = 1 << 28        # 512 TiB of addresses, more than a process has
+    MAPPINGS_SPARE = 256        # left to the rest of the process
+
+cdef uint64_t GIB = 1 << 30
+cdef reservation_t *all_reservations = NULL
+cdef uint32_t list_lock = 0
+cdef uint32_t reservations_opened = 0
+cdef uint64_t mappings_left = 0     # the budget, as a signed number
+
+
+# ---- opening and closing -------------------------------------------------------
+
+cdef int reservation_open(pool_t *pool, uint64_t slots, uint64_t at, reservation_t **opened) noexcept nogil:
+    """Reserve addresses for ``slots`` slots, all empty; one user."""
+    global all_reservations
+    cdef reservation_t *r
+    cdef int status = pool_usable(pool)
+    cdef uint64_t alignment = max(GIB, pool.layout.frame_size)
+    if status != MRM_OK:
+        return status
+    if slots == 0 or slots > MOST_SLOTS:
+        return mrm_fail(
+            failure(), MRM_BAD_ARGUMENT, 0, 0, NULL, 0,
+            b"a reservation has 1 to %u slots, not %llu", <unsigned int>MOST_SLOTS, <unsigned long long>slots,
+        )
+    if at % pool.layout.frame_size:
+        return mrm_fail(
+            failure(), MRM_BAD_ARGUMENT, 0, 0, <void *>at, 0,
+            b"a reservation lies at a multiple of %llu bytes, which %p is not",
+            <unsigned long long>pool.layout.frame_size, <void *>at,
+        )
+    r = <reservation_t *>calloc(1, sizeof(reservation_t))
+    if r != NULL:
+        r.slot = <slot_t *>calloc(slots, sizeof(slot_t))
+    if r == NULL or r.slot == NULL:
+        free(r)
+        return mrm_fail(
+            failure(), MRM_NO_MEMORY, 0, 12, NULL, slots * sizeof(slot_t),
+            b"no memory for the table of %llu slots", <unsigned long long>slots,
+        )
+    r.state = STATE_OPEN
+    r.users = 1
+    r.slots = <uint32_t>slots
+    r.pool = pool
+    r.number = mrm_add32(&reservations_opened, 1)
+    r.range = range_reserve(
+        slots << pool.layout.frame_shift, alignment, at, RANGE_SLOTS, &r.state, NULL, r
+    )
+    if r.range == NULL:
+        free(r.slot)
+        free(r)
+        return failure().status
+    r.base = <char *>r.range.base
+    pool_retain(pool)
+    mrm_add64(&pool.reservations, 1)
+    mrm_lock(&list_lock)
+    r.next = all_reservations
+    if r.next != NULL:
+        r.next.previous = r
+    all_reservations = r
+    mrm_unlock(&list_lock)
+    opened[0] = r
+    return MRM_OK
+
+
+cdef int reservation_close(reservation_t *r) noexcept nogil:
+    """End every mapping in one invalidation and give the addresses back; one user less."""
+    global all_reservations
+    cdef uint32_t i
+    cdef uint64_t begun
+    cdef pool_t *pool = r.pool
+    cdef int status
+    if mrm_load32(&r.state) == STATE_FORKED:
+        return MRM_OK               # sealed for good; nothing here is this process's
+    status = reservation_enter(r)
+    if status != MRM_OK:
+        return status
+    mrm_store32(&r.state, STATE_CLOSED)
+    mrm_lock(&list_lock)
+    if r.previous != NULL:
+        r.previous.next = r.next
+    else:
+        all_reservations = r.next
+    if r.next != NULL:
+        r.next.previous = r.previous
+    mrm_unlock(&list_lock)
+    begun = frames_retire_begin(&pool.frames)
+    range_release(r.range)
+    for i in range(r.slots):
+        if r.slot[i].state == MRM_SLOT_SHOWN:
+            frames_unmap(&pool.frames, r.slot[i].frame)
+        elif r.slot[i].state == MRM_SLOT_DEFERRED:
+            frames_settle(&pool.frames, r.slot[i].frame)
+    frames_retire_end(&pool.frames, begun)
+    mrm_add64(&pool.reservations, <uint64_t>-1)
+    reservation_leave(r)
+    reservation_release(r)
+    return MRM_OK
+
+
+cdef void reservation_retain(reservation_t *r) noexcept nogil:
+    """One user more."""
+    mrm_add32(&r.users, 1)
+
+
+cdef void reservation_release(reservation_t *r) noexcept nogil:
+    """One user less; the last one frees the tables."""
+    cdef pool_t *pool = r.pool
+    if mrm_sub32(&r.users, 1):
+        return
+    if mrm_load32(&r.state) == STATE_FORKED:
+        return
+    free(r.plan.changes)
+    free(r.plan.steps)
+    free(r.slot)
+    free(r)
+    pool_release(pool)
+
+
+cdef int reservation_enter(reservation_t *r) noexcept nogil:
+    """Take the lock of a reservation that is open."""
+    cdef uint32_t state = mrm_load32(&r.state)
+    if state == STATE_OPEN:
+        mrm_lock(&r.lock)
+        state = mrm_load32(&r.state)
+        if state == STATE_OPEN:
+            return MRM_OK
+        mrm_unlock(&r.lock)
+    if state == STATE_FORKED:
+        return mrm_fail(
+            failure(), MRM_FORKED, 0, 0, r.base, 0,
+            b"reservation %u belongs to the parent process: open a pool in the child", r.number,
+        )
+    return mrm_fail(failure(), MRM_CLOSED, 0, 0, r.base, 0, b"reservation %u is closed", r.number)
+
+
+cdef void reservation_leave(reservation_t *r) noexcept nogil:
+    """Free the lock."""
+    mrm_unlock(&r.lock)
+
+
+cdef reservation_t *reservation_after(reservation_t *previous) noexcept nogil:
+    """The open reservation after ``previous``, whose user ends; the first one after NULL.
+
+    One that is closed while it is looked at is the end of the walk.
+    """
+    cdef reservation_t *r
+    mrm_lock(&list_lock)
+    r = all_reservations if previous == NULL else previous.next
+    if previous != NULL and mrm_load32(&previous.state) != STATE_OPEN:
+        r = NULL
+    if r != NULL:
+        reservation_retain(r)
+    mrm_unlock(&list_lock)
+    if previous != NULL:
+        reservation_release(previous)
+    return r
+
+
+# ---- looking -------------------------------------------------------------------
+
+cdef void *reservation_address(const reservation_t *r, uint32_t slot) noexcept nogil:
+    """Where a slot lies."""
+    return r.base + (<uint64_t>slot << r.pool.layout.frame_shift)
+
+
+cdef int reservation_slot(reservation_t *r, uint32_t slot, mrm_slot *shown) noexcept nogil:
+    """What a slot shows now."""
+    cdef slot_t seen
+    if slot >= r.slots:
+        return mrm_fail(
+            failure(), MRM_BAD_SLOT, 0, 0, NULL, 0,
+            b"slot %u is none of reservation %u's: they are 0 to %u", slot, r.number, r.slots - 1,
+        )
+    (<uint64_t *>&seen)[0] = mrm_load64(<uint64_t *>&r.slot[slot])
+    shown.state = seen.state
+    shown.frame = seen.frame
+    shown.protection = seen.protection
+    shown.address = <uint64_t>reservation_address(r, slot)
+    return MRM_OK
+
+
+# ---- the kernel's mappings -----------------------------------------------------
+
+cdef int _note_cut(reservation_t *r, uint32_t slot) noexcept nogil:
+    """A mapping begins at ``slot``; 1 if that is news."""
+    if slot == 0 or slot >= r.slots or r.slot[slot].cut:
+        return 0
+    r.slot[slot].cut = 1
+    return 1
+
+
+cdef void note_mapping(reservation_t *r, uint32_t first, uint32_t n) noexcept nogil:
+    """One call has mapped or sealed the run: it is one mapping now."""
+    cdef uint32_t i
+    cdef int64_t grown = _note_cut(r, first) + _note_cut(r, first + n)
+    for i in range(first + 1, first + n):
+        if r.slot[i].cut:
+            r.slot[i].cut = 0
+            grown -= 1
+    mrm_add64(&mappings_left, <uint64_t>-grown)
+
+
+cdef int mappings_allow(int64_t growth) noexcept nogil:
+    """MRM_OK if so many mappings more fit under vm.max_map_count."""
+    cdef int64_t limit, count, left
+    if growth <= <int64_t>mrm_load64(&mappings_left):
+        return MRM_OK
+    limit = maps_limit()
+    count = maps_count()
+    if count < 0:
+        # Nobody can tell: the kernel will refuse what is too much, and it will be undone.
+        return MRM_OK
+    left = limit - count - MAPPINGS_SPARE
+    mrm_add64(&mappings_left, <uint64_t>(left - <int64_t>mrm_load64(&mappings_left)))
+    if growth <= left:
+        return MRM_OK
+    return mrm_fail(
+        failure(), MRM_NO_ADDRESSES, 0, 12, NULL, 0,
+        b"the batch needs up to %lld mappings more; the process has %lld of the %lld that vm.max_map_count allows. "
+        b"Nothing was changed. Raise it (sysctl vm.max_map_count=%lld), use runs of contiguous frames (take_run), "
+        b"or a view, which is one mapping",
+        <long long>growth, <long long>count, <long long>limit,
+        <long long>(count + growth + MAPPINGS_SPARE + 65536),
+    )
+
+
+# ---- fork ----------------------------------------------------------------------
+
+cdef void forked() noexcept nogil:
+    """In the child: the list is the parent's (ranges.pyx has sealed what it names)."""
+    global all_reservations, list_lock
+    all_reservations = NULL
+    list_lock = 0
+
+
+pthread_atfork(NULL, NULL, forked)

@@ -1,0 +1,73 @@
+"""Figures as Python sees them: the same tables as ``mrm_stats`` and ``mrm_report`` in mrm.h."""
+
+import dataclasses
+import json
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PoolStats:
+    """Figures of a pool at one moment; field for field the C struct ``mrm_stats``.
+
+    ``ready + released + strict + held == frames``, always.
+    """
+
+    frame_size: int  #: bytes
+    frames: int  #: funded
+    ready: int  #: free, nothing shows them
+    released: int  #: free, an old address still shows them
+    strict: int  #: free after the next retire
+    held: int  #: taken
+    mapped: int  #: held, and shown by at least one reservation
+    pending: int  #: deferred aliases that wait for a retire
+    epoch: int  #: retires so far
+    views_open: int  #: the window not counted
+    views_retired: int  #: retired, not yet closed
+    views_opened: int  #: in all
+    reservations: int  #: open
+    batches: int  #: committed
+    system_calls: int  #: made by commits and retires
+
+    @property
+    def free(self) -> int:
+        """Frames that may be taken now: ready and released."""
+        return self.ready + self.released
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes funded."""
+        return self.frames * self.frame_size
+
+    def as_dict(self) -> dict[str, int]:
+        """The fields by name."""
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> str:
+        """The fields as a JSON object."""
+        return json.dumps(self.as_dict())
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Mapping:
+    """One address that shows a frame; see ``pool.mappings``."""
+
+    kind: str  #: "window", "view" or "reservation"
+    number: int  #: of the view or reservation
+    slot: int  #: position in it
+    address: int
+    protection: str  #: "rw", "r" or "none"
+    deferred: bool = False  #: unmapped, but shown until the next retire
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """What an address is; see ``mrm.classify``. Field for field the C struct ``mrm_place``."""
+
+    kind: str  #: "nothing", "window", "view" or "reservation"
+    state: str  #: "unused", "open", "retired", "empty", "shown", "deferred" or "forked"
+    pool: int  #: number of the pool, from 1; 0 for "nothing"
+    number: int  #: of the view, or of the reservation
+    frame: int | None  #: what is, or was, shown there
+    frame_state: str | None  #: of that frame
+    slot: int  #: position in the view or reservation
+    protection: str  #: in force there
+    offset: int  #: bytes into the frame

@@ -1,0 +1,280 @@
+"""Address ranges: reserved, trapping, and whose they are.
+
+A range is reserved as one mapping without access: it costs a line in /proc/self/maps
+and no memory, and nothing else in the process can come to lie there until it is
+released. Ranges are placed low, from 16 TiB upwards, below everything that the kernel
+places by itself (it looks for the highest gap first, or from 42 TiB upwards with
+``ulimit -s unlimited``): when a page is moved away by mremap, the hole that it leaves
+for a microsecond is not one that another thread's mmap would pick. Low addresses also
+read well: the number of a view is a digit or two of the hexadecimal pointer.
+
+The registry says whose an address is, to code that may take no lock: a signal handler.
+Its entries are never freed, only used again, and are published by their ``base``. A
+reader holds a ticket of the current phase while it looks at what it found; whoever
+releases a range unpublishes it, starts a new phase, and waits for the tickets of the
+old one before the owner may be freed (sleepable RCU, in two counters).
+
+After fork the child runs ``forked``: every range is sealed, so that no access in the
+child reaches the parent's frames, the frames' files are closed, and the owners are
+marked. It is plain C that needs neither the GIL nor a lock.
+"""
+
+from libc.errno cimport EEXIST
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc
+
+from mrm.system.calls cimport CALL_CLOSE, CALL_MMAP, CALL_MUNMAP, call, call_name, seal
+from mrm.system.failure cimport MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, failure, mrm_fail
+
+
+cdef extern from "system/atomic.h" nogil:
+    uint32_t mrm_load32(const uint32_t *p)
+    void mrm_store32(uint32_t *p, uint32_t v)
+    uint32_t mrm_add32(uint32_t *p, uint32_t v)
+    uint32_t mrm_sub32(uint32_t *p, uint32_t v)
+    uint64_t mrm_load64(const uint64_t *p)
+    void mrm_store64(uint64_t *p, uint64_t v)
+    void mrm_pause()
+
+cdef extern from "system/lock.h" nogil:
+    void mrm_lock(uint32_t *lock)
+    void mrm_unlock(uint32_t *lock)
+
+cdef extern from "<sys/mman.h>" nogil:
+    enum:
+        PROT_NONE, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE, MAP_FIXED_NOREPLACE
+
+cdef extern from "<pthread.h>" nogil:
+    int pthread_atfork(void (*prepare)() noexcept, void (*parent)() noexcept, void (*child)() noexcept)
+
+cdef extern from "<string.h>" nogil:
+    char *strerror(int error)
+
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
+
+cdef enum:
+    ENTRIES = 64                # of one chunk
+    TRIES = 4096                # low places tried before the kernel chooses
+
+cdef uint64_t LOWEST = 1 << 44      # 16 TiB: above it the kernel places nothing by itself ...
+cdef uint64_t HIGHEST = 42 << 40    # ... up to here
+
+cdef struct chunk_t:
+    range_t entries[ENTRIES]
+    chunk_t *next
+
+cdef chunk_t first_chunk
+cdef uint32_t registry_lock = 0
+cdef uint32_t phase = 0
+cdef uint32_t readers[2]
+cdef uint64_t next_low = LOWEST
+
+
+# ---- readers -------------------------------------------------------------------
+
+cdef uint32_t range_enter() noexcept nogil:
+    """A ticket, while which no owner that is found is freed."""
+    cdef uint32_t ticket
+    while True:
+        ticket = mrm_load32(&phase)
+        mrm_add32(&readers[ticket & 1], 1)
+        # A release that began in between counts the other phase's tickets only.
+        if mrm_load32(&phase) == ticket:
+            return ticket
+        mrm_sub32(&readers[ticket & 1], 1)
+
+
+cdef void range_leave(uint32_t ticket) noexcept nogil:
+    """End what ``range_enter`` began."""
+    mrm_sub32(&readers[ticket & 1], 1)
+
+
+cdef range_t *range_find(uint64_t address) noexcept nogil:
+    """The range that ``address`` lies in, or NULL."""
+    cdef range_t *entry = range_next(NULL)
+    while entry != NULL:
+        if address - entry.base < entry.nbytes:
+            return entry
+        entry = range_next(entry)
+    return NULL
+
+
+cdef range_t *range_next(range_t *after) noexcept nogil:
+    """The next range in use; the first one after NULL."""
+    cdef chunk_t *chunk = &first_chunk
+    cdef bint passed = after == NULL
+    cdef int i
+    while chunk != NULL:
+        for i in range(ENTRIES):
+            if passed:
+                if mrm_load64(&chunk.entries[i].base):
+                    return &chunk.entries[i]
+            elif &chunk.entries[i] == after:
+                passed = True
+        chunk = chunk.next
+    return NULL
+
+
+# ---- reserving -----------------------------------------------------------------
+
+cdef range_t *_unused_entry() noexcept nogil:
+    """An entry that is in no use; NULL without memory."""
+    cdef chunk_t *chunk = &first_chunk
+    cdef int i
+    while True:
+        for i in range(ENTRIES):
+            if chunk.entries[i].base == 0:
+                return &chunk.entries[i]
+        if chunk.next == NULL:
+            chunk.next = <chunk_t *>calloc(1, sizeof(chunk_t))
+            if chunk.next == NULL:
+                return NULL
+        chunk = chunk.next
+
+
+cdef int64_t _reserve_at(uint64_t at, size_t nbytes) noexcept nogil:
+    """Reserve exactly there; the address, or ``-errno``."""
+    cdef int64_t got = call(
+        CALL_MMAP, <int64_t>at, <int64_t>nbytes, PROT_NONE,
+        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0,
+    )
+    if got > 0 and <uint64_t>got != at:
+        call(CALL_MUNMAP, got, <int64_t>nbytes)     # before 4.17 the flag is but a hint
+        return -EEXIST
+    return got
+
+
+cdef int64_t _reserve_low(size_t nbytes, size_t alignment) noexcept nogil:
+    """Reserve at the next free low place; the address, or ``-errno``."""
+    global next_low
+    cdef uint64_t at
+    cdef int64_t got = -EEXIST
+    cdef int tries
+    cdef bint wrapped = False
+    for tries in range(TRIES):
+        at = (next_low + alignment - 1) & ~(alignment - 1)
+        if nbytes > HIGHEST - LOWEST or at > HIGHEST - nbytes:
+            if wrapped:
+                return -EEXIST
+            wrapped = True
+            next_low = LOWEST
+            continue
+        got = _reserve_at(at, nbytes)
+        if got != -EEXIST:
+            if got > 0:
+                next_low = at + nbytes
+            return got
+        next_low = at + alignment
+    return got
+
+
+cdef int64_t _reserve_anywhere(size_t nbytes, size_t alignment) noexcept nogil:
+    """Reserve where the kernel likes, aligned by cutting; the address, or ``-errno``."""
+    cdef size_t room = nbytes + alignment
+    cdef int64_t got
+    cdef uint64_t start
+    if room < nbytes:
+        return -12
+    got = call(
+        CALL_MMAP, 0, <int64_t>room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0
+    )
+    if got < 0:
+        return got
+    start = (<uint64_t>got + alignment - 1) & ~(alignment - 1)
+    if start > <uint64_t>got:
+        call(CALL_MUNMAP, got, <int64_t>(start - <uint64_t>got))
+    if start + nbytes < <uint64_t>got + room:
+        call(CALL_MUNMAP, <int64_t>(start + nbytes), <int64_t>(<uint64_t>got + room - start - nbytes))
+    return <int64_t>start
+
+
+cdef range_t *range_reserve(
+    size_t nbytes, size_t alignment, uint64_t at, uint32_t kind, uint32_t *state, int *fd, void *owner
+) noexcept nogil:
+    """Reserve addresses and say whose they are; NULL, with the failure, when refused.
+
+    ``at`` is where they must lie, or 0; ``alignment`` is a power of two.
+    """
+    cdef range_t *entry
+    cdef int64_t got
+    mrm_lock(&registry_lock)
+    entry = _unused_entry()
+    if entry == NULL:
+        mrm_unlock(&registry_lock)
+        mrm_fail(failure(), MRM_NO_MEMORY, 0, 12, NULL, sizeof(chunk_t), b"no memory to register an address range")
+        return NULL
+    if at:
+        got = _reserve_at(at, nbytes)
+    else:
+        got = _reserve_low(nbytes, alignment)
+        if got < 0:
+            got = _reserve_anywhere(nbytes, alignment)
+    if got > 0:
+        entry.nbytes = nbytes
+        entry.kind = kind
+        entry.state = state
+        entry.fd = fd
+        entry.owner = owner
+        mrm_store64(&entry.base, <uint64_t>got)
+    mrm_unlock(&registry_lock)
+    if got > 0:
+        return entry
+    if at and got == -EEXIST:
+        mrm_fail(
+            failure(), MRM_NO_ADDRESSES, CALL_MMAP, EEXIST, <void *>at, nbytes,
+            b"%zu bytes of addresses at %p are not free: something is mapped there; leave the choice to mrm (at=None)",
+            nbytes, <void *>at,
+        )
+    else:
+        mrm_fail(
+            failure(), MRM_NO_ADDRESSES, CALL_MMAP, <int>-got, <void *>at, nbytes,
+            b"cannot reserve %zu bytes of addresses (mmap: %s): raise RLIMIT_AS (ulimit -v), "
+            b"raise vm.max_map_count, or ask for fewer views or slots",
+            nbytes, strerror(<int>-got),
+        )
+    return NULL
+
+
+cdef bint range_is_low(const range_t *entry) noexcept nogil:
+    """Whether it lies where the kernel places nothing by itself."""
+    return LOWEST <= entry.base and entry.base + entry.nbytes <= HIGHEST
+
+
+cdef int range_release(range_t *entry) noexcept nogil:
+    """Give the addresses back; when it returns, no reader looks at the owner any more."""
+    cdef uint64_t base = entry.base
+    cdef uint32_t old
+    # Sealed first: a fork between here and the unmapping finds nothing of the frames.
+    seal(<void *>base, entry.nbytes)
+    mrm_lock(&registry_lock)
+    mrm_store64(&entry.base, 0)
+    old = mrm_add32(&phase, 1) - 1
+    while mrm_load32(&readers[old & 1]):
+        sched_yield()
+    call(CALL_MUNMAP, <int64_t>base, <int64_t>entry.nbytes)
+    mrm_unlock(&registry_lock)
+    return MRM_OK
+
+
+# ---- fork ----------------------------------------------------------------------
+
+cdef void forked() noexcept nogil:
+    """In the child: nothing of the parent's can be reached from here on."""
+    cdef range_t *entry
+    registry_lock = 0
+    readers[0] = readers[1] = 0
+    entry = range_next(NULL)
+    while entry != NULL:
+        # Views are not copied into the child and left holes, which are closed again, so
+        # that a stale pointer does not meet what the child maps later.
+        seal(<void *>entry.base, entry.nbytes)
+        mrm_store32(entry.state, STATE_FORKED)
+        if entry.fd != NULL and entry.fd[0] >= 0:
+            call(CALL_CLOSE, entry.fd[0])
+            entry.fd[0] = -1
+        entry = range_next(entry)
+
+
+pthread_atfork(NULL, NULL, forked)
