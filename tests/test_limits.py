@@ -181,6 +181,14 @@ def test_group_outside_of_the_mount_is_read_at_its_top(root):
     assert [limit.left for limit in hugetlb_limits(root=root)] == [0]
 
 
+def test_a_tree_that_is_mounted_twice_is_read_once(root):
+    machine = version_2()
+    line = machine["proc/self/mountinfo"]
+    machine["proc/self/mountinfo"] = f"{line}\n" + line.replace("/sys/fs/cgroup", "/other")
+    write(root, machine | {"sys/fs/cgroup/memory.max": MIB, "other/memory.max": MIB})
+    assert len(memory_limits(root)) == 1
+
+
 def test_other_page_sizes_have_other_names(root):
     write(root, version_2() | {"sys/fs/cgroup/hugetlb.1GB.max": GIB, "sys/fs/cgroup/hugetlb.64KB.max": MIB})
     assert hugetlb_limits(1 << 30, root)[0].limit == GIB

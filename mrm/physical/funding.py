@@ -34,7 +34,6 @@ from mrm.physical.limits import (
     explain_ordinary_shortage,
     explain_shortage,
     group_sentence,
-    huge_pages,
     nodes,
     process_shortage,
     shmem_thp,
@@ -375,10 +374,7 @@ def _why(order: _Order, backing: int, error: OSError, directory: str | None) -> 
         reason = explain_ordinary_shortage(order.nbytes, order.node) or (
             "No limit that mrm knows of is too low now: another process may have held the memory for a moment."
         )
-    said = f"{_what(order, backing)} cannot be funded: {error.filename} says {error.strerror}. {reason}"
-    if order.node is not None and (pages := huge_pages(FRAME_SIZE, order.node)):
-        said += f" free_hugepages of node {order.node} is {pages.free}."
-    return said
+    return f"{_what(order, backing)} cannot be funded: {error.filename} says {error.strerror}. {reason}"
 
 
 def _list(numbers: list[int]) -> str:
