@@ -209,8 +209,10 @@ def hostile(tmp_path, monkeypatch):
 
 def test_probes_that_crash_or_hang_cost_only_their_own_answer(hostile):
     began = time.monotonic()
-    answers = trial.try_all(["one", "crash", "two", "hang", "leave", "three"], hostile, seconds=1.0)
-    assert time.monotonic() - began < 20
+    assert trial.try_all(["one"], hostile) == {"one": (True, "")}
+    # On an emulated machine Python takes its time to start.
+    patience = max(1.0, 5 * (time.monotonic() - began))
+    answers = trial.try_all(["one", "crash", "two", "hang", "leave", "three"], hostile, patience)
     assert answers["crash"] == (None, "the attempt died of SIGBUS")
     assert answers["hang"][1].startswith("the attempt did not come back")
     assert answers["leave"] == (None, "the attempt failed (exit status 5)")
