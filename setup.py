@@ -65,7 +65,6 @@ setup(
             "initializedcheck": False,
             "embedsignature": True,
             "embedsignature.format": "python",
-            "freethreading_compatible": True,
         },
     ),
     cmdclass={"build_py": BuildWithHeaders},

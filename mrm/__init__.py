@@ -1,1 +1,91 @@
-"""mrm: the memory manager under a managed runtime."""
+"""mrm: the memory manager under a managed runtime.
+
+It owns physical 2 MiB pages, funded up front, and moves them between virtual addresses
+at the rate that a pauseless compacting collector needs, without a TLB invalidation per
+page, on an unmodified Linux kernel::
+
+    import mrm
+
+    with mrm.Pool("64MiB") as pool:
+        frame = pool.take()                       # nanoseconds, no system call
+        with pool.open_view() as view:            # every frame at a fresh address
+            view[frame][:5] = b"hello"
+            view.retire()                         # stale accesses trap from here on
+        assert pool[frame][:5] == b"hello"        # contents follow their frame
+        pool.give(frame)
+
+Words: a *frame* is one physical page, a number; a *slot* is a position for one in a
+*reservation*; a *view* shows the whole pool. See README.md and docs/.
+"""
+
+import os as _os
+
+from mrm._core import Pool, api_address, classify
+from mrm._live import live_handles
+from mrm._reservation import Batch, Report, Reservation
+from mrm._view import View, Window
+from mrm.errors import (
+    AddressSpaceError,
+    ArgumentError,
+    AuditError,
+    BackingWarning,
+    ClosedError,
+    Error,
+    ForkedError,
+    FrameError,
+    FundingError,
+    InconsistentError,
+    MetadataMemoryError,
+    OutOfFrames,
+    PinnedError,
+    SlotError,
+    SystemCallError,
+)
+from mrm.stats import Mapping, Place, PoolStats
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AddressSpaceError",
+    "ArgumentError",
+    "AuditError",
+    "BackingWarning",
+    "Batch",
+    "ClosedError",
+    "Error",
+    "ForkedError",
+    "FrameError",
+    "FundingError",
+    "InconsistentError",
+    "Mapping",
+    "MetadataMemoryError",
+    "OutOfFrames",
+    "PinnedError",
+    "Place",
+    "Pool",
+    "PoolStats",
+    "Report",
+    "Reservation",
+    "SlotError",
+    "SystemCallError",
+    "View",
+    "Window",
+    "api_address",
+    "classify",
+    "get_include",
+    "live_handles",
+]
+
+
+def get_include() -> str:
+    """Folder to give to the C compiler, so that ``#include <mrm/mrm.h>`` finds the header.
+
+    Returns
+    -------
+    str
+        The package's own copy; a checkout's include/ where mrm was built in place.
+    """
+    packaged = _os.path.join(_os.path.dirname(__file__), "include")
+    if _os.path.isdir(packaged):
+        return packaged
+    return _os.path.join(_os.path.dirname(_os.path.dirname(__file__)), "include")

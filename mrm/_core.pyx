@@ -5,17 +5,15 @@ Everything that costs time is there and runs without the GIL; here arguments bec
 arrays, and statuses exceptions.
 """
 
-import json
 import warnings
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from mrm._arrays cimport Numbers, new_array, numbers
 from mrm._capi import _C_API, api_address  # noqa: F401  the capsule's name says that it is here
 from mrm._live cimport LIVE_POOLS, live_changed
 from mrm._opening cimport open_pool
-from mrm._reservation cimport make_reservation
+from mrm._reservation cimport Report, make_reservation
 from mrm._view cimport make_view, make_window
 from mrm.errors import ArgumentError, AuditError, ClosedError, Error, FrameError, PinnedError
 from mrm.physical.frames cimport (
@@ -29,7 +27,9 @@ from mrm.physical.pool cimport (
 )
 from mrm.space.commit cimport pool_retire
 from mrm.space.place cimport classify as classify_address, mrm_place
-from mrm.space.reservation cimport MRM_SLOT_EMPTY, mrm_report, mrm_slot, reservation_after, reservation_slot, reservation_t
+from mrm.space.reservation cimport (
+    MRM_SLOT_EMPTY, list_release, list_reservations, mrm_slot, reservation_slot, reservation_t,
+)
 from mrm.space.views cimport MRM_STATE_OPEN
 from mrm.stats import Mapping, Place, PoolStats
 from mrm.system.failure cimport check
@@ -213,6 +213,8 @@ cdef class Pool:
                 check(status)
             return frame
         count = self._count(n)
+        if count > pool.layout.frame_count:
+            check(pool_take_many(pool, NULL, count))
         taken = new_array(count, &data)
         with nogil:
             status = pool_take_many(pool, data, count)
@@ -402,13 +404,18 @@ cdef class Pool:
 
         Frames that waited for it become ready. One invalidation for each run of slots
         with nothing else mapped among them.
+
+        Returns
+        -------
+        Report
         """
         cdef pool_t *pool = self.open_one()
-        cdef mrm_report report
+        cdef Report report = Report.__new__(Report)
         cdef int status
         with nogil:
-            status = pool_retire(pool, &report)
+            status = pool_retire(pool, &report.figures)
         check(status)
+        return report
 
     def mappings(self, frame):
         """Everything that shows a frame: window, open views, slots.
@@ -422,18 +429,19 @@ cdef class Pool:
         Looks through the tables of every reservation: 1 ns a slot.
         """
         cdef pool_t *pool = self.open_one()
-        cdef uint32_t f = self._frame(frame), number, slot
-        cdef reservation_t *r = NULL
+        cdef uint32_t f = self._frame(frame), number
+        cdef reservation_t **listed
+        cdef size_t n, i
         found = [Mapping("window", 0, f, <uint64_t>pool_address(pool, f), "rw")]
         for number in range(1, pool.layout.view_count):
             if mrm_load8(&pool.view_state[number]) == MRM_STATE_OPEN:
                 found.append(Mapping("view", number, f, <uint64_t>mrm_address(&pool.layout, number, f), "rw"))
-        while True:
-            r = reservation_after(r)
-            if r == NULL:
-                break
-            if r.pool == pool:
-                _mappings_of(r, f, found)
+        check(list_reservations(pool, &listed, &n))
+        try:
+            for i in range(n):
+                _mappings_of(listed[i], f, found)
+        finally:
+            list_release(listed, n)
         return found
 
     # ---- proof ---------------------------------------------------------------------

@@ -19,15 +19,18 @@ from mrm.physical.frames cimport (
     MRM_FRAME_STRICT,
     NO_FRAME,
     ONE_MAPPING,
-    acquire,
     frame_counts_t,
     frames_mappings,
     frames_state,
     frames_t,
-    release,
 )
 from mrm.physical.stack cimport mrm_load16, mrm_load32, mrm_load64, stack_depth
 from mrm.system.failure cimport MRM_INCONSISTENT, MRM_NO_MEMORY, MRM_OK, failure, mrm_fail
+
+
+cdef extern from "system/lock.h" nogil:
+    void mrm_lock(uint32_t *lock)
+    void mrm_unlock(uint32_t *lock)
 
 
 cdef void frames_count(const frames_t *frames, frame_counts_t *counts) noexcept nogil:
@@ -130,8 +133,8 @@ cdef int frames_audit(frames_t *frames, frame_counts_t *counts) noexcept nogil:
             failure(), MRM_NO_MEMORY, 0, 0, NULL, frames.count // 8 + 1,
             "no memory to audit %u frames: a bit for each", frames.count,
         )
-    acquire(&frames.retiring)
-    acquire(&frames.lock)
+    mrm_lock(&frames.retiring)
+    mrm_lock(&frames.lock)
     status = check_lists(frames, ticked)
     if status == MRM_OK:
         status = check_places(frames, ticked)
@@ -139,8 +142,8 @@ cdef int frames_audit(frames_t *frames, frame_counts_t *counts) noexcept nogil:
         wrong = bitmap_check(&frames.bitmap)
         if wrong >= 0:
             status = lost(<uint32_t>wrong, b"is the first below a summary that is wrong")
-    release(&frames.lock)
-    release(&frames.retiring)
+    mrm_unlock(&frames.lock)
+    mrm_unlock(&frames.retiring)
     free(ticked)
     frames_count(frames, counts)
     return status

@@ -224,8 +224,8 @@ cdef void write_run(bitmap_t *bitmap, uint32_t first, uint32_t n, bint is_free) 
 
 cdef size_t bitmap_take(bitmap_t *bitmap, uint32_t *frames, size_t n) noexcept nogil:
     """Take the ``n`` lowest free frames, ascending; how many there were."""
-    cdef size_t taken = 0, i
-    cdef uint32_t low, word
+    cdef size_t taken = 0
+    cdef uint32_t low, word, i
     cdef uint64_t bits
     n = min(n, <size_t>bitmap.free)
     if n == 0:
@@ -234,8 +234,8 @@ cdef size_t bitmap_take(bitmap_t *bitmap, uint32_t *frames, size_t n) noexcept n
     while True:
         bits = bitmap.words[word]
         if bits == ALL and n - taken >= <size_t>WORD:
-            for i in range(WORD):
-                frames[taken + i] = word * WORD + <uint32_t>i
+            for i in range(<uint32_t>WORD):
+                frames[taken + i] = word * WORD + i
             taken += WORD
             bits = 0
         while bits and taken < n:

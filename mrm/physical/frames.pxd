@@ -58,12 +58,11 @@ cdef int frames_take_run(frames_t *frames, uint32_t n, uint32_t *first) noexcept
 cdef int frames_give(frames_t *frames, uint32_t frame, int reuse) noexcept nogil
 cdef int frames_give_many(frames_t *frames, const uint32_t *given, size_t n, int reuse) noexcept nogil
 
-# What a reservation does to a frame that it shows. A frame that is shown cannot be
-# given; one that was deferred can, and undefer then fails.
+# What a reservation does to a frame that it shows, which therefore cannot be given. A
+# deferred alias is counted from defer to settle, the slot until unmap.
 cdef int frames_map(frames_t *frames, uint32_t frame) noexcept nogil
 cdef void frames_unmap(frames_t *frames, uint32_t frame) noexcept nogil
 cdef int frames_defer(frames_t *frames, uint32_t frame) noexcept nogil
-cdef int frames_undefer(frames_t *frames, uint32_t frame) noexcept nogil
 cdef void frames_settle(frames_t *frames, uint32_t frame) noexcept nogil
 
 # Around an invalidation of all that was unmapped before `begin`; a retire that fails
@@ -87,8 +86,3 @@ cdef inline uint32_t frames_state(const frames_t *frames, uint32_t frame) noexce
 cdef inline uint32_t frames_mappings(const frames_t *frames, uint32_t frame) noexcept nogil:
     """How many slots show a frame, deferred aliases not counted."""
     return mrm_load32(&frames.frame[frame].status) // ONE_MAPPING
-
-
-# The locks of frames_t. Each is held for microseconds, and never while waiting.
-cdef void acquire(uint32_t *lock) noexcept nogil
-cdef void release(uint32_t *lock) noexcept nogil

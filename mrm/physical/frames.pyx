@@ -7,9 +7,13 @@ held ones nowhere. The state in a frame's record says which, and is what decides
 that of two who give the same frame one is told.
 
 Taking and giving one frame work on the stack of the processor that the thread runs
-on, without a lock, last in, first out: a warm frame comes back warm. Only when a stack
-is empty or has grown deep does a batch move between it and the bitmap, under a
-lock; the coldest go. Arrays of 64 and more pass the stacks by: the bitmap has the
+on, without a lock, last in, first out: a warm frame comes back warm. A frame goes back
+to the stack that it was taken from, wherever its thread has gone meanwhile: four
+records share a cache line, and if frames stayed where threads drop them, two
+processors would soon take and give neighbours, at a third of the speed each.
+
+Only when a stack is empty or has grown deep does a batch move between it and the
+bitmap, under a lock; the coldest go. Arrays of 64 and more pass the stacks by: the bitmap has the
 lowest frames, and neighbours make short plans for whoever maps them.
 
 "Too few are free" is said under the same lock, after the bitmap, every stack, and a
@@ -49,7 +53,7 @@ from mrm.physical.stack cimport (
     mrm_load16,
     mrm_load32,
     mrm_load64,
-    mrm_pause,
+    mrm_store16,
     mrm_store32,
     mrm_sub16,
     mrm_sub32,
@@ -77,8 +81,9 @@ from mrm.system.failure cimport (
 )
 
 
-cdef extern from "<sched.h>" nogil:
-    int sched_yield()
+cdef extern from "system/lock.h" nogil:
+    void mrm_lock(uint32_t *lock)
+    void mrm_unlock(uint32_t *lock)
 
 cdef extern from "<unistd.h>" nogil:
     enum:
@@ -97,28 +102,7 @@ cdef enum:
     DEEP = 128                  # frames that a stack may keep; beyond, half of them go
     LARGE = 64                  # frames from which on an array passes the stacks by
     CHUNK = 256                 # frames that are moved at a time, on the C stack
-    SPINS = 64                  # looks at a lock before the processor is yielded
-
-
-# ---- the lock, and whose stack -----------------------------------------------------
-
-cdef void acquire(uint32_t *lock) noexcept nogil:
-    """Wait until the lock is free, and take it."""
-    cdef uint32_t seen = 0, spins = 0
-    while not mrm_cas32(lock, &seen, 1):
-        while mrm_load32(lock):
-            spins += 1
-            if spins % SPINS:
-                mrm_pause()
-            else:
-                # Whoever has it may have been preempted on this very processor.
-                sched_yield()
-        seen = 0
-
-
-cdef void release(uint32_t *lock) noexcept nogil:
-    """Let the next one in."""
-    mrm_store32(lock, 0)
+    MAX_STACKS = 0xFFFF         # what a frame's record can name
 
 
 cdef inline stack_t *own_stack(const frames_t *frames) noexcept nogil:
@@ -145,7 +129,7 @@ cdef int frames_open(frames_t *frames, uint32_t count) noexcept nogil:
         return status
 
     frames.count = count
-    frames.stack_count = <uint32_t>max(processors, <long>1)
+    frames.stack_count = <uint32_t>min(max(processors, <long>1), <long>MAX_STACKS)
     # Pages of zeros come from the kernel when they are touched: a million records
     # that say READY cost nothing until then.
     nbytes = line + frames.stack_count * line + <size_t>count * sizeof(frame_t)
@@ -211,20 +195,26 @@ cdef size_t steal(frames_t *frames, uint32_t *taken, size_t least, size_t most) 
     return n
 
 
+cdef inline void hold(frames_t *frames, uint32_t frame, stack_t *stack) noexcept nogil:
+    """Make a frame that was taken off its list a held one, which goes back to ``stack``."""
+    mrm_store16(&frames.frame[frame].depth, <uint16_t>(stack - frames.stacks))
+    mrm_store32(&frames.frame[frame].status, MRM_FRAME_HELD)
+
+
 cdef int take_from_others(frames_t *frames, stack_t *stack, uint32_t *frame) noexcept nogil:
     """Take a frame from the bitmap or any stack, and fill ``stack`` up on the way."""
     cdef uint32_t batch[BATCH]
     cdef size_t n
-    acquire(&frames.lock)
+    mrm_lock(&frames.lock)
     n = bitmap_take(&frames.bitmap, batch, BATCH)
     if n == 0:
         n = steal(frames, batch, 1, BATCH)
     if n > 1:
         stack_push(frames.frame, stack, batch + 1, n - 1)
-    release(&frames.lock)
+    mrm_unlock(&frames.lock)
     if n == 0:
         return refuse_take(frames, 1, 0)
-    mrm_store32(&frames.frame[batch[0]].status, MRM_FRAME_HELD)
+    hold(frames, batch[0], stack)
     frame[0] = batch[0]
     return MRM_OK
 
@@ -235,23 +225,23 @@ cdef int frames_take(frames_t *frames, uint32_t *frame) noexcept nogil:
     cdef uint32_t top = stack_pop(frames.frame, stack)
     if top == NO_FRAME:
         return take_from_others(frames, stack, frame)
-    mrm_store32(&frames.frame[top].status, MRM_FRAME_HELD)
+    hold(frames, top, stack)
     frame[0] = top
     return MRM_OK
 
 
-cdef int take_many_from_others(frames_t *frames, uint32_t *taken, size_t n) noexcept nogil:
+cdef int take_many_from_others(frames_t *frames, stack_t *stack, uint32_t *taken, size_t n) noexcept nogil:
     """Take ``n`` frames, or none, from wherever they are."""
     cdef size_t found = 0
-    acquire(&frames.lock)
+    mrm_lock(&frames.lock)
     if n < LARGE:
-        found = stack_pop_many(frames.frame, own_stack(frames), taken, 1, n)
+        found = stack_pop_many(frames.frame, stack, taken, 1, n)
     found += bitmap_take(&frames.bitmap, taken + found, n - found)
     if found < n:
         found += steal(frames, taken + found, n - found, n - found)
     if found < n:
         bitmap_give(&frames.bitmap, taken, found)
-    release(&frames.lock)
+    mrm_unlock(&frames.lock)
     return MRM_OK if found == n else refuse_take(frames, n, found)
 
 
@@ -259,11 +249,11 @@ cdef size_t count_free(frames_t *frames) noexcept nogil:
     """Frames that could be taken now."""
     cdef size_t n
     cdef uint32_t i
-    acquire(&frames.lock)
+    mrm_lock(&frames.lock)
     n = frames.bitmap.free
     for i in range(frames.stack_count):
         n += stack_depth(frames.frame, &frames.stacks[i])
-    release(&frames.lock)
+    mrm_unlock(&frames.lock)
     return n
 
 
@@ -272,17 +262,18 @@ cdef int frames_take_many(frames_t *frames, uint32_t *taken, size_t n) noexcept 
 
     ``taken`` is not looked at when ``n`` is more than there are frames.
     """
+    cdef stack_t *stack = own_stack(frames)
     cdef size_t i
     cdef int status = MRM_OK
     if n == 0:
         return MRM_OK
     if n > frames.count:
         return refuse_take(frames, n, count_free(frames))
-    if n >= LARGE or stack_pop_many(frames.frame, own_stack(frames), taken, n, n) == 0:
-        status = take_many_from_others(frames, taken, n)
+    if n >= LARGE or stack_pop_many(frames.frame, stack, taken, n, n) == 0:
+        status = take_many_from_others(frames, stack, taken, n)
     if status == MRM_OK:
         for i in range(n):
-            mrm_store32(&frames.frame[taken[i]].status, MRM_FRAME_HELD)
+            hold(frames, taken[i], stack)
     return status
 
 
@@ -302,21 +293,22 @@ cdef int64_t gather_run(frames_t *frames, uint32_t n) noexcept nogil:
 
 cdef int frames_take_run(frames_t *frames, uint32_t n, uint32_t *first) noexcept nogil:
     """Take the lowest run of ``n`` neighbouring frames."""
+    cdef stack_t *stack = own_stack(frames)
     cdef int64_t found
     cdef uint32_t i, longest, available
     if n == 0:
         return mrm_fail(failure(), MRM_BAD_ARGUMENT, 0, 0, NULL, 0, "a run has 1 frame or more, not 0")
-    acquire(&frames.lock)
+    mrm_lock(&frames.lock)
     found = bitmap_take_run(&frames.bitmap, n)
     if found < 0:
         found = gather_run(frames, n)
     longest = bitmap_longest(&frames.bitmap)
     available = frames.bitmap.free
-    release(&frames.lock)
+    mrm_unlock(&frames.lock)
     if found < 0:
         return refuse_run(frames, n, longest, available)
     for i in range(n):
-        mrm_store32(&frames.frame[found + i].status, MRM_FRAME_HELD)
+        hold(frames, <uint32_t>found + i, stack)
     first[0] = <uint32_t>found
     return MRM_OK
 
@@ -327,17 +319,16 @@ cdef void spill(frames_t *frames, stack_t *stack) noexcept nogil:
     """Move the colder half of a stack that has grown deep to the bitmap."""
     cdef uint32_t popped[CHUNK]
     cdef size_t n
-    acquire(&frames.lock)
+    mrm_lock(&frames.lock)
     n = stack_pop_many(frames.frame, stack, popped, DEEP, CHUNK)
     if n:
         stack_push(frames.frame, stack, popped, DEEP // 2)
         bitmap_give(&frames.bitmap, popped + DEEP // 2, n - DEEP // 2)
-    release(&frames.lock)
+    mrm_unlock(&frames.lock)
 
 
-cdef inline void push(frames_t *frames, const uint32_t *given, size_t n) noexcept nogil:
-    """Put frames that were claimed on this processor's stack."""
-    cdef stack_t *stack = own_stack(frames)
+cdef inline void push(frames_t *frames, stack_t *stack, const uint32_t *given, size_t n) noexcept nogil:
+    """Put frames that were claimed on a stack, which keeps no more than a few."""
     if stack_push(frames.frame, stack, given, n) > DEEP:
         spill(frames, stack)
 
@@ -365,7 +356,7 @@ cdef int frames_give(frames_t *frames, uint32_t frame, int reuse) noexcept nogil
     if reuse == MRM_REUSE_NOW:
         if not claim(frames, frame, MRM_FRAME_READY):
             return refuse_frame(frames, frame, b"", b"given")
-        push(frames, &frame, 1)
+        push(frames, &frames.stacks[mrm_load16(&frames.frame[frame].depth)], &frame, 1)
         return MRM_OK
     if reuse != MRM_REUSE_AFTER_RETIRE:
         return refuse_reuse(reuse)
@@ -398,15 +389,15 @@ cdef int frames_give_many(frames_t *frames, const uint32_t *given, size_t n, int
     if state == MRM_FRAME_STRICT:
         push_strict(frames, given, n, epoch)
     elif n < LARGE:
-        push(frames, given, n)
+        push(frames, own_stack(frames), given, n)
     else:
         # A run, which is how large arrays are taken, holds the lock a tenth as long.
-        acquire(&frames.lock)
+        mrm_lock(&frames.lock)
         if is_run:
             bitmap_give_run(&frames.bitmap, given[0], <uint32_t>n)
         else:
             bitmap_give(&frames.bitmap, given, n)
-        release(&frames.lock)
+        mrm_unlock(&frames.lock)
     return MRM_OK
 
 
@@ -433,24 +424,16 @@ cdef void frames_unmap(frames_t *frames, uint32_t frame) noexcept nogil:
 
 
 cdef int frames_defer(frames_t *frames, uint32_t frame) noexcept nogil:
-    """Make one of the slots that show a frame a deferred alias."""
+    """Count one deferred alias more; the slot stays counted until frames_unmap.
+
+    In this order the frame cannot be given before it would be seen as released.
+    """
     cdef uint16_t pending = mrm_load16(&frames.frame[frame].pending)
     while True:
         if pending == MAX_PENDING:
             return refuse_alias(frame)
         if mrm_cas16(&frames.frame[frame].pending, &pending, pending + 1):
-            break
-    # Last: with no mapping left the frame can be given, and must then be seen released.
-    frames_unmap(frames, frame)
-    return MRM_OK
-
-
-cdef int frames_undefer(frames_t *frames, uint32_t frame) noexcept nogil:
-    """Make a deferred alias a slot that shows the frame again, if it is still held."""
-    cdef int status = frames_map(frames, frame)
-    if status == MRM_OK:
-        frames_settle(frames, frame)
-    return status
+            return MRM_OK
 
 
 cdef void frames_settle(frames_t *frames, uint32_t frame) noexcept nogil:
@@ -473,7 +456,7 @@ cdef void frames_retire_end(frames_t *frames, uint64_t begun) noexcept nogil:
     cdef size_t n = 0
     # One at a time: while the list is taken apart here, another retire would miss
     # the frames that it has to make ready.
-    acquire(&frames.retiring)
+    mrm_lock(&frames.retiring)
     next = list_take_all(&frames.strict)
     while next != NO_FRAME:
         frame = next
@@ -491,11 +474,11 @@ cdef void frames_retire_end(frames_t *frames, uint64_t begun) noexcept nogil:
                 mrm_store32(&frames.frame[last].next, frame)
             last = frame
         if n == CHUNK or (n and next == NO_FRAME):
-            acquire(&frames.lock)
+            mrm_lock(&frames.lock)
             bitmap_give(&frames.bitmap, ready, n)
             mrm_sub32(&frames.strict_count, <uint32_t>n)
-            release(&frames.lock)
+            mrm_unlock(&frames.lock)
             n = 0
     if first != NO_FRAME:
         list_push(frames.frame, &frames.strict, first, last)
-    release(&frames.retiring)
+    mrm_unlock(&frames.retiring)

@@ -54,6 +54,7 @@ cdef extern from "<string.h>" nogil:
 
 
 cdef enum:
+    ADVICE_POPULATE_WRITE = 23  # MADV_POPULATE_WRITE: older headers do not know it (5.14)
     ADVICE_COLLAPSE = 25        # MADV_COLLAPSE: make huge pages of this now (6.1)
     FEWEST_VIEWS = 4
     DEFAULT_VIEWS = 64          # for a large pool; as many as fit into DEFAULT_ARENA otherwise
@@ -177,7 +178,11 @@ cdef int pool_open(
         frames_close(&pool.frames)
         free(pool)
         return status
-    if backing == MRM_BACKING_THP:
+    if backing == MRM_BACKING_HUGETLB:
+        # Page tables for the window now (0.3 us a page): no touch through it takes a fault,
+        # and the views have something to link. Where it cannot be done, touches do it.
+        advise(pool.window, funded, ADVICE_POPULATE_WRITE)
+    elif backing == MRM_BACKING_THP:
         # fallocate under shmem_enabled=advise gave small pages; where this kernel can, they
         # are made huge at once. Where it cannot, they stay small, and page_size_of() says so.
         advise(pool.window, funded, ADVICE_COLLAPSE)

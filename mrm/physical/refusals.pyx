@@ -59,13 +59,13 @@ cdef int refuse_frame(
     if state == MRM_FRAME_HELD:
         return mrm_fail(
             failure(), MRM_BAD_FRAME, 0, 0, NULL, 0,
-            "%sframe %u cannot be %s: it is still shown by %u slots; unmap those first",
+            "%sframe %u cannot be %s: slots that show it: %u; unmap those first",
             place, frame, deed, frames_mappings(frames, frame),
         )
     return mrm_fail(
         failure(), MRM_BAD_FRAME, 0, 0, NULL, 0,
-        "%sframe %u cannot be %s: it is %s, not held; it was never taken, or has been given already, "
-        "and only who takes a frame may use it and give it, once",
+        "%sframe %u cannot be %s: it is %s, not held; it was never taken, or has been given already: "
+        "who takes a frame gives it, once, and uses it no more",
         place, frame, deed, word_for(state),
     )
 
@@ -110,7 +110,7 @@ cdef int refuse_take(const frames_t *frames, size_t n, size_t available) noexcep
     cdef int64_t held = <int64_t>frames.count - <int64_t>available - strict
     return mrm_fail(
         failure(), MRM_OUT_OF_FRAMES, 0, 0, NULL, 0,
-        "of %zu frames asked for %zu are free: this pool has %u, of which %u are held and %u are strict; "
+        "of %zu frames asked for, %zu are free: this pool has %u, and of these %u are held and %u strict; "
         "give frames back, retire to make strict ones ready, or open a larger pool",
         n, available, frames.count, <uint32_t>max(held, <int64_t>0), strict,
     )
@@ -120,8 +120,8 @@ cdef int refuse_run(const frames_t *frames, uint32_t n, uint32_t longest, uint32
     """Say that the ``longest`` run of free frames is shorter than ``n``."""
     return mrm_fail(
         failure(), MRM_OUT_OF_FRAMES, 0, 0, NULL, 0,
-        "of %u neighbouring frames asked for %u are free: this pool has %u frames, of which %u are free, "
-        "but scattered; take single ones and map them side by side, or give neighbours back",
+        "of a run of %u frames asked for, %u are free: this pool has %u, and of these %u are free, but scattered; "
+        "take single ones and map them side by side, or give neighbours back",
         n, longest, frames.count, available,
     )
 

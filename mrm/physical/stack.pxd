@@ -19,7 +19,6 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 cdef extern from "system/atomic.h" nogil:
     unsigned int mrm_cpu()
-    void mrm_pause()
     uint16_t mrm_load16(const uint16_t *p)
     void mrm_store16(uint16_t *p, uint16_t v)
     uint16_t mrm_sub16(uint16_t *p, uint16_t v)
@@ -45,7 +44,7 @@ cdef struct frame_t:
     uint32_t status             # MRM_FRAME_READY, HELD or STRICT | live mappings << 8
     uint32_t epoch              # STRICT: the retire that it waits for, as its number
     uint16_t pending            # deferred aliases: old addresses that still show it
-    uint16_t depth              # frames in its stack up to this one
+    uint16_t depth              # in a stack: frames up to this one; held: number of the stack it goes back to
 
 
 # One processor's free frames, last in, first out, on cache lines of its own.

@@ -26,13 +26,13 @@ from mrm.space.plan cimport (
 )
 from mrm.space.reservation cimport (
     MRM_PROT_NONE, MRM_PROT_READ_WRITE, MRM_SLOT_DEFERRED, MRM_SLOT_EMPTY, MRM_SLOT_SHOWN,
-    change_t, mappings_allow, mrm_report, note_mapping, reservation_address, reservation_after,
-    reservation_enter, reservation_leave, reservation_t, slot_t, step_t,
+    change_t, mappings_allow, mrm_report, note_mapping, list_release, list_reservations,
+    reservation_address, reservation_enter, reservation_leave, reservation_t, slot_t, step_t,
 )
 from mrm.system.calls cimport (
     CALL_MADVISE, CALL_MMAP, CALL_MPROTECT, CALL_MREMAP, advise, call, call_name, calls_made, seal,
 )
-from mrm.system.failure cimport MRM_INCONSISTENT, MRM_OK, MRM_SYSTEM_CALL, failure, mrm_fail
+from mrm.system.failure cimport MRM_CLOSED, MRM_INCONSISTENT, MRM_OK, MRM_SYSTEM_CALL, failure, mrm_fail
 from mrm.system.features cimport FEATURE_MREMAP, FEATURE_POPULATE, FEATURE_ZAP, feature_is_missing, feature_missing
 from mrm.system.maps cimport mapping_t, maps_within
 
@@ -312,7 +312,7 @@ cdef void _apply(reservation_t *r) noexcept nogil:
             new.frame = c.frame
             new.protection = c.protection
         mrm_store64(<uint64_t *>&r.slot[c.slot], (<uint64_t *>&new)[0])
-        if old.state == MRM_SLOT_SHOWN and not c.deferred and (c.counted or c.frame == NO_FRAME):
+        if old.state == MRM_SLOT_SHOWN and (c.counted or c.frame == NO_FRAME):
             frames_unmap(&r.pool.frames, old.frame)
         elif old.state == MRM_SLOT_DEFERRED:
             frames_settle(&r.pool.frames, old.frame)
@@ -397,22 +397,23 @@ cdef int reservation_retire(reservation_t *r, mrm_report *report) noexcept nogil
 
 cdef int pool_retire(pool_t *pool, mrm_report *report) noexcept nogil:
     """The same for every reservation of the pool, as one retire of the pool's."""
-    cdef reservation_t *r = NULL
+    cdef reservation_t **listed
+    cdef size_t n, i
     cdef uint64_t begun
     cdef int status = pool_usable(pool)
     _clear_report(report)
     if status != MRM_OK:
         return status
     begun = frames_retire_begin(&pool.frames)
-    while True:
-        r = reservation_after(r)
-        if r == NULL:
-            break
-        if r.pool == pool and r.deferred:
-            status = _retire_one(r, report)
-            if status != MRM_OK:
-                # Closed by somebody in between is retired, too; else it stays as it was.
-                break
+    status = list_reservations(pool, &listed, &n)
+    if status != MRM_OK:
+        return status
+    for i in range(n):
+        if status == MRM_OK:
+            status = _retire_one(listed[i], report)
+            if status == MRM_CLOSED:
+                status = MRM_OK     # by another thread, and so retired
+    list_release(listed, n)
     if status == MRM_OK:
         frames_retire_end(&pool.frames, begun)
     return status

@@ -51,9 +51,8 @@ cdef void _in_arena(pool_t *pool, const void *address, mrm_place *place) noexcep
             place.protection = MRM_PROT_READ_WRITE
 
 
-cdef void _in_reservation(reservation_t *r, const void *address, mrm_place *place) noexcept nogil:
+cdef void _in_reservation(reservation_t *r, uint64_t into, const void *address, mrm_place *place) noexcept nogil:
     cdef slot_t seen
-    cdef uint64_t into = <uint64_t>address - <uint64_t>r.range.base if r.range != NULL else 0
     place.kind = MRM_PLACE_RESERVATION
     place.pool = r.pool.number
     place.number = r.number
@@ -84,5 +83,5 @@ cdef void classify(const void *address, mrm_place *place) noexcept nogil:
         if found.kind == RANGE_ARENA:
             _in_arena(<pool_t *>found.owner, address, place)
         else:
-            _in_reservation(<reservation_t *>found.owner, address, place)
+            _in_reservation(<reservation_t *>found.owner, <uint64_t>address - found.base, address, place)
     range_leave(ticket)

@@ -16,11 +16,11 @@ what it shall show. It is made in three passes:
 Lanes, and what decides between them. Costs in microseconds on the machine of
 docs/design.md; only their proportions matter:
 
-- fill: one mmap a run (3.3), page tables by one madvise for all neighbouring runs (0.5
-  a page), which is cheaper than MAP_POPULATE in each call (1.4 a run).
+- fill: one mmap a run (3.2), page tables by one madvise for all neighbouring runs (0.5
+  a page), which is cheaper than MAP_POPULATE in each call (1.5 a run).
 - move of a run: mremap (14.5 + 0.2 a page, and 1.8 to seal the hole that it leaves), or
   fill and seal the source (one invalidation for all sources that lie together).
-- taking away: one seal for slots that lie together, holes included (1.5 + 10 for the
+- taking away: one seal for slots that lie together, holes included (1.5 + 12 for the
   invalidation). Scattered slots of one kernel mapping: empty the whole mapping's page
   tables first (one invalidation), then seal without, and populate the survivors again
   (1.4 each). A concurrent access in between takes a page fault and goes on.
@@ -38,7 +38,7 @@ from libc.stdlib cimport qsort, realloc
 from libc.string cimport memset
 
 from mrm.physical.frames cimport (
-    MRM_FRAME_HELD, NO_FRAME, frames_defer, frames_map, frames_undefer, frames_unmap,
+    MRM_FRAME_HELD, NO_FRAME, frames_defer, frames_map, frames_settle, frames_unmap,
 )
 from mrm.physical.pool cimport MRM_BACKING_HUGETLB
 from mrm.space.batch cimport OP_ALIAS, OP_MAP, OP_MOVE, OP_PROTECT, OP_SWAP, OP_UNMAP, batch_t, op_t
@@ -62,11 +62,11 @@ cdef enum:
     GAP = 8                     # slots that advice reaches over, to be one call
     PROTECT_BY_MAPPING = 16     # pages of a run up to which mapping anew beats mprotect
 
-cdef double COST_MAP = 3.3
-cdef double COST_MAP_PAGE = 0.7
+cdef double COST_MAP = 5.0          # by itself: with population and advice of its own
+cdef double COST_MAP_PAGE = 0.4
 cdef double COST_SEAL = 1.5
 cdef double COST_SEAL_PAGE = 0.2
-cdef double COST_SHOOTDOWN = 10.0
+cdef double COST_SHOOTDOWN = 12.0
 cdef double COST_MREMAP = 16.3
 cdef double COST_MREMAP_PAGE = 0.2
 cdef double COST_PUT_BACK = 1.4
@@ -637,7 +637,7 @@ cdef void plan_withdraw(reservation_t *r) noexcept nogil:
         if c.counted:
             frames_unmap(&r.pool.frames, c.frame)
         if c.deferred:
-            frames_undefer(&r.pool.frames, r.slot[c.slot].frame)
+            frames_settle(&r.pool.frames, r.slot[c.slot].frame)
     r.plan.change_count = r.plan.step_count = 0
 
 

@@ -102,8 +102,9 @@ cdef int reservation_slot(reservation_t *reservation, uint32_t slot, mrm_slot *s
 # Enter takes the lock, unless the reservation is closed or the parent's.
 cdef int reservation_enter(reservation_t *reservation) noexcept nogil
 cdef void reservation_leave(reservation_t *reservation) noexcept nogil
-# All reservations of the process, each with a user more while it is looked at.
-cdef reservation_t *reservation_after(reservation_t *previous) noexcept nogil
+# The open reservations of a pool, each with a user more until list_release.
+cdef int list_reservations(pool_t *pool, reservation_t ***listed, size_t *n) noexcept nogil
+cdef void list_release(reservation_t **listed, size_t n) noexcept nogil
 # The kernel's mappings: new boundaries that [first, first + n) brings, and noting them.
 cdef void note_mapping(reservation_t *reservation, uint32_t first, uint32_t n) noexcept nogil
 cdef int mappings_allow(int64_t growth) noexcept nogil

@@ -99,6 +99,7 @@ cdef int reservation_open(pool_t *pool, uint64_t slots, uint64_t at, reservation
         free(r)
         return failure().status
     r.base = <char *>r.range.base
+    mappings_allow(slots if slots < 1024 else 1024)     # read now, rather than in the first commit
     pool_retain(pool)
     mrm_add64(&pool.reservations, 1)
     mrm_lock(&list_lock)
@@ -187,22 +188,37 @@ cdef void reservation_leave(reservation_t *r) noexcept nogil:
     mrm_unlock(&r.lock)
 
 
-cdef reservation_t *reservation_after(reservation_t *previous) noexcept nogil:
-    """The open reservation after ``previous``, whose user ends; the first one after NULL.
-
-    One that is closed while it is looked at is the end of the walk.
-    """
+cdef int list_reservations(pool_t *pool, reservation_t ***listed, size_t *n) noexcept nogil:
+    """The open reservations of a pool, as an array; each has one user more."""
     cdef reservation_t *r
+    cdef size_t count = 0
     mrm_lock(&list_lock)
-    r = all_reservations if previous == NULL else previous.next
-    if previous != NULL and mrm_load32(&previous.state) != STATE_OPEN:
-        r = NULL
-    if r != NULL:
-        reservation_retain(r)
+    r = all_reservations
+    while r != NULL:
+        count += r.pool == pool
+        r = r.next
+    listed[0] = <reservation_t **>calloc(count + 1, sizeof(reservation_t *))
+    n[0] = 0
+    if listed[0] != NULL:
+        r = all_reservations
+        while r != NULL:
+            if r.pool == pool:
+                reservation_retain(r)
+                listed[0][n[0]] = r
+                n[0] += 1
+            r = r.next
     mrm_unlock(&list_lock)
-    if previous != NULL:
-        reservation_release(previous)
-    return r
+    if listed[0] == NULL:
+        return mrm_fail(failure(), MRM_NO_MEMORY, 0, 12, NULL, 0, b"no memory to list %zu reservations", count)
+    return MRM_OK
+
+
+cdef void list_release(reservation_t **listed, size_t n) noexcept nogil:
+    """End what ``list_reservations`` began."""
+    cdef size_t i
+    for i in range(n):
+        reservation_release(listed[i])
+    free(listed)
 
 
 # ---- looking -------------------------------------------------------------------

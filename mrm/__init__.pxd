@@ -1,0 +1,185 @@
+"""What ``cimport mrm`` gives: the table of functions for C, with types.
+
+Call ``mrm.mrm_import()`` once (it raises ImportError), then use ``mrm.mrm.take(...)``
+and the others without the GIL, as in C; include/mrm/mrm.h documents each.
+"""
+
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+
+
+cdef extern from "mrm/mrm.h" nogil:
+    enum:
+        MRM_API_VERSION
+        MRM_OK
+        MRM_BAD_ARGUMENT
+        MRM_BAD_FRAME
+        MRM_OUT_OF_FRAMES
+        MRM_BAD_SLOT
+        MRM_NO_ADDRESSES
+        MRM_SYSTEM_CALL
+        MRM_CLOSED
+        MRM_FORKED
+        MRM_NO_MEMORY
+        MRM_INCONSISTENT
+        MRM_UNFUNDED
+        MRM_REUSE_NOW
+        MRM_REUSE_AFTER_RETIRE
+        MRM_BACKING_HUGETLB
+        MRM_BACKING_THP
+        MRM_BACKING_SMALL
+        MRM_FRAME_READY
+        MRM_FRAME_HELD
+        MRM_FRAME_STRICT
+        MRM_FRAME_RELEASED
+        MRM_PROT_NONE
+        MRM_PROT_READ
+        MRM_PROT_READ_WRITE
+        MRM_DEFERRED
+        MRM_MISSING_OK
+        MRM_SLOT_EMPTY
+        MRM_SLOT_SHOWN
+        MRM_SLOT_DEFERRED
+        MRM_PLACE_NOTHING
+        MRM_PLACE_WINDOW
+        MRM_PLACE_VIEW
+        MRM_PLACE_RESERVATION
+        MRM_STATE_UNUSED
+        MRM_STATE_OPEN
+        MRM_STATE_RETIRED
+        MRM_STATE_EMPTY
+        MRM_STATE_SHOWN
+        MRM_STATE_DEFERRED
+        MRM_STATE_FORKED
+
+    ctypedef struct mrm_failure:
+        int32_t status
+        int32_t call
+        int32_t error
+        uint64_t address
+        uint64_t bytes
+        char text[768]
+
+    ctypedef struct mrm_pool:
+        pass
+    ctypedef struct mrm_view:
+        pass
+    ctypedef struct mrm_reservation:
+        pass
+    ctypedef struct mrm_batch:
+        pass
+
+    ctypedef struct mrm_layout:
+        uint64_t base
+        uint64_t frame_size
+        uint64_t frame_mask
+        uint32_t frame_shift
+        uint32_t stride_shift
+        uint32_t view_count
+        uint32_t frame_count
+
+    void *mrm_address(const mrm_layout *layout, uint32_t view, uint32_t frame)
+    uint32_t mrm_view_of(const mrm_layout *layout, const void *address)
+    uint32_t mrm_frame_of(const mrm_layout *layout, const void *address)
+    uint64_t mrm_offset_of(const mrm_layout *layout, const void *address)
+
+    ctypedef struct mrm_stats:
+        uint32_t size
+        uint32_t version
+        uint64_t frame_size
+        uint64_t frames
+        uint64_t ready
+        uint64_t released
+        uint64_t strict
+        uint64_t held
+        uint64_t mapped
+        uint64_t pending
+        uint64_t epoch
+        uint64_t views_open
+        uint64_t views_retired
+        uint64_t views_opened
+        uint64_t reservations
+        uint64_t batches
+        uint64_t system_calls
+
+    ctypedef struct mrm_slot:
+        uint32_t state
+        uint32_t frame
+        uint32_t protection
+        uint64_t address
+
+    ctypedef struct mrm_report:
+        uint64_t pages
+        uint64_t runs
+        uint64_t system_calls
+        uint64_t shootdowns
+        uint64_t nanoseconds
+
+    ctypedef struct mrm_place:
+        uint32_t kind
+        uint32_t state
+        uint32_t pool
+        uint32_t number
+        uint32_t frame
+        uint32_t frame_state
+        uint32_t slot
+        uint32_t protection
+        uint64_t offset
+
+    ctypedef struct mrm_pool_options:
+        uint64_t bytes
+        const char *huge
+        const char *path
+        const char *name
+        int numa_node
+        int dump
+        uint32_t views
+
+    ctypedef struct mrm_api:
+        uint32_t version
+        uint32_t size
+        const mrm_failure *(*failure)() noexcept
+        const char *(*call_name)(int call) noexcept
+        int (*pool_open)(const mrm_pool_options *options, mrm_pool **pool) noexcept
+        mrm_pool *(*pool_from_object)(void *python_object) noexcept
+        void (*pool_retain)(mrm_pool *pool) noexcept
+        void (*pool_release)(mrm_pool *pool) noexcept
+        int (*pool_layout)(mrm_pool *pool, mrm_layout *layout) noexcept
+        int (*pool_stats)(mrm_pool *pool, mrm_stats *stats) noexcept
+        int (*pool_audit)(mrm_pool *pool, mrm_stats *stats) noexcept
+        int (*take)(mrm_pool *pool, uint32_t *frame) noexcept
+        int (*take_many)(mrm_pool *pool, uint32_t *frames, size_t n) noexcept
+        int (*take_run)(mrm_pool *pool, uint32_t n, uint32_t *first) noexcept
+        int (*give)(mrm_pool *pool, uint32_t frame, int reuse) noexcept
+        int (*give_many)(mrm_pool *pool, const uint32_t *frames, size_t n, int reuse) noexcept
+        int (*zero)(mrm_pool *pool, const uint32_t *frames, size_t n) noexcept
+        int (*copy_frame)(mrm_pool *pool, uint32_t target, uint32_t source) noexcept
+        int (*pool_retire)(mrm_pool *pool, mrm_report *report) noexcept
+        int (*view_open)(mrm_pool *pool, mrm_view **view) noexcept
+        uint32_t (*view_number)(const mrm_view *view) noexcept
+        void *(*view_address)(const mrm_view *view, uint32_t frame) noexcept
+        int (*view_retire)(mrm_view *view) noexcept
+        int (*view_close)(mrm_view *view) noexcept
+        int (*reservation_open)(mrm_pool *pool, uint64_t slots, uint64_t at, mrm_reservation **reservation) noexcept
+        void *(*reservation_address)(const mrm_reservation *reservation, uint32_t slot) noexcept
+        int (*reservation_slot)(mrm_reservation *reservation, uint32_t slot, mrm_slot *shown) noexcept
+        int (*reservation_retire)(mrm_reservation *reservation, mrm_report *report) noexcept
+        int (*reservation_close)(mrm_reservation *reservation) noexcept
+        int (*batch_begin)(mrm_reservation *reservation, mrm_batch **batch) noexcept
+        int (*batch_map)(
+            mrm_batch *batch, const uint32_t *slots, const uint32_t *frames, size_t n, int protection) noexcept
+        int (*batch_unmap)(mrm_batch *batch, const uint32_t *slots, size_t n, int flags) noexcept
+        int (*batch_move)(
+            mrm_batch *batch, const uint32_t *sources, const uint32_t *targets, size_t n, int flags) noexcept
+        int (*batch_alias)(
+            mrm_batch *batch, const uint32_t *sources, const uint32_t *targets, size_t n) noexcept
+        int (*batch_swap)(mrm_batch *batch, const uint32_t *slots, const uint32_t *others, size_t n) noexcept
+        int (*batch_protect)(mrm_batch *batch, const uint32_t *slots, size_t n, int protection) noexcept
+        int (*batch_commit)(mrm_batch *batch, mrm_report *report) noexcept
+        void (*batch_abort)(mrm_batch *batch) noexcept
+        void (*classify)(const void *address, mrm_place *place) noexcept
+
+    const mrm_api *mrm
+
+
+cdef extern from "mrm/mrm.h":
+    int mrm_import() except -1
