@@ -32,7 +32,6 @@ DIRECTIVES = {
     "initializedcheck": False,
     "embedsignature": True,
     "embedsignature.format": "python",
-    "freethreading_compatible": True,
 }
 
 
