@@ -60,7 +60,7 @@ cdef class Pool:
     Parameters
     ----------
     size : int or str
-        Bytes, or ``"2GiB"``; rounded up to whole frames.
+        Bytes, or ``"2GiB"``; a multiple of the frame size, 2 MiB.
     huge : {"prefer", "require", "off"}, optional
         ``"require"`` takes huge pages or fails with the way out; ``"prefer"`` falls back
         to shared memory with transparent huge pages and then to small ones, with one

@@ -177,7 +177,7 @@ typedef struct mrm_place {
 
 /* How a pool is opened from C. Zero everything, set what matters. */
 typedef struct mrm_pool_options {
-    uint64_t bytes;             /* size, rounded up to whole frames */
+    uint64_t bytes;             /* size; a multiple of 2 MiB */
     const char *huge;           /* "prefer" (NULL), "require", "off" */
     const char *path;           /* hugetlbfs file or directory, or NULL */
     const char *name;           /* shown in /proc/self/maps, or NULL */
