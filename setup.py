@@ -96,29 +96,6 @@ def extensions() -> list[Extension]:
     ]
 
 
-<<<<<<< HEAD
-setup(
-    packages=[
-        ".".join(p.parent.relative_to(ROOT).parts)
-        for p in ROOT.glob("mrm/**/__init__.py")
-    ],
-    package_data={"mrm": ["py.typed", "*.pxd", "*.pyi", "**/*.pxd", "**/*.pyi", "**/*.h", "**/*.html"]},
-    ext_modules=cythonize(
-        extensions(),
-        nthreads=os.cpu_count() or 1,
-        compiler_directives={
-            "language_level": 3,
-            "boundscheck": False,
-            "wraparound": False,
-            "cdivision": True,
-            "initializedcheck": False,
-            "embedsignature": True,
-            "embedsignature.format": "python",
-        },
-    ),
-    cmdclass={"build_py": BuildWithHeaders},
-)
-=======
 # Cython's workers import this file again where processes are not forked.
 if __name__ == "__main__":
     setup(
@@ -127,4 +104,3 @@ if __name__ == "__main__":
         ext_modules=extensions(),
         cmdclass={"build_ext": BuildModules, "build_py": BuildWithHeaders},
     )
->>>>>>> package
