@@ -55,7 +55,8 @@ def blind_spots(facts: dict[str, Any]) -> list[str]:
         return spots
     spots.append(
         "Shootdowns are system-wide (row TLB of /proc/interrupts): a busy neighbour adds to them, "
-        "and one invalidation counts once for every processor that receives it."
+        "and one invalidation counts once for every processor that receives it. Interrupts of the row CAL, "
+        "which follow when page tables stop being shared, are not in the count."
     )
     if facts["virtualised"]:
         spots.append(
