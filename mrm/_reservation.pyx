@@ -12,7 +12,7 @@ from mrm._arrays cimport Numbers, numbers
 from mrm._live cimport LIVE_BATCHES, LIVE_RESERVATIONS, live_changed
 from mrm._view cimport make_buffer
 from mrm.errors import ArgumentError, ClosedError, PinnedError, SlotError
-from mrm.physical.pool cimport pool_t
+from mrm.physical.pool cimport pool_release, pool_retain, pool_t
 from mrm.space.batch cimport (
     OP_MAP, OP_MOVE, OP_SWAP, batch_abort, batch_alias, batch_begin, batch_map, batch_move, batch_protect,
     batch_swap, batch_t, batch_unmap,
@@ -23,7 +23,7 @@ from mrm.space.reservation cimport (
     MRM_DEFERRED, MRM_MISSING_OK, MRM_PROT_NONE, MRM_PROT_READ, MRM_PROT_READ_WRITE,
     MRM_SLOT_DEFERRED, MRM_SLOT_EMPTY, mrm_report, mrm_slot,
     reservation_address, reservation_close, reservation_enter, reservation_leave, reservation_open,
-    reservation_slot, reservation_t, step_t,
+    reservation_release, reservation_retain, reservation_slot, reservation_t, step_t,
 )
 from mrm.stats import Mapping
 from mrm.system.failure cimport check
@@ -261,8 +261,10 @@ cdef class Reservation:
             check(reservation_slot(r, slot, &shown))
             if shown.state == MRM_SLOT_DEFERRED:
                 raise PinnedError(f"cannot retire: an exported buffer looks at slot {slot}")
+        reservation_retain(r)       # another thread may close it while the GIL is away
         with nogil:
             status = reservation_retire(r, &report.figures)
+            reservation_release(r)
         check(status)
         return report
 
@@ -469,8 +471,10 @@ cdef class Batch:
 
             counter = shootdowns()
             counter.__enter__()
+        self.batch = NULL           # until it is done, for other threads it is over
         with nogil:
             status = batch_commit(batch, &report.figures)
+        self.batch = batch
         if counter is not None:
             counter.__exit__(None, None, None)
             report.shootdowns_measured = counter.count
@@ -561,8 +565,10 @@ cdef Reservation make_reservation(object owner, void *pool, object slots, object
         where = at
     made.pinned = {}
     made.owner = owner
+    pool_retain(<pool_t *>pool)     # another thread may close the Pool while the GIL is away
     with nogil:
         status = reservation_open(<pool_t *>pool, n, where, &made.reservation)
+        pool_release(<pool_t *>pool)
     check(status)
     live_changed(LIVE_RESERVATIONS, 1)
     return made

@@ -17,6 +17,7 @@ cdef class Window:
 
 cdef class View(Window):
     cdef view_t *view
+    cdef int busy                   # threads in a call that has let go of the GIL
     cdef int _check_unpinned(self, str verb) except -1
 
 

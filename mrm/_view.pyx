@@ -19,6 +19,10 @@ from mrm.system.failure cimport check
 from mrm.system.ranges cimport STATE_FORKED
 
 
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
+
 cdef class FrameBuffer:
     """One frame's bytes, exported by the buffer protocol; made by ``view[frame]``."""
 
@@ -232,8 +236,10 @@ cdef class View(Window):
         cdef view_t *view = self.view
         self.check_open()
         self._check_unpinned("retire")
+        self.busy += 1
         with nogil:
             status = view_retire(view)
+        self.busy -= 1
         check(status)
 
     def close(self):
@@ -256,6 +262,9 @@ cdef class View(Window):
             self._check_unpinned("close")
         self.view = NULL            # no other thread closes it while the GIL is away
         self.pool = NULL
+        while self.busy:            # one is retiring it
+            with nogil:
+                sched_yield()
         with nogil:
             status = view_close(view)
         if status:
@@ -288,11 +297,11 @@ cdef View make_view(pool_t *pool, object owner):
     """Open a view of a pool."""
     cdef View view = View.__new__(View)
     cdef int status
+    pool_retain(pool)               # another thread may close the Pool while the GIL is away
     with nogil:
         status = view_open(pool, &view.view)
+    view.pool = pool                # which __dealloc__ releases
     check(status)
-    pool_retain(pool)
-    view.pool = pool
     view.start = view.view.base
     view.owner = owner
     live_changed(LIVE_VIEWS, 1)
