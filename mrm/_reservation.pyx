@@ -195,12 +195,12 @@ cdef class Reservation:
         """A memoryview of what a slot shows, writable if the slot is.
 
         While it lives the slot is pinned: batches from Python that would change it
-        raise PinnedError, and so do retire and close. Batches from C do not ask.
+        raise PinnedError, and so does close. Batches from C do not ask.
 
         Raises
         ------
         SlotError
-            If the slot shows nothing that can be read.
+            If the slot shows nothing that can be read, or only until the next retire.
         """
         cdef mrm_slot shown
         cdef reservation_t *r = self.open_one()
@@ -208,6 +208,9 @@ cdef class Reservation:
         check(reservation_slot(r, slot, &shown))
         if shown.state == MRM_SLOT_EMPTY or shown.protection == MRM_PROT_NONE:
             raise SlotError(f"slot {slot} shows nothing that can be read")
+        if shown.state == MRM_SLOT_DEFERRED:
+            # Any retire of the pool ends it, and does not ask who looks.
+            raise SlotError(f"slot {slot} was unmapped, deferred until the next retire: look at another slot of its frame")
         return make_buffer(
             self, <void *>shown.address, r.pool.layout.frame_size, shown.protection != MRM_PROT_READ_WRITE, slot
         )
@@ -256,11 +259,6 @@ cdef class Reservation:
         cdef reservation_t *r = self.open_one()
         cdef Report report = Report.__new__(Report)
         cdef int status
-        cdef mrm_slot shown
-        for slot in self.pinned:
-            check(reservation_slot(r, slot, &shown))
-            if shown.state == MRM_SLOT_DEFERRED:
-                raise PinnedError(f"cannot retire: an exported buffer looks at slot {slot}")
         reservation_retain(r)       # another thread may close it while the GIL is away
         with nogil:
             status = reservation_retire(r, &report.figures)
