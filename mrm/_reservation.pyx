@@ -12,7 +12,7 @@ from mrm._arrays cimport Numbers, numbers
 from mrm._live cimport LIVE_BATCHES, LIVE_RESERVATIONS, live_changed
 from mrm._view cimport make_buffer
 from mrm.errors import ArgumentError, ClosedError, PinnedError, SlotError
-from mrm.physical.pool cimport pool_release, pool_retain, pool_t
+from mrm.physical.pool cimport pool_release, pool_retain, pool_t, pool_usable
 from mrm.space.batch cimport (
     OP_MAP, OP_MOVE, OP_SWAP, batch_abort, batch_alias, batch_begin, batch_map, batch_move, batch_protect,
     batch_swap, batch_t, batch_unmap,
@@ -103,6 +103,8 @@ cdef class Reservation:
     cdef reservation_t *open_one(self) except NULL:
         if self.reservation == NULL:
             raise ClosedError("the reservation is closed")
+        if self.reservation.state == STATE_FORKED:
+            check(pool_usable(self.reservation.pool))
         return self.reservation
 
     def __del__(self):
@@ -312,6 +314,8 @@ cdef class Reservation:
     def __repr__(self):
         if self.reservation == NULL:
             return "<mrm.Reservation closed>"
+        if self.reservation.state == STATE_FORKED:
+            return f"<mrm.Reservation {self.reservation.number} of the parent process>"
         return f"<mrm.Reservation {self.number}: {len(self)} slots at {self.base:#x}>"
 
 
@@ -341,6 +345,8 @@ cdef class Batch:
     cdef batch_t *open_one(self) except NULL:
         if self.batch == NULL:
             raise ClosedError("the batch is over: begin another one")
+        if self.batch.reservation.state == STATE_FORKED:
+            check(pool_usable(self.batch.reservation.pool))
         return self.batch
 
     def map(self, slots, frames, protection="rw"):

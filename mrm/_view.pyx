@@ -154,6 +154,8 @@ cdef class Window:
     def __repr__(self):
         if self.pool == NULL:
             return f"<mrm.{type(self).__name__} closed>"
+        if self.pool.state == STATE_FORKED:
+            return f"<mrm.{type(self).__name__} of the parent process>"
         return f"<mrm.{type(self).__name__} {self.number} at {<uint64_t>self.start:#x}, {len(self)} frames>"
 
 
@@ -188,9 +190,11 @@ cdef class View(Window):
 
     @property
     def state(self):
-        """``"open"``, ``"retired"`` or ``"closed"``."""
+        """``"open"``, ``"retired"``, ``"closed"``, or ``"forked"`` in a child."""
         if self.view == NULL:
             return "closed"
+        if self.pool.state == STATE_FORKED:
+            return "forked"
         return "open" if self.view.state == MRM_STATE_OPEN else "retired"
 
     def __getitem__(self, frame):
@@ -272,7 +276,8 @@ cdef class View(Window):
             self.pool = pool
         check(status)
         pool_release(pool)
-        self.owner = None
+        if not self.exports:        # there may be some in a child, where they trap
+            self.owner = None
         live_changed(LIVE_VIEWS, -1)
 
     def __enter__(self):
