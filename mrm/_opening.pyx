@@ -27,7 +27,7 @@ cdef pool_t *open_pool(
     if views is not None:
         if isinstance(views, bool) or not isinstance(views, int) or not 1 <= views <= 2**20 - 1:
             raise ArgumentError(f"views= is how many view numbers the pool needs, 1 to {2**20 - 1}, not {views!r}")
-        view_numbers = views + 1        # the window takes one
+        view_numbers = views + 1 + dumped       # the window takes one, and so does the keeper
     nbytes = parse_size(size)
     if nbytes >= 2**52:
         raise ArgumentError(f"{size!r} is over 4 PiB, more than a process can address")

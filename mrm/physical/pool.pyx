@@ -29,7 +29,7 @@ from mrm.physical.frames cimport (
 )
 from mrm.system.calls cimport CALL_CLOSE, CALL_MADVISE, CALL_MMAP, CALL_MPROTECT, advise, call, map_file
 from mrm.system.failure cimport (
-    MRM_BAD_FRAME, MRM_FORKED, MRM_NO_MEMORY, MRM_OK, MRM_SYSTEM_CALL, failure, mrm_fail,
+    MRM_BAD_FRAME, MRM_FORKED, MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, MRM_SYSTEM_CALL, failure, mrm_fail,
 )
 from mrm.system.ranges cimport RANGE_ARENA, STATE_FORKED, STATE_OPEN, range_release, range_reserve
 
@@ -149,6 +149,14 @@ cdef int pool_open(
     pool.layout.frame_count = frame_count
     pool.layout.stride_shift = stride_shift
     pool.layout.view_count = _view_count(stride, views)
+    if pool.layout.view_count < views:
+        status = mrm_fail(
+            failure(), MRM_NO_ADDRESSES, 0, 0, NULL, stride * views,
+            b"%u views of a stride of %llu MiB are more than the %u that addresses suffice for: ask for fewer (views=)",
+            views - 1, <unsigned long long>(stride >> 20), pool.layout.view_count - 1,
+        )
+        free(pool)
+        return status
     pool.whole = (funded + GIB - 1) & ~(GIB - 1) if backing == MRM_BACKING_HUGETLB else funded
     status = frames_open(&pool.frames, frame_count)
     if status != MRM_OK:
