@@ -182,9 +182,9 @@ cdef int pool_open(
     status = map_whole(pool, pool.window, dumped != 0)
     if status != MRM_OK:
         pool.fd = -1                    # stays the caller's
-        range_release(pool.arena)
-        frames_close(&pool.frames)
-        free(pool)
+        if range_release(pool.arena) == MRM_OK:
+            frames_close(&pool.frames)
+            free(pool)
         return status
     if backing == MRM_BACKING_HUGETLB:
         # Page tables for the window now (0.3 us a page): no touch through it takes a fault,
@@ -213,7 +213,9 @@ cdef void pool_release(pool_t *pool) noexcept nogil:
     if mrm_load32(&pool.state) == STATE_FORKED:
         # The range stays sealed in this child, so that stale pointers go on trapping.
         return
-    range_release(pool.arena)
+    if range_release(pool.arena) != MRM_OK:
+        # It still shows the frames: memory is lost, but nobody meets other contents there.
+        return
     call(CALL_CLOSE, pool.fd)
     frames_close(&pool.frames)
     free(pool.view_state)
