@@ -26,7 +26,7 @@ from mrm.space.plan cimport (
 )
 from mrm.space.reservation cimport (
     MRM_PROT_NONE, MRM_PROT_READ_WRITE, MRM_SLOT_DEFERRED, MRM_SLOT_EMPTY, MRM_SLOT_SHOWN,
-    change_t, mappings_allow, mrm_report, note_mapping, list_release, list_reservations,
+    change_t, mappings_allow, mrm_report, note_mapping, note_split, list_release, list_reservations,
     reservation_address, reservation_enter, reservation_leave, reservation_t, slot_t, step_t,
 )
 from mrm.system.calls cimport (
@@ -140,6 +140,8 @@ cdef int64_t _make(reservation_t *r, const step_t *step, int *which) noexcept no
     elif step.kind == STEP_MPROTECT:
         which[0] = CALL_MPROTECT
         got = call(CALL_MPROTECT, <int64_t>at, <int64_t>nbytes, step.protection)
+        if got >= 0:
+            note_split(r, step.first, step.n)
         return got
     elif step.kind == STEP_SEAL:
         which[0] = CALL_MMAP

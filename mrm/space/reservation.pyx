@@ -269,6 +269,11 @@ cdef void note_mapping(reservation_t *r, uint32_t first, uint32_t n) noexcept no
     mrm_add64(&mappings_left, <uint64_t>-grown)
 
 
+cdef void note_split(reservation_t *r, uint32_t first, uint32_t n) noexcept nogil:
+    """One call has changed the run's flags: the kernel has cut mappings at its ends."""
+    mrm_add64(&mappings_left, <uint64_t>-<int64_t>(_note_cut(r, first) + _note_cut(r, first + n)))
+
+
 cdef int mappings_allow(int64_t growth) noexcept nogil:
     """MRM_OK if so many mappings more fit under vm.max_map_count."""
     cdef int64_t limit, count, left
