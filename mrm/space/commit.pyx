@@ -65,6 +65,7 @@ cdef extern from "<time.h>" nogil:
 cdef enum:
     ADVICE_POPULATE_READ = 22   # MADV_POPULATE_READ: older headers do not know them
     ADVICE_POPULATE_WRITE = 23
+    AGREE = 64                  # slots compared by one reading of /proc/self/maps
 
 
 cdef uint64_t _now() noexcept nogil:
@@ -202,17 +203,28 @@ cdef bint _restore(reservation_t *r, uint32_t first, uint32_t n) noexcept nogil:
 
 cdef void _agree(reservation_t *r, uint32_t first, uint32_t n, char *text, size_t room) noexcept nogil:
     """Make the table say what /proc/self/maps says of a run, and add to ``text`` what differs."""
-    cdef mapping_t found[64]
+    cdef uint32_t some
+    # No mapping of the kernel's is smaller than a slot: so many slots, so many mappings.
+    while n:
+        some = min(n, <uint32_t>AGREE)
+        _agree_on(r, first, some, text, room)
+        first += some
+        n -= some
+
+
+cdef void _agree_on(reservation_t *r, uint32_t first, uint32_t n, char *text, size_t room) noexcept nogil:
+    """The same for AGREE slots at the most."""
+    cdef mapping_t found[AGREE]
     cdef uint32_t shift = r.pool.layout.frame_shift
     cdef uint64_t start = <uint64_t>reservation_address(r, first)
     cdef uint64_t at
-    cdef int64_t known = maps_within(start, start + (<uint64_t>n << shift), found, 64)
+    cdef int64_t known = maps_within(start, start + (<uint64_t>n << shift), found, AGREE)
     cdef uint32_t i, j, frame
     cdef slot_t old, seen
     cdef size_t used = 0
     while used < room and text[used]:
         used += 1
-    if known < 0 or known > 64:
+    if known < 0 or known > AGREE:
         used += snprintf(text + used, room - used, b" slots %u to %u cannot be told;", first, first + n - 1)
         return
     for i in range(first, first + n):
