@@ -10,7 +10,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from mrm._arrays cimport Numbers, numbers
 from mrm._live cimport LIVE_BATCHES, LIVE_RESERVATIONS, live_changed
-from mrm._view cimport make_buffer
+from mrm._view cimport index, make_buffer
 from mrm.errors import ArgumentError, ClosedError, PinnedError, SlotError
 from mrm.physical.pool cimport pool_release, pool_retain, pool_t, pool_usable
 from mrm.space.batch cimport (
@@ -155,7 +155,7 @@ cdef class Reservation:
             If there is no such slot.
         """
         cdef reservation_t *r = self.open_one()
-        cdef Py_ssize_t s = slot
+        cdef Py_ssize_t s = index(slot)
         if not 0 <= s < r.slots:
             raise SlotError(f"slot {slot} is none of reservation {r.number}'s: they are 0 to {r.slots - 1}")
         return <uint64_t>reservation_address(r, <uint32_t>s)

@@ -32,6 +32,7 @@ cdef class FrameBuffer:
     cdef Py_ssize_t views           # memoryviews of it
 
 
+cdef Py_ssize_t index(object number) except? -1
 cdef Window make_window(pool_t *pool, object owner)
 cdef View make_view(pool_t *pool, object owner)
 cdef object make_buffer(object owner, void *address, Py_ssize_t nbytes, bint readonly, Py_ssize_t key)

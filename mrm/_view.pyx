@@ -53,6 +53,14 @@ cdef class FrameBuffer:
             self.owner._released(self.key)
 
 
+cdef Py_ssize_t index(object number) except? -1:
+    """A frame's or slot's number; -1, which is none, for one that is far out of range."""
+    try:
+        return number
+    except OverflowError:
+        return -1
+
+
 cdef object make_buffer(object owner, void *address, Py_ssize_t nbytes, bint readonly, Py_ssize_t key):
     """A memoryview of bytes that belong to ``owner``."""
     cdef FrameBuffer buffer = FrameBuffer.__new__(FrameBuffer)
@@ -109,7 +117,7 @@ cdef class Window:
         FrameError
             If the pool has no such frame.
         """
-        cdef Py_ssize_t f = frame
+        cdef Py_ssize_t f = index(frame)
         if self.pool == NULL or self.pool.state == STATE_FORKED:
             self.check_open()
         if not 0 <= f < self.pool.layout.frame_count:
@@ -125,7 +133,10 @@ cdef class Window:
             If the address lies outside.
         """
         self.check_open()
-        cdef uint64_t into = <uint64_t>address - <uint64_t>self.start
+        cdef uint64_t into
+        if not 0 <= address < 2**64:
+            raise FrameError(f"{address} is no address")
+        into = <uint64_t>address - <uint64_t>self.start
         if into >= <uint64_t>self.pool.layout.frame_count << self.pool.layout.frame_shift:
             raise FrameError(f"address {address:#x} is not in the view at {self.base:#x}")
         return into >> self.pool.layout.frame_shift
