@@ -107,7 +107,7 @@ cdef class Pool:
     ):
         if self.pool != NULL:
             raise Error("a pool is opened once")
-        self.pool = open_pool(size, huge, numa_node, path, name, threads, progress, views, dump, 3)
+        self.pool = open_pool(size, huge, numa_node, path, name, threads, progress, views, dump, 2)
         self.name = name
         self.pinned = {}
         live_changed(LIVE_POOLS, 1)
