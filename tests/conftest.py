@@ -84,5 +84,5 @@ def nothing_is_left():
     gc.collect()
     assert not any(mrm.live_handles().values()), f"left open: {mrm.live_handles()}"
     assert open_files().keys() - files.keys() == set()
-    assert [m for m in own_mappings() if m not in mappings] == [], "addresses were not given back"
+    assert own_mappings() == mappings, "addresses were not given back"
     assert mrm.system.features.missing_features() == missing

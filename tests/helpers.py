@@ -99,12 +99,15 @@ def counts_of(explanation):
 
 
 def own_mappings():
-    """Lines of /proc/self/maps in mrm's part of the addresses, as (start, end)."""
+    """What is mapped in mrm's part of the addresses, as [start, end] of every stretch."""
     found = []
     for line in pathlib.Path("/proc/self/maps").read_text().splitlines():
         start, end = (int(word, 16) for word in line.split()[0].split("-"))
         if LOWEST <= start < HIGHEST:
-            found.append((start, end))
+            if found and found[-1][1] == start:
+                found[-1][1] = end
+            else:
+                found.append([start, end])
     return found
 
 
