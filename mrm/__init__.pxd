@@ -1,7 +1,18 @@
 """What ``cimport mrm`` gives: the table of functions for C, with types.
 
-Call ``mrm.mrm_import()`` once (it raises ImportError), then use ``mrm.mrm.take(...)``
-and the others without the GIL, as in C; include/mrm/mrm.h documents each.
+::
+
+    cimport mrm
+
+    mrm.mrm_import()                            # once; raises ImportError
+
+    cdef uint32_t frame
+    with nogil:
+        status = mrm.api.take(pool, &frame)     # in C: mrm->take(pool, &frame)
+
+Give the compiler ``mrm.get_include()``. include/mrm/mrm.h documents every function, type
+and constant, which have the same names here. The other .pxd files of the package are its
+own, and change from one version to the next.
 """
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
@@ -76,6 +87,8 @@ cdef extern from "mrm/mrm.h" nogil:
         uint32_t stride_shift
         uint32_t view_count
         uint32_t frame_count
+        uint32_t backing
+        uint32_t pool
 
     void *mrm_address(const mrm_layout *layout, uint32_t view, uint32_t frame)
     uint32_t mrm_view_of(const mrm_layout *layout, const void *address)
@@ -126,13 +139,14 @@ cdef extern from "mrm/mrm.h" nogil:
         uint64_t offset
 
     ctypedef struct mrm_pool_options:
+        uint32_t size
+        uint32_t views
         uint64_t bytes
         const char *huge
         const char *path
         const char *name
-        int numa_node
-        int dump
-        uint32_t views
+        int32_t numa_node
+        int32_t dump
 
     ctypedef struct mrm_api:
         uint32_t version
@@ -178,7 +192,10 @@ cdef extern from "mrm/mrm.h" nogil:
         void (*batch_abort)(mrm_batch *batch) noexcept
         void (*classify)(const void *address, mrm_place *place) noexcept
 
-    const mrm_api *mrm
+    # The pointer that is called `mrm` in C, where there are no modules.
+    const mrm_api *api "mrm"
+
+    int mrm_attach(uint64_t address)
 
 
 cdef extern from "mrm/mrm.h":
