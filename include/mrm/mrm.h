@@ -324,6 +324,7 @@ typedef struct mrm_api {
      * along. A batch belongs to one thread at a time; commits of one reservation take
      * turns, those of different ones go side by side. */
 
+    /* An empty batch. It keeps the reservation's tables alive, not the reservation open. */
     int (*batch_begin)(mrm_reservation *reservation, mrm_batch **batch);
     /* Empty slots[i] shows held frames[i]; protection is MRM_PROT_.... */
     int (*batch_map)(mrm_batch *batch, const uint32_t *slots, const uint32_t *frames, size_t n, int protection);
