@@ -23,7 +23,7 @@ COMMANDS = {
     ),
     "fund": Entry("mrm.tools.fund_command:command", "Have the kernel set huge pages aside."),
     "demo": Entry(
-        "mrm.tools.demo:command", "Move pages under working threads, and prove that nothing is lost."
+        "mrm.tools.demo.command:command", "Move pages under working threads, and prove that nothing is lost."
     ),
     "bench": Entry("mrm.tools.bench:command", "Measure ways of remapping side by side."),
     "stress": Entry(
