@@ -90,8 +90,7 @@ def extensions() -> list[Extension]:
             include_dirs=["include", "mrm"],
             depends=headers,
             extra_compile_args=["-O2", "-g0", "-std=gnu11", "-Wall", "-Wno-unused-function"],
-            # Our own modules call the functions themselves.
-            define_macros=[("_GNU_SOURCE", None), ("MRM_NO_API_POINTER", None)],
+            define_macros=[("_GNU_SOURCE", None)],
         )
         for source in sorted(PACKAGE.rglob("*.pyx"))
     ]
