@@ -30,7 +30,7 @@ from mrm.tools.demo.heap cimport (
 )
 from mrm.tools.demo.latency cimport latency_record, now
 from mrm.tools.demo.objects cimport (
-    DEAD, FROZEN, GRANULE_SHIFT, MOST_GRANULES, SHARED, VALUE, counter_add, counter_kill, mix, object_flaw, object_make,
+    DEAD, FROZEN, GRANULE_SHIFT, MOST_GRANULES, SHARED, VALUE, counter_add, counter_kill, mix, object_flaw, object_granules, object_make,
     object_stamped, object_words, own_counter,
 )
 
@@ -135,7 +135,7 @@ cdef inline uint64_t *_reach(heap_t *heap, mutator_t *m, uint32_t handle) noexce
         return NULL
     if heap.jitter and (_random(m) >> 32) % heap.jitter == 0:
         sched_yield()
-    if reference == 0 or not object_stamped(at) or (at[0] & 0xFFFFFFFFu) != handle or at[1] & 0xFF != reference >> 56:
+    if reference == 0 or not object_stamped(at) or (at[0] & 0xFFFFFFFFu) != handle or object_granules(at) != reference >> 56:
         _flaw(heap, m, FLAW_STAMP, handle, handle, at[0] if reference else 0)
         return NULL
     generation = <uint32_t>(at[0] >> 32)
