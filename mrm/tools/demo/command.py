@@ -102,7 +102,7 @@ def _demo(
     out: Console,
 ) -> Outcome:
     """Run it, watched on a terminal; told in words unless they were not asked for."""
-    from mrm._core import Pool
+    from mrm import Pool
     from mrm.tools.demo.display import Watching, summary
     from mrm.tools.demo.run import run
     from mrm.tools.demo.stale import prove as prove_stale

@@ -8,7 +8,7 @@ tenth of a microsecond to what the system's scheduler takes.
 import io
 import math
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 from matplotlib.ticker import FuncFormatter, NullFormatter
@@ -24,7 +24,7 @@ matplotlib.use("Agg")
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#B35900", "#007A5A", "#A8578A", "#777777"
 PHASES = {"mark": BLUE, "settle": GREY, "open": GREEN, "flip": PURPLE, "retire": "#222222", "relocate": ORANGE}
-STYLE = {
+STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
