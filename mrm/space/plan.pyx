@@ -308,12 +308,48 @@ cdef int _by_slot(const void *a, const void *b) noexcept nogil:
     return -1 if x < y else x > y
 
 
-cdef void _sort(plan_t *plan) noexcept nogil:
+cdef bint _sorted(const change_t *changes, size_t n) noexcept nogil:
     cdef size_t i
-    for i in range(1, plan.change_count):
-        if plan.changes[i - 1].slot > plan.changes[i].slot:
-            qsort(plan.changes, plan.change_count, sizeof(change_t), _by_slot)
-            return
+    for i in range(1, n):
+        if changes[i - 1].slot > changes[i].slot:
+            return False
+    return True
+
+
+cdef void _sort(plan_t *plan) noexcept nogil:
+    """Sort the changes by slot.
+
+    The usual batch of moves has targets in order and sources in order, one beside the
+    other: those are merged, some ten times faster than sorted. The steps are not made
+    yet, so that their array can hold the changes meanwhile.
+    """
+    cdef change_t *c = plan.changes
+    cdef change_t *fills = <change_t *>plan.steps
+    cdef change_t *others
+    cdef size_t n = plan.change_count, filled = 0, other = 0, i, f = 0, o = 0
+    if _sorted(c, n):
+        return
+    for i in range(n):
+        filled += c[i].frame != NO_FRAME
+    others = fills + filled
+    filled = 0
+    for i in range(n):
+        if c[i].frame != NO_FRAME:
+            fills[filled] = c[i]
+            filled += 1
+        else:
+            others[other] = c[i]
+            other += 1
+    if not _sorted(fills, filled) or not _sorted(others, other):
+        qsort(c, n, sizeof(change_t), _by_slot)
+        return
+    for i in range(n):
+        if o == other or (f < filled and fills[f].slot < others[o].slot):
+            c[i] = fills[f]
+            f += 1
+        else:
+            c[i] = others[o]
+            o += 1
 
 
 # ---- steps ---------------------------------------------------------------------
