@@ -70,7 +70,7 @@ def test_a_pool_that_is_broken_is_found_out(monkeypatch, broken, word):
     monkeypatch.setattr("mrm.tools.stress.race.Pool", broken)
     outcome = run(steps=200, seed=3, threads=2, size="64MiB")
     assert outcome.broken
-    assert word in outcome.broken[0].what
+    assert word in str(outcome.broken[0])
     assert "seed 3, " in str(outcome.broken[0])
 
 

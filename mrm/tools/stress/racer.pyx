@@ -12,7 +12,8 @@ from libc.stdlib cimport free, malloc
 from mrm._core cimport Pool
 from mrm.physical.frames cimport MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW
 from mrm.physical.pool cimport (
-    pool_address, pool_give, pool_give_many, pool_release, pool_retain, pool_t, pool_take, pool_take_many, pool_take_run,
+    pool_address, pool_give, pool_give_many, pool_release, pool_retain, pool_t, pool_take, pool_take_many,
+    pool_take_run,
 )
 from mrm.system.failure cimport MRM_OK, MRM_OUT_OF_FRAMES, check
 
@@ -75,10 +76,10 @@ cdef class Racer:
 
     def burst(self, uint32_t steps) -> tuple[str, int, int, int] | None:
         """Take and give ``steps`` times; (operation, frame, expected, found) when something is wrong."""
-        cdef uint32_t i
+        cdef uint32_t _
         cdef int status = MRM_OK
         with nogil:
-            for i in range(steps):
+            for _ in range(steps):
                 status = self._step()
                 if status != MRM_OK:
                     break
