@@ -23,7 +23,11 @@ def _size(context: click.Context, parameter: click.Parameter, value: str) -> int
 @click.command()
 @click.option("--seconds", type=click.FloatRange(0.1), default=10.0, show_default=True, help="How long.")
 @click.option("--steps", type=click.IntRange(1), help="So many steps of each thread, instead of a time.")
-@click.option("--seed", type=click.IntRange(0), help="What the threads do follows from it.  [default: another each time]")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    help="What the threads do follows from it.  [default: another each time]",
+)
 @click.option("--threads", type=click.IntRange(1, 64), default=8, show_default=True,
               help="Half of them map, half of them race for frames.")  # fmt: skip
 @click.option("--size", default="128MiB", show_default=True, callback=_size, help="Of the pool.")
@@ -70,7 +74,13 @@ def command(
             status.update(f"{gone:.0f} s, {done:,} steps")
 
         outcome = run(
-            None if steps else seconds, steps, seed=seed, threads=threads, size=size, huge=huge, progress=progress
+            None if steps else seconds,
+            steps,
+            seed=seed,
+            threads=threads,
+            size=size,
+            huge=huge,
+            progress=progress,
         )
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(outcome), indent=2))

@@ -71,7 +71,7 @@ class Mapper:
 
     def step(self) -> None:
         """Do one thing, and check what came of it."""
-        operation, weight = zip(*_WEIGHTS.items())
+        operation, weight = zip(*_WEIGHTS.items(), strict=True)
         self.operation = self._random.choices(operation, weight)[0]
         _OPERATIONS[self.operation](self)
         self.steps += 1
@@ -95,8 +95,11 @@ class Mapper:
             with place.reservation.batch() as batch:
                 batch.unmap(list(place.shown))
         self._own.retire()
-        self._own.close()
         self._pool.give(list(self._stamps))
+
+    def close(self) -> None:
+        """End what it opened, whatever state it is in."""
+        self._own.close()
         self._probe.close()
 
     @property
@@ -189,7 +192,7 @@ class Mapper:
         protection = self._random.choice(("rw", "rw", "r", "none"))
         with place.reservation.batch() as batch:
             batch.map(slots, chosen, protection)
-        for slot, frame in zip(slots, chosen):
+        for slot, frame in zip(slots, chosen, strict=True):
             self._fill(place, slot, frame, protection)
 
     def _unmap(self) -> None:
@@ -208,7 +211,7 @@ class Mapper:
             batch.move(sources, targets, deferred=deferred)
         moved = [place.shown[slot] for slot in sources]
         self._vacate(place, sources, deferred)
-        for slot, (frame, protection) in zip(targets, moved):
+        for slot, (frame, protection) in zip(targets, moved, strict=True):
             self._fill(place, slot, frame, protection)
 
     def _alias(self) -> None:
@@ -216,14 +219,14 @@ class Mapper:
         sources, targets = self._pairs(place)
         with place.reservation.batch() as batch:
             batch.alias(sources, targets)
-        for source, target in zip(sources, targets):
+        for source, target in zip(sources, targets, strict=True):
             self._fill(place, target, *place.shown[source])
 
     def _swap(self) -> None:
         place = self._place()
         slots = self._some(list(place.shown))
         half = len(slots) // 2
-        pairs = list(zip(slots[:half], slots[half : 2 * half]))
+        pairs = list(zip(slots[:half], slots[half : 2 * half], strict=True))
         with place.reservation.batch() as batch:
             batch.swap([a for a, _ in pairs], [b for _, b in pairs])
         for a, b in pairs:

@@ -56,7 +56,9 @@ class Outcome:
 class _Worker(threading.Thread):
     """A thread that steps until it has done its steps, its time is up, or something broke."""
 
-    def __init__(self, kind: str, number: int, outcome: Outcome, steps: int | None, over: threading.Event) -> None:
+    def __init__(
+        self, kind: str, number: int, outcome: Outcome, steps: int | None, over: threading.Event
+    ) -> None:
         super().__init__(name=f"{kind} {number}")
         self._outcome, self._limit, self._over = outcome, steps, over
         self.done = 0
@@ -83,7 +85,7 @@ class _Worker(threading.Thread):
             act()
         except Mismatch as mismatch:
             what, expected, found = mismatch.what, _word(mismatch.expected), _word(mismatch.found)
-        except Exception as error:  # noqa: BLE001  whatever it is, it is a finding
+        except Exception as error:  # whatever it is, it is a finding
             what, found = "an error that nothing explains", f"{type(error).__name__}: {error}"
         else:
             return True
@@ -95,7 +97,9 @@ class _Worker(threading.Thread):
 
 
 class _MapperThread(_Worker):
-    def __init__(self, mapper: Mapper, number: int, outcome: Outcome, steps: int | None, over: threading.Event) -> None:
+    def __init__(
+        self, mapper: Mapper, number: int, outcome: Outcome, steps: int | None, over: threading.Event
+    ) -> None:
         super().__init__("mapper", number, outcome, steps, over)
         self.subject = mapper
 
@@ -107,7 +111,9 @@ class _MapperThread(_Worker):
 
 
 class _RacerThread(_Worker):
-    def __init__(self, racer: Racer, number: int, outcome: Outcome, steps: int | None, over: threading.Event) -> None:
+    def __init__(
+        self, racer: Racer, number: int, outcome: Outcome, steps: int | None, over: threading.Event
+    ) -> None:
         super().__init__("racer", number, outcome, steps, over)
         self.subject = racer
         self._doing = "burst"
@@ -175,14 +181,23 @@ def run(
                     mapper = Mapper(pool, i, seed, shared, mappers, room)
                     workers.append(_MapperThread(mapper, i, outcome, steps, over))
                 else:
-                    workers.append(_RacerThread(Racer(pool, i + 1, seed * 1000 + i, room), i, outcome, steps, over))
-            begun = time.monotonic()
-            _race(workers, over, None if seconds is None else begun + seconds, outcome, progress)
-            outcome.seconds = time.monotonic() - begun
-            outcome.steps = sum(worker.done for worker in workers)
-            outcome.frame_operations = sum(w.subject.steps for w in workers if isinstance(w, _RacerThread))
-            if not outcome.broken:
-                _settle(pool, shared, workers, outcome)
+                    workers.append(
+                        _RacerThread(Racer(pool, i + 1, seed * 1000 + i, room), i, outcome, steps, over)
+                    )
+            try:
+                begun = time.monotonic()
+                _race(workers, over, None if seconds is None else begun + seconds, outcome, progress)
+                outcome.seconds = time.monotonic() - begun
+                outcome.steps = sum(worker.done for worker in workers)
+                outcome.frame_operations = sum(
+                    w.subject.steps for w in workers if isinstance(w, _RacerThread)
+                )
+                if not outcome.broken:
+                    _settle(pool, shared, workers, outcome)
+            finally:
+                for worker in workers:
+                    if isinstance(worker, _MapperThread):
+                        worker.subject.close()
     return outcome
 
 
