@@ -61,7 +61,7 @@ cdef class Pool:
     Parameters
     ----------
     size : int or str
-        Bytes, or ``"2GiB"``; a multiple of the frame size, 2 MiB.
+        Bytes, or ``"2GiB"``; rounded up to whole frames of 2 MiB.
     huge : {"prefer", "require", "off"}, optional
         ``"require"`` takes huge pages or fails with the way out; ``"prefer"`` falls back
         to shared memory with transparent huge pages and then to small ones, with one
@@ -134,7 +134,7 @@ cdef class Pool:
     @property
     def backing(self):
         """``"hugetlb"``, ``"thp"`` or ``"small"``: what the frames are made of."""
-        return BACKINGS[self.open_one().backing]
+        return BACKINGS[self.open_one().layout.backing]
 
     @property
     def frame_size(self):
@@ -154,7 +154,7 @@ cdef class Pool:
     @property
     def number(self):
         """Its number in this process, from 1; what ``mrm.classify`` says."""
-        return self.open_one().number
+        return self.open_one().layout.pool
 
     @property
     def closed(self):
@@ -544,9 +544,9 @@ cdef class Pool:
         if self.pool == NULL:
             return "<mrm.Pool closed>"
         if self.pool.state == STATE_FORKED:
-            return f"<mrm.Pool {self.pool.number} of the parent process>"
+            return f"<mrm.Pool {self.pool.layout.pool} of the parent process>"
         name = f" {self.name!r}" if self.name else ""
-        return f"<mrm.Pool {self.pool.number}{name}: {len(self)} frames, {self.backing}, at {<uint64_t>self.pool.window:#x}>"
+        return f"<mrm.Pool {self.pool.layout.pool}{name}: {len(self)} frames, {self.backing}, at {<uint64_t>self.pool.window:#x}>"
 
 
 cdef object _stats_of(const mrm_stats *figures):

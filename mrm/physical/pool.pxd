@@ -20,6 +20,8 @@ cdef extern from "mrm/mrm.h" nogil:
         uint32_t stride_shift
         uint32_t view_count
         uint32_t frame_count
+        uint32_t backing
+        uint32_t pool
 
     ctypedef struct mrm_stats:
         uint32_t size
@@ -44,11 +46,9 @@ cdef extern from "mrm/mrm.h" nogil:
 cdef struct pool_t:
     uint32_t state              # STATE_OPEN, or STATE_FORKED in a child
     uint32_t users              # Pool objects, views, reservations, handles: 0 ends it
-    uint32_t number             # from 1, never used twice in a process
     int fd                      # the frames' file
-    int backing                 # MRM_BACKING_...
     int dumped                  # whether core dumps hold the window
-    mrm_layout layout
+    mrm_layout layout           # with its number, never used twice in a process
     char *window                # address of frame 0, for the pool's life
     size_t whole                # bytes of a mapping of all frames: ends on a GiB
     range_t *arena              # window and views

@@ -99,7 +99,7 @@ cdef int map_whole(pool_t *pool, char *at, bint dumped) noexcept nogil:
     if got >= 0 and not dumped:
         got = advise(at, whole, MADV_DONTDUMP)
     if got >= 0:
-        if pool.backing == MRM_BACKING_THP:
+        if pool.layout.backing == MRM_BACKING_THP:
             # Advice only: page_size_of() tells what came of it.
             advise(at, whole, MADV_HUGEPAGE)
         return MRM_OK
@@ -141,7 +141,7 @@ cdef int pool_open(
     if pool == NULL:
         return mrm_fail(failure(), MRM_NO_MEMORY, 0, 12, NULL, sizeof(pool_t), b"no memory for a pool's own tables")
     pool.fd = -1
-    pool.backing = backing
+    pool.layout.backing = backing
     pool.dumped = dumped
     pool.layout.frame_size = <uint64_t>1 << frame_shift
     pool.layout.frame_shift = frame_shift
@@ -195,7 +195,7 @@ cdef int pool_open(
         # are made huge at once. Where it cannot, they stay small, and page_size_of() says so.
         advise(pool.window, funded, ADVICE_COLLAPSE)
     pool.users = 1
-    pool.number = mrm_add32(&pools_opened, 1)
+    pool.layout.pool = mrm_add32(&pools_opened, 1)
     pool.state = STATE_OPEN
     opened[0] = pool
     return MRM_OK
@@ -230,7 +230,7 @@ cdef int pool_usable(const pool_t *pool) noexcept nogil:
     return mrm_fail(
         failure(), MRM_FORKED, 0, 0, NULL, 0,
         b"pool %u belongs to the parent process: a child cannot reach its frames; "
-        b"open a pool in the child, or start the child with spawn and open one there", pool.number,
+        b"open a pool in the child, or start the child with spawn and open one there", pool.layout.pool,
     )
 
 

@@ -34,7 +34,7 @@ cdef extern from "mrm/mrm.h" nogil:
 
 
 cdef void _in_arena(pool_t *pool, const void *address, mrm_place *place) noexcept nogil:
-    place.pool = pool.number
+    place.pool = pool.layout.pool
     place.number = mrm_view_of(&pool.layout, address)
     place.kind = MRM_PLACE_VIEW if place.number else MRM_PLACE_WINDOW
     place.slot = mrm_frame_of(&pool.layout, address)
@@ -54,7 +54,7 @@ cdef void _in_arena(pool_t *pool, const void *address, mrm_place *place) noexcep
 cdef void _in_reservation(reservation_t *r, uint64_t into, const void *address, mrm_place *place) noexcept nogil:
     cdef slot_t seen
     place.kind = MRM_PLACE_RESERVATION
-    place.pool = r.pool.number
+    place.pool = r.pool.layout.pool
     place.number = r.number
     place.offset = mrm_offset_of(&r.pool.layout, address)
     if mrm_load32(&r.state) == STATE_FORKED:

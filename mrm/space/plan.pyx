@@ -505,7 +505,7 @@ cdef size_t _plan_taking(reservation_t *r) noexcept nogil:
             continue
         protects = c[i].frame == r.slot[c[i].slot].frame and not c[i].counted
         n = _run(r, i, False)
-        if protects and (n > PROTECT_BY_MAPPING or r.pool.backing != MRM_BACKING_HUGETLB):
+        if protects and (n > PROTECT_BY_MAPPING or r.pool.layout.backing != MRM_BACKING_HUGETLB):
             step = _add_step(plan, STEP_MPROTECT, c[i].slot, <uint32_t>n)
             step.shoots = 2
             end = c[i].slot + <uint32_t>n
@@ -552,7 +552,7 @@ cdef void _plan_zaps(reservation_t *r, size_t begin) noexcept nogil:
     cdef step_t *step
     cdef step_t *old = plan.steps
     cdef bint zaps = False
-    if feature_missing(FEATURE_ZAP) or r.pool.backing != MRM_BACKING_HUGETLB:
+    if feature_missing(FEATURE_ZAP) or r.pool.layout.backing != MRM_BACKING_HUGETLB:
         return      # putting back 512 small pages a frame costs more than it saves
     i = begin
     while i < end:
