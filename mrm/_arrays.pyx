@@ -157,7 +157,9 @@ cdef Numbers numbers(object value, str what):
         return result
     # numpy's integers are buffers of no dimension, too; its arrays have an __index__ that
     # serves for one element only.
-    if PyObject_CheckBuffer(value) and not isinstance(value, (bytes, bytearray)) and _is_array(value):
+    if isinstance(value, (str, bytes, bytearray)):
+        raise ArgumentError(f"{what} are an int, or integers in a sequence or buffer, not {value!r}")
+    if PyObject_CheckBuffer(value) and _is_array(value):
         _from_buffer(result, value, what)
         return result
     if hasattr(value, "__index__"):

@@ -214,7 +214,9 @@ cdef void pool_release(pool_t *pool) noexcept nogil:
         # The range stays sealed in this child, so that stale pointers go on trapping.
         return
     if range_release(pool.arena) != MRM_OK:
-        # It still shows the frames: memory is lost, but nobody meets other contents there.
+        # It still shows the frames, and the registry names the pool: both stay for good.
+        call(CALL_CLOSE, pool.fd)
+        pool.fd = -1
         return
     call(CALL_CLOSE, pool.fd)
     frames_close(&pool.frames)

@@ -222,6 +222,7 @@ cdef void _agree_on(reservation_t *r, uint32_t first, uint32_t n, char *text, si
     cdef uint32_t i, j, frame
     cdef slot_t old, seen
     cdef size_t used = 0
+    cdef bint reserved
     while used < room and text[used]:
         used += 1
     if known < 0 or known > AGREE:
@@ -231,11 +232,18 @@ cdef void _agree_on(reservation_t *r, uint32_t first, uint32_t n, char *text, si
         at = start + (<uint64_t>(i - first) << shift)
         old = seen = r.slot[i]
         seen.state = MRM_SLOT_EMPTY
+        reserved = False
         for j in range(<uint32_t>known):
-            if found[j].start <= at < found[j].end and found[j].inode:
+            if not found[j].start <= at < found[j].end:
+                continue
+            reserved = True
+            if found[j].inode:
                 seen.state = old.state if old.state != MRM_SLOT_EMPTY else MRM_SLOT_SHOWN
                 seen.frame = <uint32_t>((found[j].offset + (at - found[j].start)) >> shift)
                 seen.protection = <uint8_t>found[j].protection
+        if not reserved and used < room:
+            # The hole of an mremap that could not be sealed. Mapping or unmapping there closes it.
+            used += snprintf(text + used, room - used, b" slot %u is not reserved any more;", i)
         if seen.state == old.state and (seen.state == MRM_SLOT_EMPTY or seen.frame == old.frame):
             r.slot[i].protection = seen.protection
             continue
