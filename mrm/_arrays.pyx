@@ -127,6 +127,11 @@ cdef int _from_buffer(Numbers result, object value, str what) except -1:
     return _convert[uint64_t](result, view.cast("Q"), what)
 
 
+cdef bint _is_array(object value) except -1:
+    """Whether a buffer has dimensions, or is no integer at all."""
+    return memoryview(value).ndim > 0 or not hasattr(value, "__index__")
+
+
 cdef Numbers numbers(object value, str what):
     """The numbers that ``value`` stands for.
 
@@ -140,20 +145,23 @@ cdef Numbers numbers(object value, str what):
         result.n = 1
         return result
     if isinstance(value, range):
+        if value:       # looked at before room is made: a range may be longer than any memory
+            _one(value[0], what)
+            _one(next(reversed(value)), what)
         _room(result, len(value))
         if result.n:
-            _one(value[0], what)
-            _one(value[result.n - 1], what)
             start = value.start
             step = value.step
             for i in range(<Py_ssize_t>result.n):
                 result.data[i] = <uint32_t>(start + i * step)
         return result
-    if PyObject_CheckBuffer(value) and not isinstance(value, (bytes, bytearray)):
+    # numpy's integers are buffers of no dimension, too; its arrays have an __index__ that
+    # serves for one element only.
+    if PyObject_CheckBuffer(value) and not isinstance(value, (bytes, bytearray)) and _is_array(value):
         _from_buffer(result, value, what)
         return result
     if hasattr(value, "__index__"):
-        result.single = _one(value.__index__(), what)
+        result.single = _one(value, what)
         result.data = &result.single
         result.n = 1
         return result

@@ -2,7 +2,8 @@
 
 This is where the layers meet: frames come from mrm/physical, addresses from mrm/space.
 Everything that costs time is there and runs without the GIL; here arguments become
-arrays, and statuses exceptions.
+arrays, and statuses exceptions. A call that lets go of the GIL retains the pool
+meanwhile, since another thread may close it.
 """
 
 import warnings
@@ -22,8 +23,8 @@ from mrm.physical.frames cimport (
 )
 from mrm.physical.pool cimport (
     MRM_BACKING_HUGETLB, MRM_BACKING_SMALL, MRM_BACKING_THP, mrm_layout, mrm_stats,
-    pool_address, pool_audit, pool_copy_frame, pool_give, pool_give_many, pool_release, pool_stats, pool_t,
-    pool_take, pool_take_many, pool_take_run, pool_usable, pool_zero,
+    pool_address, pool_audit, pool_copy_frame, pool_give, pool_give_many, pool_release, pool_retain,
+    pool_stats, pool_t, pool_take, pool_take_many, pool_take_run, pool_usable, pool_zero,
 )
 from mrm.space.commit cimport pool_retire
 from mrm.space.place cimport classify as classify_address, mrm_place
@@ -60,7 +61,7 @@ cdef class Pool:
     Parameters
     ----------
     size : int or str
-        Bytes, or ``"2GiB"``; a multiple of the frame size, 2 MiB.
+        Bytes, or ``"2GiB"``; rounded up to whole frames of 2 MiB.
     huge : {"prefer", "require", "off"}, optional
         ``"require"`` takes huge pages or fails with the way out; ``"prefer"`` falls back
         to shared memory with transparent huge pages and then to small ones, with one
@@ -106,7 +107,7 @@ cdef class Pool:
     ):
         if self.pool != NULL:
             raise Error("a pool is opened once")
-        self.pool = open_pool(size, huge, numa_node, path, name, threads, progress, views, dump, 3)
+        self.pool = open_pool(size, huge, numa_node, path, name, threads, progress, views, dump, 2)
         self.name = name
         self.pinned = {}
         live_changed(LIVE_POOLS, 1)
@@ -216,8 +217,10 @@ cdef class Pool:
         if count > pool.layout.frame_count:
             check(pool_take_many(pool, NULL, count))
         taken = new_array(count, &data)
+        pool_retain(pool)
         with nogil:
             status = pool_take_many(pool, data, count)
+            pool_release(pool)
         check(status)
         return taken
 
@@ -240,8 +243,10 @@ cdef class Pool:
         cdef pool_t *pool = self.open_one()
         if count == 0:
             return range(0)
+        pool_retain(pool)
         with nogil:
             status = pool_take_run(pool, count, &first)
+            pool_release(pool)
         check(status)
         return range(first, first + count)
 
@@ -293,8 +298,10 @@ cdef class Pool:
         given = numbers(frames, "frames")
         if self.pinned:
             self._check_unpinned(given.data, given.n)
+        pool_retain(pool)
         with nogil:
             status = pool_give_many(pool, given.data, given.n, how)
+            pool_release(pool)
         check(status)
 
     cdef int _check_unpinned(self, uint32_t *frames, size_t n) except -1:
@@ -348,8 +355,10 @@ cdef class Pool:
         cdef Numbers cleared = numbers(frames, "frames")
         cdef pool_t *pool = self.open_one()
         cdef int status
+        pool_retain(pool)
         with nogil:
             status = pool_zero(pool, cleared.data, cleared.n)
+            pool_release(pool)
         check(status)
 
     def copy_frame(self, target, source):
@@ -363,8 +372,10 @@ cdef class Pool:
         cdef uint32_t t = self._frame(target), s = self._frame(source)
         cdef pool_t *pool = self.open_one()
         cdef int status
+        pool_retain(pool)
         with nogil:
             status = pool_copy_frame(pool, t, s)
+            pool_release(pool)
         check(status)
 
     # ---- address space -------------------------------------------------------------
@@ -412,8 +423,10 @@ cdef class Pool:
         cdef pool_t *pool = self.open_one()
         cdef Report report = Report.__new__(Report)
         cdef int status
+        pool_retain(pool)
         with nogil:
             status = pool_retire(pool, &report.figures)
+            pool_release(pool)
         check(status)
         return report
 
@@ -451,8 +464,10 @@ cdef class Pool:
         cdef pool_t *pool = self.open_one()
         cdef mrm_stats figures
         figures.size = sizeof(mrm_stats)
+        pool_retain(pool)
         with nogil:
             pool_stats(pool, &figures)
+            pool_release(pool)
         return _stats_of(&figures)
 
     def audit(self):
@@ -475,8 +490,10 @@ cdef class Pool:
         cdef mrm_stats figures
         cdef int status
         figures.size = sizeof(mrm_stats)
+        pool_retain(pool)
         with nogil:
             status = pool_audit(pool, &figures)
+            pool_release(pool)
         try:
             check(status)
         except Error as error:

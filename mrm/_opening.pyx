@@ -9,6 +9,7 @@ from libc.stdint cimport uint32_t
 
 from mrm.errors import ArgumentError
 from mrm.physical.funding import fund
+from mrm.physical.limits import FRAME_SIZE
 from mrm.physical.pool cimport pool_open, pool_release, pool_t
 from mrm.sizes import parse_size
 from mrm.space.views cimport views_attach
@@ -27,12 +28,12 @@ cdef pool_t *open_pool(
     if views is not None:
         if isinstance(views, bool) or not isinstance(views, int) or not 1 <= views <= 2**20 - 1:
             raise ArgumentError(f"views= is how many view numbers the pool needs, 1 to {2**20 - 1}, not {views!r}")
-        view_numbers = views + 1        # the window takes one
+        view_numbers = views + 1 + dumped       # the window takes one, and so does the keeper
     nbytes = parse_size(size)
     if nbytes >= 2**52:
         raise ArgumentError(f"{size!r} is over 4 PiB, more than a process can address")
     funded = fund(
-        nbytes, huge=huge, numa_node=numa_node, path=path, name=name, threads=threads, progress=progress,
+        -(-nbytes // FRAME_SIZE) * FRAME_SIZE, huge=huge, numa_node=numa_node, path=path, name=name, threads=threads, progress=progress,
         stacklevel=stacklevel,
     )
     fd = funded.fd

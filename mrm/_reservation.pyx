@@ -10,9 +10,9 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from mrm._arrays cimport Numbers, numbers
 from mrm._live cimport LIVE_BATCHES, LIVE_RESERVATIONS, live_changed
-from mrm._view cimport make_buffer
+from mrm._view cimport index, make_buffer
 from mrm.errors import ArgumentError, ClosedError, PinnedError, SlotError
-from mrm.physical.pool cimport pool_t
+from mrm.physical.pool cimport pool_release, pool_retain, pool_t, pool_usable
 from mrm.space.batch cimport (
     OP_MAP, OP_MOVE, OP_SWAP, batch_abort, batch_alias, batch_begin, batch_map, batch_move, batch_protect,
     batch_swap, batch_t, batch_unmap,
@@ -23,7 +23,7 @@ from mrm.space.reservation cimport (
     MRM_DEFERRED, MRM_MISSING_OK, MRM_PROT_NONE, MRM_PROT_READ, MRM_PROT_READ_WRITE,
     MRM_SLOT_DEFERRED, MRM_SLOT_EMPTY, mrm_report, mrm_slot,
     reservation_address, reservation_close, reservation_enter, reservation_leave, reservation_open,
-    reservation_slot, reservation_t, step_t,
+    reservation_release, reservation_retain, reservation_slot, reservation_t, step_t,
 )
 from mrm.stats import Mapping
 from mrm.system.failure cimport check
@@ -103,6 +103,8 @@ cdef class Reservation:
     cdef reservation_t *open_one(self) except NULL:
         if self.reservation == NULL:
             raise ClosedError("the reservation is closed")
+        if self.reservation.state == STATE_FORKED:
+            check(pool_usable(self.reservation.pool))
         return self.reservation
 
     def __del__(self):
@@ -153,7 +155,7 @@ cdef class Reservation:
             If there is no such slot.
         """
         cdef reservation_t *r = self.open_one()
-        cdef Py_ssize_t s = slot
+        cdef Py_ssize_t s = index(slot)
         if not 0 <= s < r.slots:
             raise SlotError(f"slot {slot} is none of reservation {r.number}'s: they are 0 to {r.slots - 1}")
         return <uint64_t>reservation_address(r, <uint32_t>s)
@@ -195,12 +197,12 @@ cdef class Reservation:
         """A memoryview of what a slot shows, writable if the slot is.
 
         While it lives the slot is pinned: batches from Python that would change it
-        raise PinnedError, and so do retire and close. Batches from C do not ask.
+        raise PinnedError, and so does close. Batches from C do not ask.
 
         Raises
         ------
         SlotError
-            If the slot shows nothing that can be read.
+            If the slot shows nothing that can be read, or only until the next retire.
         """
         cdef mrm_slot shown
         cdef reservation_t *r = self.open_one()
@@ -208,6 +210,9 @@ cdef class Reservation:
         check(reservation_slot(r, slot, &shown))
         if shown.state == MRM_SLOT_EMPTY or shown.protection == MRM_PROT_NONE:
             raise SlotError(f"slot {slot} shows nothing that can be read")
+        if shown.state == MRM_SLOT_DEFERRED:
+            # Any retire of the pool ends it, and does not ask who looks.
+            raise SlotError(f"slot {slot} was unmapped, deferred until the next retire: look at another slot of its frame")
         return make_buffer(
             self, <void *>shown.address, r.pool.layout.frame_size, shown.protection != MRM_PROT_READ_WRITE, slot
         )
@@ -256,13 +261,10 @@ cdef class Reservation:
         cdef reservation_t *r = self.open_one()
         cdef Report report = Report.__new__(Report)
         cdef int status
-        cdef mrm_slot shown
-        for slot in self.pinned:
-            check(reservation_slot(r, slot, &shown))
-            if shown.state == MRM_SLOT_DEFERRED:
-                raise PinnedError(f"cannot retire: an exported buffer looks at slot {slot}")
+        reservation_retain(r)       # another thread may close it while the GIL is away
         with nogil:
             status = reservation_retire(r, &report.figures)
+            reservation_release(r)
         check(status)
         return report
 
@@ -312,6 +314,8 @@ cdef class Reservation:
     def __repr__(self):
         if self.reservation == NULL:
             return "<mrm.Reservation closed>"
+        if self.reservation.state == STATE_FORKED:
+            return f"<mrm.Reservation {self.reservation.number} of the parent process>"
         return f"<mrm.Reservation {self.number}: {len(self)} slots at {self.base:#x}>"
 
 
@@ -341,6 +345,8 @@ cdef class Batch:
     cdef batch_t *open_one(self) except NULL:
         if self.batch == NULL:
             raise ClosedError("the batch is over: begin another one")
+        if self.batch.reservation.state == STATE_FORKED:
+            check(pool_usable(self.batch.reservation.pool))
         return self.batch
 
     def map(self, slots, frames, protection="rw"):
@@ -469,8 +475,10 @@ cdef class Batch:
 
             counter = shootdowns()
             counter.__enter__()
+        self.batch = NULL           # until it is done, for other threads it is over
         with nogil:
             status = batch_commit(batch, &report.figures)
+        self.batch = batch
         if counter is not None:
             counter.__exit__(None, None, None)
             report.shootdowns_measured = counter.count
@@ -561,8 +569,10 @@ cdef Reservation make_reservation(object owner, void *pool, object slots, object
         where = at
     made.pinned = {}
     made.owner = owner
+    pool_retain(<pool_t *>pool)     # another thread may close the Pool while the GIL is away
     with nogil:
         status = reservation_open(<pool_t *>pool, n, where, &made.reservation)
+        pool_release(<pool_t *>pool)
     check(status)
     live_changed(LIVE_RESERVATIONS, 1)
     return made

@@ -17,6 +17,7 @@ cdef class Window:
 
 cdef class View(Window):
     cdef view_t *view
+    cdef int busy                   # threads in a call that has let go of the GIL
     cdef int _check_unpinned(self, str verb) except -1
 
 
@@ -31,6 +32,7 @@ cdef class FrameBuffer:
     cdef Py_ssize_t views           # memoryviews of it
 
 
+cdef Py_ssize_t index(object number) except? -1
 cdef Window make_window(pool_t *pool, object owner)
 cdef View make_view(pool_t *pool, object owner)
 cdef object make_buffer(object owner, void *address, Py_ssize_t nbytes, bint readonly, Py_ssize_t key)

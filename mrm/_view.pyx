@@ -19,6 +19,10 @@ from mrm.system.failure cimport check
 from mrm.system.ranges cimport STATE_FORKED
 
 
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
+
 cdef class FrameBuffer:
     """One frame's bytes, exported by the buffer protocol; made by ``view[frame]``."""
 
@@ -47,6 +51,14 @@ cdef class FrameBuffer:
         self.views -= 1
         if self.views == 0:
             self.owner._released(self.key)
+
+
+cdef Py_ssize_t index(object number) except? -1:
+    """A frame's or slot's number; -1, which is none, for one that is far out of range."""
+    try:
+        return number
+    except OverflowError:
+        return -1
 
 
 cdef object make_buffer(object owner, void *address, Py_ssize_t nbytes, bint readonly, Py_ssize_t key):
@@ -105,7 +117,7 @@ cdef class Window:
         FrameError
             If the pool has no such frame.
         """
-        cdef Py_ssize_t f = frame
+        cdef Py_ssize_t f = index(frame)
         if self.pool == NULL or self.pool.state == STATE_FORKED:
             self.check_open()
         if not 0 <= f < self.pool.layout.frame_count:
@@ -121,7 +133,10 @@ cdef class Window:
             If the address lies outside.
         """
         self.check_open()
-        cdef uint64_t into = <uint64_t>address - <uint64_t>self.start
+        cdef uint64_t into
+        if not 0 <= address < 2**64:
+            raise FrameError(f"{address} is no address")
+        into = <uint64_t>address - <uint64_t>self.start
         if into >= <uint64_t>self.pool.layout.frame_count << self.pool.layout.frame_shift:
             raise FrameError(f"address {address:#x} is not in the view at {self.base:#x}")
         return into >> self.pool.layout.frame_shift
@@ -150,6 +165,8 @@ cdef class Window:
     def __repr__(self):
         if self.pool == NULL:
             return f"<mrm.{type(self).__name__} closed>"
+        if self.pool.state == STATE_FORKED:
+            return f"<mrm.{type(self).__name__} of the parent process>"
         return f"<mrm.{type(self).__name__} {self.number} at {<uint64_t>self.start:#x}, {len(self)} frames>"
 
 
@@ -184,9 +201,11 @@ cdef class View(Window):
 
     @property
     def state(self):
-        """``"open"``, ``"retired"`` or ``"closed"``."""
+        """``"open"``, ``"retired"``, ``"closed"``, or ``"forked"`` in a child."""
         if self.view == NULL:
             return "closed"
+        if self.pool.state == STATE_FORKED:
+            return "forked"
         return "open" if self.view.state == MRM_STATE_OPEN else "retired"
 
     def __getitem__(self, frame):
@@ -232,8 +251,10 @@ cdef class View(Window):
         cdef view_t *view = self.view
         self.check_open()
         self._check_unpinned("retire")
+        self.busy += 1
         with nogil:
             status = view_retire(view)
+        self.busy -= 1
         check(status)
 
     def close(self):
@@ -256,6 +277,9 @@ cdef class View(Window):
             self._check_unpinned("close")
         self.view = NULL            # no other thread closes it while the GIL is away
         self.pool = NULL
+        while self.busy:            # one is retiring it
+            with nogil:
+                sched_yield()
         with nogil:
             status = view_close(view)
         if status:
@@ -263,7 +287,8 @@ cdef class View(Window):
             self.pool = pool
         check(status)
         pool_release(pool)
-        self.owner = None
+        if not self.exports:        # there may be some in a child, where they trap
+            self.owner = None
         live_changed(LIVE_VIEWS, -1)
 
     def __enter__(self):
@@ -288,11 +313,11 @@ cdef View make_view(pool_t *pool, object owner):
     """Open a view of a pool."""
     cdef View view = View.__new__(View)
     cdef int status
+    pool_retain(pool)               # another thread may close the Pool while the GIL is away
     with nogil:
         status = view_open(pool, &view.view)
+    view.pool = pool                # which __dealloc__ releases
     check(status)
-    pool_retain(pool)
-    view.pool = pool
     view.start = view.view.base
     view.owner = owner
     live_changed(LIVE_VIEWS, 1)

@@ -208,7 +208,7 @@ typedef struct mrm_place {
 typedef struct mrm_pool_options {
     uint32_t size;              /* sizeof(mrm_pool_options) */
     uint32_t views;             /* view numbers wanted; 0: as many as fit into a TiB, at least 63 */
-    uint64_t bytes;             /* a multiple of the frame size, 2 MiB */
+    uint64_t bytes;             /* size; rounded up to whole frames of 2 MiB */
     const char *huge;           /* "require" huge pages, "prefer" them (NULL), "off" */
     const char *path;           /* hugetlbfs file or directory to have the frames in, or NULL */
     const char *name;           /* shown in /proc/self/maps, or NULL */

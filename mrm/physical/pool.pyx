@@ -29,7 +29,7 @@ from mrm.physical.frames cimport (
 )
 from mrm.system.calls cimport CALL_CLOSE, CALL_MADVISE, CALL_MMAP, CALL_MPROTECT, advise, call, map_file
 from mrm.system.failure cimport (
-    MRM_BAD_FRAME, MRM_FORKED, MRM_NO_MEMORY, MRM_OK, MRM_SYSTEM_CALL, failure, mrm_fail,
+    MRM_BAD_FRAME, MRM_FORKED, MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, MRM_SYSTEM_CALL, failure, mrm_fail,
 )
 from mrm.system.ranges cimport RANGE_ARENA, STATE_FORKED, STATE_OPEN, range_release, range_reserve
 
@@ -149,6 +149,14 @@ cdef int pool_open(
     pool.layout.frame_count = frame_count
     pool.layout.stride_shift = stride_shift
     pool.layout.view_count = _view_count(stride, views)
+    if pool.layout.view_count < views:
+        status = mrm_fail(
+            failure(), MRM_NO_ADDRESSES, 0, 0, NULL, stride * views,
+            b"%u views of a stride of %llu MiB are more than the %u that addresses suffice for: ask for fewer (views=)",
+            views - 1, <unsigned long long>(stride >> 20), pool.layout.view_count - 1,
+        )
+        free(pool)
+        return status
     pool.whole = (funded + GIB - 1) & ~(GIB - 1) if backing == MRM_BACKING_HUGETLB else funded
     status = frames_open(&pool.frames, frame_count)
     if status != MRM_OK:
@@ -174,9 +182,9 @@ cdef int pool_open(
     status = map_whole(pool, pool.window, dumped != 0)
     if status != MRM_OK:
         pool.fd = -1                    # stays the caller's
-        range_release(pool.arena)
-        frames_close(&pool.frames)
-        free(pool)
+        if range_release(pool.arena) == MRM_OK:
+            frames_close(&pool.frames)
+            free(pool)
         return status
     if backing == MRM_BACKING_HUGETLB:
         # Page tables for the window now (0.3 us a page): no touch through it takes a fault,
@@ -205,7 +213,9 @@ cdef void pool_release(pool_t *pool) noexcept nogil:
     if mrm_load32(&pool.state) == STATE_FORKED:
         # The range stays sealed in this child, so that stale pointers go on trapping.
         return
-    range_release(pool.arena)
+    if range_release(pool.arena) != MRM_OK:
+        # It still shows the frames: memory is lost, but nobody meets other contents there.
+        return
     call(CALL_CLOSE, pool.fd)
     frames_close(&pool.frames)
     free(pool.view_state)

@@ -26,7 +26,7 @@ from mrm.space.plan cimport (
 )
 from mrm.space.reservation cimport (
     MRM_PROT_NONE, MRM_PROT_READ_WRITE, MRM_SLOT_DEFERRED, MRM_SLOT_EMPTY, MRM_SLOT_SHOWN,
-    change_t, mappings_allow, mrm_report, note_mapping, list_release, list_reservations,
+    change_t, mappings_allow, mrm_report, note_mapping, note_split, list_release, list_reservations,
     reservation_address, reservation_enter, reservation_leave, reservation_t, slot_t, step_t,
 )
 from mrm.system.calls cimport (
@@ -65,6 +65,7 @@ cdef extern from "<time.h>" nogil:
 cdef enum:
     ADVICE_POPULATE_READ = 22   # MADV_POPULATE_READ: older headers do not know them
     ADVICE_POPULATE_WRITE = 23
+    AGREE = 64                  # slots compared by one reading of /proc/self/maps
 
 
 cdef uint64_t _now() noexcept nogil:
@@ -140,6 +141,8 @@ cdef int64_t _make(reservation_t *r, const step_t *step, int *which) noexcept no
     elif step.kind == STEP_MPROTECT:
         which[0] = CALL_MPROTECT
         got = call(CALL_MPROTECT, <int64_t>at, <int64_t>nbytes, step.protection)
+        if got >= 0:
+            note_split(r, step.first, step.n)
         return got
     elif step.kind == STEP_SEAL:
         which[0] = CALL_MMAP
@@ -200,17 +203,28 @@ cdef bint _restore(reservation_t *r, uint32_t first, uint32_t n) noexcept nogil:
 
 cdef void _agree(reservation_t *r, uint32_t first, uint32_t n, char *text, size_t room) noexcept nogil:
     """Make the table say what /proc/self/maps says of a run, and add to ``text`` what differs."""
-    cdef mapping_t found[64]
+    cdef uint32_t some
+    # No mapping of the kernel's is smaller than a slot: so many slots, so many mappings.
+    while n:
+        some = min(n, <uint32_t>AGREE)
+        _agree_on(r, first, some, text, room)
+        first += some
+        n -= some
+
+
+cdef void _agree_on(reservation_t *r, uint32_t first, uint32_t n, char *text, size_t room) noexcept nogil:
+    """The same for AGREE slots at the most."""
+    cdef mapping_t found[AGREE]
     cdef uint32_t shift = r.pool.layout.frame_shift
     cdef uint64_t start = <uint64_t>reservation_address(r, first)
     cdef uint64_t at
-    cdef int64_t known = maps_within(start, start + (<uint64_t>n << shift), found, 64)
+    cdef int64_t known = maps_within(start, start + (<uint64_t>n << shift), found, AGREE)
     cdef uint32_t i, j, frame
     cdef slot_t old, seen
     cdef size_t used = 0
     while used < room and text[used]:
         used += 1
-    if known < 0 or known > 64:
+    if known < 0 or known > AGREE:
         used += snprintf(text + used, room - used, b" slots %u to %u cannot be told;", first, first + n - 1)
         return
     for i in range(first, first + n):

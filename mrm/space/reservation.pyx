@@ -124,7 +124,13 @@ cdef int reservation_close(reservation_t *r) noexcept nogil:
     status = reservation_enter(r)
     if status != MRM_OK:
         return status
+    begun = frames_retire_begin(&pool.frames)
     mrm_store32(&r.state, STATE_CLOSED)
+    status = range_release(r.range)
+    if status != MRM_OK:
+        mrm_store32(&r.state, STATE_OPEN)
+        reservation_leave(r)
+        return status
     mrm_lock(&list_lock)
     if r.previous != NULL:
         r.previous.next = r.next
@@ -133,8 +139,6 @@ cdef int reservation_close(reservation_t *r) noexcept nogil:
     if r.next != NULL:
         r.next.previous = r.previous
     mrm_unlock(&list_lock)
-    begun = frames_retire_begin(&pool.frames)
-    range_release(r.range)
     for i in range(r.slots):
         if r.slot[i].state == MRM_SLOT_SHOWN:
             frames_unmap(&pool.frames, r.slot[i].frame)
@@ -263,6 +267,11 @@ cdef void note_mapping(reservation_t *r, uint32_t first, uint32_t n) noexcept no
             r.slot[i].cut = 0
             grown -= 1
     mrm_add64(&mappings_left, <uint64_t>-grown)
+
+
+cdef void note_split(reservation_t *r, uint32_t first, uint32_t n) noexcept nogil:
+    """One call has changed the run's flags: the kernel has cut mappings at its ends."""
+    mrm_add64(&mappings_left, <uint64_t>-<int64_t>(_note_cut(r, first) + _note_cut(r, first + n)))
 
 
 cdef int mappings_allow(int64_t growth) noexcept nogil:

@@ -99,7 +99,7 @@ cdef int view_open(pool_t *pool, view_t **opened) noexcept nogil:
             failure(), MRM_NO_ADDRESSES, 0, 0, pool.window, 0,
             b"all %u view numbers of pool %u are in use (%llu open, %llu retired and not closed): close views, "
             b"or open the pool with more (views=)",
-            pool.layout.view_count - 1, pool.layout.pool,
+            pool.layout.view_count - 1 - (pool.dumped != 0), pool.layout.pool,
             <unsigned long long>pool.views_open, <unsigned long long>pool.views_retired,
         )
     view.pool = pool

@@ -24,7 +24,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc
 
 from mrm.system.calls cimport CALL_CLOSE, CALL_MMAP, CALL_MUNMAP, call, call_name, seal
-from mrm.system.failure cimport MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, failure, mrm_fail
+from mrm.system.failure cimport MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, MRM_SYSTEM_CALL, failure, mrm_fail
 
 
 cdef extern from "system/atomic.h" nogil:
@@ -243,17 +243,35 @@ cdef bint range_is_low(const range_t *entry) noexcept nogil:
 
 
 cdef int range_release(range_t *entry) noexcept nogil:
-    """Give the addresses back; when it returns, no reader looks at the owner any more."""
+    """Give the addresses back; when it returns, no reader looks at the owner any more.
+
+    Fails if what they show cannot be taken away; then nothing is changed. Addresses that
+    can be sealed, but not unmapped, stay taken for good: they show nothing.
+    """
     cdef uint64_t base = entry.base
     cdef uint32_t old
+    cdef int64_t got
+    cdef bint sealed
     # Sealed first: a fork between here and the unmapping finds nothing of the frames.
-    seal(<void *>base, entry.nbytes)
+    got = seal(<void *>base, entry.nbytes)
+    sealed = got >= 0
+    if not sealed:
+        # At vm.max_map_count mmap is refused where munmap still serves.
+        got = call(CALL_MUNMAP, <int64_t>base, <int64_t>entry.nbytes)
+    if got < 0:
+        return mrm_fail(
+            failure(), MRM_SYSTEM_CALL, CALL_MUNMAP, <int>-got, <void *>base, entry.nbytes,
+            b"%zu bytes of addresses at %p cannot be given back (munmap: %s): nothing is changed; "
+            b"raise vm.max_map_count and try again",
+            entry.nbytes, <void *>base, strerror(<int>-got),
+        )
     mrm_lock(&registry_lock)
     mrm_store64(&entry.base, 0)
     old = mrm_add32(&phase, 1) - 1
     while mrm_load32(&readers[old & 1]):
         sched_yield()
-    call(CALL_MUNMAP, <int64_t>base, <int64_t>entry.nbytes)
+    if sealed:
+        call(CALL_MUNMAP, <int64_t>base, <int64_t>entry.nbytes)
     mrm_unlock(&registry_lock)
     return MRM_OK
 

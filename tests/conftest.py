@@ -1,0 +1,88 @@
+"""Fixtures: pools on huge and on small pages, and the proof that a test left nothing behind."""
+
+import gc
+
+import mrm.system.calls
+import mrm.system.features
+import pytest
+from helpers import MIB, open_files, own_mappings
+
+import mrm
+
+_WANTED = 64 * MIB
+_unavailable = None     # why there are no huge pages, once that is known
+
+
+def _huge_pages_missing():
+    """Why huge pages cannot be had here, or an empty string; tried once."""
+    global _unavailable
+    if _unavailable is None:
+        try:
+            mrm.Pool(_WANTED, huge="require").close()
+            _unavailable = ""
+        except mrm.FundingError as error:
+            _unavailable = str(error)
+    return _unavailable
+
+
+def pytest_terminal_summary(terminalreporter):
+    if _unavailable:
+        terminalreporter.section("WITHOUT HUGE PAGES", red=True, bold=True)
+        terminalreporter.line("Every test on huge pages was skipped: nothing is proven about what mrm is for.")
+        terminalreporter.line(_unavailable)
+
+
+@pytest.fixture(params=["require", "off"], ids=["huge", "small"])
+def huge(request):
+    """``huge=`` of the pools of this test."""
+    if request.param == "require" and _huge_pages_missing():
+        pytest.skip("no huge pages: " + _huge_pages_missing())
+    return request.param
+
+
+@pytest.fixture
+def needs_huge():
+    """For tests that make sense on huge pages only."""
+    if _huge_pages_missing():
+        pytest.skip("no huge pages: " + _huge_pages_missing())
+
+
+@pytest.fixture
+def pool(huge):
+    """16 frames; audited at the end, unless the test has closed it."""
+    pool = mrm.Pool(32 * MIB, huge=huge, name="test")
+    yield pool
+    if not pool.closed:
+        pool.audit()
+        pool.close()
+
+
+@pytest.fixture
+def reservation(pool):
+    """64 empty slots; compared with the kernel's mappings at the end."""
+    reservation = pool.reserve(64)
+    yield reservation
+    if not reservation.closed:
+        reservation.check()
+        reservation.close()
+
+
+@pytest.fixture
+def features():
+    """``features("name", ...)`` pretends that the kernel lacks these, until the test ends."""
+    before = mrm.system.features.missing_features()
+    yield lambda *names: mrm.system.features.pretend_missing(names)
+    mrm.system.features.pretend_missing(before)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    """No handle, descriptor, mapping or pretended feature may outlive a test."""
+    files, mappings = open_files(), own_mappings()
+    missing = mrm.system.features.missing_features()
+    yield
+    gc.collect()
+    assert not any(mrm.live_handles().values()), f"left open: {mrm.live_handles()}"
+    assert open_files().keys() - files.keys() == set()
+    assert own_mappings() == mappings, "addresses were not given back"
+    assert mrm.system.features.missing_features() == missing

@@ -1,0 +1,205 @@
+"""What many tests need: stamps in memory, children that may die, and looks at the process."""
+
+import ctypes
+import os
+import pathlib
+import pickle
+import subprocess
+import sys
+import textwrap
+
+import mrm
+
+MIB = 1 << 20
+FRAME = 2 * MIB
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# Where mrm reserves addresses, and the kernel places nothing by itself (ranges.pyx).
+LOWEST, HIGHEST = 1 << 44, 42 << 40
+
+_LAST_WORD = FRAME - 8
+
+
+# ---- contents ------------------------------------------------------------------------
+
+
+def stamp(address, value):
+    """Write a number into the first and the last word of the frame shown at an address."""
+    ctypes.c_uint64.from_address(address).value = value
+    ctypes.c_uint64.from_address(address + _LAST_WORD).value = value
+
+
+def stamp_at(address):
+    """The number that ``stamp`` wrote, seen through an address."""
+    first = ctypes.c_uint64.from_address(address).value
+    last = ctypes.c_uint64.from_address(address + _LAST_WORD).value
+    assert first == last, f"one frame with two stamps at {address:#x}: {first:#x} and {last:#x}"
+    return first
+
+
+def stamp_all(pool, seed=0x5EED):
+    """Give every frame of a pool a stamp of its own, through the window."""
+    for frame in range(len(pool)):
+        stamp(pool.address(frame), seed << 32 | frame)
+
+
+def check_contents(reservation):
+    """Compare the table with the kernel, and what readable slots show with the window."""
+    reservation.check()
+    pool = reservation.pool
+    for slot, frame in shown(reservation).items():
+        if reservation.mapping(slot).protection != "none":
+            assert stamp_at(reservation.address(slot)) == stamp_at(pool.address(frame)), (slot, frame)
+
+
+def shown(reservation):
+    """The frames that slots show, deferred ones left out, as a dict."""
+    frames = {slot: reservation[slot] for slot in range(len(reservation))}
+    return {slot: frame for slot, frame in frames.items() if frame is not None}
+
+
+def table(reservation):
+    """All that a reservation says of its slots, to be compared."""
+    return [(reservation[slot], reservation.mapping(slot)) for slot in range(len(reservation))]
+
+
+def commit(reservation, operation, *arguments, **options):
+    """One operation as a batch of its own; its report."""
+    with reservation.batch() as batch:
+        getattr(batch, operation)(*arguments, **options)
+    return batch.report
+
+
+def fill(reservation, slots, protection="rw"):
+    """Take a frame for each slot, one by one so that they are scattered, and map them."""
+    frames = reservation.pool.take(len(slots))
+    commit(reservation, "map", slots, frames, protection)
+    return list(frames)
+
+
+def give_all(pool, *reservations):
+    """Close the reservations, and give every frame that is held."""
+    for reservation in reservations:
+        reservation.close()
+    pool.give([frame for frame in range(len(pool)) if pool.state_of(frame) == "held"])
+
+
+def steps_of(explanation):
+    """The kinds of steps in what ``batch.explain()`` says, in order."""
+    return [line.split()[0] for line in explanation.splitlines()[1:]]
+
+
+def counts_of(explanation):
+    """System calls and shootdowns that ``batch.explain()`` expects."""
+    words = explanation.splitlines()[0].replace(":", "").replace(",", "").split()
+    return int(words[words.index("system") - 1]), int(words[words.index("shootdowns") - 1])
+
+
+# ---- the process ---------------------------------------------------------------------
+
+
+def own_mappings():
+    """What is mapped in mrm's part of the addresses, as [start, end] of every stretch."""
+    found = []
+    for line in pathlib.Path("/proc/self/maps").read_text().splitlines():
+        start, end = (int(word, 16) for word in line.split()[0].split("-"))
+        if LOWEST <= start < HIGHEST:
+            if found and found[-1][1] == start:
+                found[-1][1] = end
+            else:
+                found.append([start, end])
+    return found
+
+
+def open_files():
+    """What the process's descriptors are, by number."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            pass                        # the one that listed the folder
+    return found
+
+
+def mapping_count():
+    """Mappings that the kernel counts for this process, the vsyscall page left out."""
+    return sum("[vsyscall]" not in line for line in pathlib.Path("/proc/self/maps").read_text().splitlines())
+
+
+# ---- children ------------------------------------------------------------------------
+
+
+class Ending:
+    """How a child process ended."""
+
+    def __init__(self, done):
+        self.code = done.returncode if done.returncode >= 0 else None
+        self.signal = -done.returncode if done.returncode < 0 else None
+        self.out = done.stdout
+        self.err = done.stderr
+
+    def __repr__(self):
+        return f"exit code {self.code}, signal {self.signal}\n{self.out}\n{self.err}"
+
+
+_PREAMBLE = """
+import ctypes, os, signal, sys, warnings
+sys.path.insert(0, {tests!r})
+import mrm
+from helpers import *
+from helpers import FRAME, MIB
+warnings.simplefilter("error")
+huge = {huge!r}
+def peek(address):
+    return ctypes.c_uint8.from_address(address).value
+def poke(address, value=1):
+    ctypes.c_uint8.from_address(address).value = value
+def say(word):
+    print(word, flush=True)
+"""
+
+
+def in_child(code, huge="off", timeout=60):
+    """Run Python in a fresh process, which may die of it.
+
+    The code finds mrm, these helpers, ``huge``, ``peek(address)``, ``poke(address)`` and
+    ``say(word)``. What it says before it dies tells how far it came.
+    """
+    source = _PREAMBLE.format(tests=str(ROOT / "tests"), huge=huge) + textwrap.dedent(code)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("PYTHONFAULTHANDLER", None)
+    return Ending(
+        subprocess.run(
+            [sys.executable, "-c", source], capture_output=True, text=True, timeout=timeout, env=environment, check=False
+        )
+    )
+
+
+def after_fork(function):
+    """Call a function in a forked child; what it returned, or the signal that ended it.
+
+    Exceptions are returned as (class name, message).
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        try:
+            answer = function()
+        except BaseException as error:  # noqa: BLE001  the parent judges it
+            answer = (type(error).__name__, str(error))
+        os.write(writing, pickle.dumps(answer))
+        os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        answer = pipe.read()
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return os.WTERMSIG(status)
+    return pickle.loads(answer)
+
+
+def all_handles_closed():
+    """Whether nothing of mrm's is open in this process."""
+    return not any(mrm.live_handles().values())
