@@ -1,12 +1,13 @@
 """numpy arrays on frames: no copy, and the memory stays where it is while one looks at it.
 
-    $ python arrays.py
+$ python arrays.py
 """
 
 import ctypes
 
-import mrm
 import numpy as np
+
+import mrm
 
 with mrm.Pool("64MiB") as pool:
     frame = pool.take()

@@ -1,6 +1,6 @@
 """Frames and views: a page moves to a new address, and its contents come along.
 
-    $ python hello.py
+$ python hello.py
 """
 
 import mrm

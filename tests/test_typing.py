@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from installed import ROOT, folder, run, site
+from installed import ROOT, folder, site
 
 pytest.importorskip("mypy")
 
