@@ -112,11 +112,13 @@ def own_mappings():
 
 
 def open_files():
-    """What the process's descriptors are, by number."""
+    """What the process's descriptors are, by number; fonts, which matplotlib keeps open, left out."""
     found = {}
     for name in os.listdir("/proc/self/fd"):
         try:
-            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+            target = os.readlink(f"/proc/self/fd/{name}")
+            if not target.endswith(".ttf"):
+                found[int(name)] = target
         except FileNotFoundError:
             pass  # the one that listed the folder
     return found
