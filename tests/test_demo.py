@@ -99,9 +99,8 @@ def test_frames_come_back_when_a_world_is_closed():
 
 
 def test_a_world_wants_a_pool_large_enough_and_known_words():
-    with mrm.Pool("16MiB") as pool:
-        with pytest.raises(mrm.ArgumentError, match="too small"):
-            World(pool)
+    with mrm.Pool("16MiB") as pool, pytest.raises(mrm.ArgumentError, match="too small"):
+        World(pool)
     with mrm.Pool(SIZE) as pool:
         with pytest.raises(mrm.ArgumentError, match="mutators"):
             World(pool, mutators=9)

@@ -14,7 +14,7 @@ from mrm.tools.demo.heap cimport (
     shadow_t, view_of,
 )
 from mrm.tools.demo.marking cimport mark
-from mrm.tools.demo.objects cimport SHARED, object_flaw, object_stamped, own_counter
+from mrm.tools.demo.objects cimport SHARED, object_flaw, object_granules, object_stamped, own_counter
 
 
 cdef bint _settle_handle(heap_t *heap, uint32_t handle) noexcept nogil:
@@ -28,7 +28,7 @@ cdef bint _settle_handle(heap_t *heap, uint32_t handle) noexcept nogil:
     if reference == 0 or view_of(heap, reference) != heap.view.number:
         heap_flaw(heap, FLAW_STALE, heap.mutator_count, handle, 0, heap.view.number, reference)
         return False
-    if not object_stamped(at) or (at[0] & 0xFFFFFFFFu) != handle or at[1] & 0xFF != reference >> 56:
+    if not object_stamped(at) or (at[0] & 0xFFFFFFFFu) != handle or object_granules(at) != reference >> 56:
         heap_flaw(heap, FLAW_STAMP, heap.mutator_count, handle, 0, handle, at[0])
         return False
     flaw = object_flaw(at, heap.mutator_count, 1)

@@ -55,10 +55,10 @@ Why no one waits
 from libc.stdint cimport uint32_t, uint64_t
 
 from mrm.tools.demo.heap cimport (
-    ACTIVE, ADDRESS, FLAW_NO_ROOM, FLAW_STAMP, FLAW_UNMARKED, PENDING, SABOTAGE_BARRIER, SABOTAGE_FREEZE, address_in,
-    evacuation_t, frame_of, heap_flaw, heap_t, mutator_t, offset_of, recolour, room_t, room_take,
+    ACTIVE, FLAW_NO_ROOM, FLAW_STAMP, FLAW_UNMARKED, PENDING, SABOTAGE_BARRIER, SABOTAGE_FREEZE,
+    address_in, evacuation_t, frame_of, heap_flaw, heap_t, mutator_t, offset_of, recolour, room_t, room_take,
 )
-from mrm.tools.demo.objects cimport GRANULE_SHIFT, object_copy, object_freeze, object_stamped
+from mrm.tools.demo.objects cimport GRANULE_SHIFT, object_copy, object_freeze, object_granules, object_stamped
 
 
 cdef extern from "system/atomic.h" nogil:
@@ -104,10 +104,10 @@ cdef uint64_t follow(
         return 0
     if heap.sabotage != SABOTAGE_FREEZE:
         object_freeze(<uint64_t *>source, heap.mutator_count)
-    granules = (<uint64_t *>source)[1] & 0xFFFFFFFFu
+    granules = object_granules(<uint64_t *>source)
     target = room_take(heap, room, view, granules << GRANULE_SHIFT)
     if target == 0:
-        heap_flaw(heap, FLAW_NO_ROOM, who, 0, heap.cycles, granules << GRANULE_SHIFT, heap.claimed)
+        heap_flaw(heap, FLAW_NO_ROOM, who, 0, heap.cycles, granules, heap.claimed)
         return 0
     object_copy(<uint64_t *>target, <uint64_t *>source, heap.mutator_count)
     target |= granules << 56

@@ -27,17 +27,23 @@ def _size(context: click.Context, parameter: click.Parameter, value: str) -> int
 
 @click.command()
 @click.option("--size", default="1GiB", show_default=True, callback=_size, help="Of the pool.")
-@click.option("--seconds", type=click.FloatRange(0.1), default=5.0, show_default=True, help="How long mutators work.")
-@click.option("--mutators", type=click.IntRange(1, 8), default=2, show_default=True, help="Threads that read and write.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the mutators' operations.")
+@click.option(
+    "--seconds", type=click.FloatRange(0.1), default=5.0, show_default=True, help="How long mutators work."
+)
+@click.option(
+    "--mutators", type=click.IntRange(1, 8), default=2, show_default=True, help="Threads that read and write."
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the mutators' operations."
+)
 @click.option("--live", type=click.FloatRange(0.1, 0.8), default=0.65, show_default=True,
               help="Share of the pool that live objects fill.")  # fmt: skip
 @click.option("--jitter", type=click.IntRange(0), default=0, show_default=True, metavar="N",
-              help="One operation in N yields the processor half way, to provoke races; 0: none.")  # fmt: skip
+              help="One operation in N yields the processor half way, to provoke races.")  # fmt: skip
 @click.option("--huge", type=click.Choice(["prefer", "require", "off"]), default="prefer", show_default=True,
               help="Huge pages: if there are any, or nothing else, or none.")  # fmt: skip
-@click.option("--report", type=click.Path(path_type=Path, file_okay=False), default=Path("reports"), show_default=True,
-              metavar="DIR", help="Where the report goes.")  # fmt: skip
+@click.option("--report", type=click.Path(path_type=Path, file_okay=False), default=Path("reports"),
+              show_default=True, metavar="DIR", help="Where the report goes.")  # fmt: skip
 @click.option("--no-report", is_flag=True, help="Write none.")
 @click.option("--prove/--no-prove", default=True, show_default=True,
               help="Let a process of its own die of a stale access, to prove that it traps.")  # fmt: skip
@@ -102,17 +108,19 @@ def _demo(
     out: Console,
 ) -> Outcome:
     """Run it, watched on a terminal; told in words unless they were not asked for."""
-    from mrm._core import Pool
+    from mrm import Pool
     from mrm.tools.demo.display import Watching, summary
     from mrm.tools.demo.run import run
     from mrm.tools.demo.stale import prove as prove_stale
-    from mrm.tools.demo.words import setting, verdict
+    from mrm.tools.demo.words import setting, stale_access, verdict
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", BackingWarning)
         pool = Pool(size, huge=huge, name="mrm demo")
     with pool, Watching(out, len(pool), seconds) as watching:
-        outcome = run(pool, seconds=seconds, mutators=mutators, seed=seed, live=live, jitter=jitter, watch=watching)
+        outcome = run(
+            pool, seconds=seconds, mutators=mutators, seed=seed, live=live, jitter=jitter, watch=watching
+        )
     outcome.notes += [str(warning.message) for warning in caught]
     if prove:
         outcome.stale = prove_stale(huge)
@@ -122,6 +130,6 @@ def _demo(
             out.print(f"Note: {note}", style="yellow", soft_wrap=True)
         summary(outcome, out)
         if outcome.stale is not None:
-            out.print(f"A stale access, tried in a process of its own: {outcome.stale.words}.", soft_wrap=True)
+            out.print(stale_access(outcome.stale), soft_wrap=True)
         out.print(verdict(outcome), style="bold green" if outcome.held else "bold red", soft_wrap=True)
     return outcome

@@ -51,14 +51,20 @@ class Watching:
     def _table(self, sample: Sample, counters: Counters) -> Table:
         lately = self._samples[-_WIDTH:]
         pages = sample.remapped_per_s + sample.emptied_per_s
-        table = Table(title=f"mrm demo, {sample.at:.1f} of {self._seconds:g} s", title_justify="left", box=None)
+        table = Table(
+            title=f"mrm demo, {sample.at:.1f} of {self._seconds:g} s", title_justify="left", box=None
+        )
         table.add_column("", style="bold")
         table.add_column("now", justify="right")
         table.add_column(f"last {len(lately) / 10:g} s", style="cyan", no_wrap=True)
         for title, now, values in (
             ("operations a second", f"{sample.operations_per_s:,.0f}", [s.operations_per_s for s in lately]),
             ("pages moved a second", f"{pages:,.0f}", [s.remapped_per_s + s.emptied_per_s for s in lately]),
-            ("  of these emptied and reused", f"{sample.emptied_per_s:,.0f}", [s.emptied_per_s for s in lately]),
+            (
+                "  of these emptied and reused",
+                f"{sample.emptied_per_s:,.0f}",
+                [s.emptied_per_s for s in lately],
+            ),
             ("longest operation", duration(sample.worst_ns), [float(s.worst_ns) for s in lately]),
             ("shootdowns a page", f"{sample.shootdowns_per_s / pages:.4f}" if pages else "", []),
             ("frames free", f"{sample.free} of {self._frames}", [float(s.free) for s in lately]),

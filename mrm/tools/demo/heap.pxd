@@ -165,6 +165,7 @@ cdef struct heap_t:
     view_t *retired             # the one before it, until no handle shows it any more
     evacuation_t *set           # the evacuation set: frames, most sparse first
     void *forwarding            # memory of their marks, ranks and entries
+    size_t forwarding_size      # bytes of it
     uint32_t set_count
     int trap[2]                 # a pipe: writing from a stale address must fail
     room_t room
@@ -226,6 +227,7 @@ cdef int heap_open(
     heap_t **opened, pool_t *pool, uint32_t handles, uint32_t mutators, uint64_t seed, uint32_t sabotage,
     uint32_t jitter
 ) noexcept nogil
+cdef void *cleared(size_t nbytes) noexcept nogil
 cdef void heap_close(heap_t *heap) noexcept nogil
 cdef void heap_flaw(
     heap_t *heap, uint32_t kind, uint32_t who, uint32_t handle, uint64_t step, uint64_t expected, uint64_t found

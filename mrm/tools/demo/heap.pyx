@@ -13,7 +13,7 @@ destination full, and none has to wait for room.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport free
 from libc.string cimport memset
 
 from mrm.physical.frames cimport MRM_REUSE_NOW
@@ -36,8 +36,12 @@ cdef extern from "<unistd.h>" nogil:
     int pipe(int *ends)
 
 
-cdef void *_cleared(size_t nbytes) noexcept nogil:
-    """Zeroed memory on cache lines of its own."""
+cdef void *cleared(size_t nbytes) noexcept nogil:
+    """Zeroed memory on cache lines of its own, all of it touched.
+
+    Fresh memory that is read before it is written, as calloc's may be, costs a shootdown a
+    page: the kernel first shows its page of zeros there, and then takes it away again.
+    """
     cdef size_t whole = (nbytes + 127) & ~<size_t>127
     cdef void *memory = aligned_alloc(128, whole)
     if memory != NULL:
@@ -51,17 +55,17 @@ cdef bint _tables(heap_t *heap, uint64_t seed) noexcept nogil:
     cdef size_t granules = heap.layout.frame_size >> GRANULE_SHIFT
     cdef uint32_t i
     cdef mutator_t *m
-    heap.handle = <uint64_t *>calloc(heap.handle_count, sizeof(uint64_t))
-    heap.finals = <finals_t *>calloc(heap.handle_count, sizeof(finals_t))
-    heap.mutator = <mutator_t **>calloc(heap.mutator_count, sizeof(mutator_t *))
-    heap.use = <uint8_t *>calloc(frames, sizeof(uint8_t))
-    heap.evacuating = <evacuation_t **>calloc(frames, sizeof(evacuation_t *))
-    heap.marks = <uint64_t *>calloc(frames * granules // 64, sizeof(uint64_t))
-    heap.live = <uint32_t *>calloc(frames, sizeof(uint32_t))
-    heap.objects = <uint32_t *>calloc(frames, sizeof(uint32_t))
-    heap.candidate = <uint8_t *>calloc(frames, sizeof(uint8_t))
-    heap.set = <evacuation_t *>calloc(frames, sizeof(evacuation_t))
-    heap.history = <cycle_t *>calloc(HISTORY, sizeof(cycle_t))
+    heap.handle = <uint64_t *>cleared(heap.handle_count * sizeof(uint64_t))
+    heap.finals = <finals_t *>cleared(heap.handle_count * sizeof(finals_t))
+    heap.mutator = <mutator_t **>cleared(heap.mutator_count * sizeof(mutator_t *))
+    heap.use = <uint8_t *>cleared(frames * sizeof(uint8_t))
+    heap.evacuating = <evacuation_t **>cleared(frames * sizeof(evacuation_t *))
+    heap.marks = <uint64_t *>cleared(frames * granules // 8)
+    heap.live = <uint32_t *>cleared(frames * sizeof(uint32_t))
+    heap.objects = <uint32_t *>cleared(frames * sizeof(uint32_t))
+    heap.candidate = <uint8_t *>cleared(frames * sizeof(uint8_t))
+    heap.set = <evacuation_t *>cleared(frames * sizeof(evacuation_t))
+    heap.history = <cycle_t *>cleared(HISTORY * sizeof(cycle_t))
     if (
         heap.handle == NULL or heap.finals == NULL or heap.mutator == NULL or heap.use == NULL
         or heap.evacuating == NULL or heap.marks == NULL or heap.live == NULL
@@ -69,11 +73,11 @@ cdef bint _tables(heap_t *heap, uint64_t seed) noexcept nogil:
     ):
         return False
     for i in range(heap.mutator_count):
-        m = <mutator_t *>_cleared(sizeof(mutator_t))
+        m = <mutator_t *>cleared(sizeof(mutator_t))
         heap.mutator[i] = m
         if m == NULL:
             return False
-        m.shadow = <shadow_t *>calloc(heap.handle_count, sizeof(shadow_t))
+        m.shadow = <shadow_t *>cleared(heap.handle_count * sizeof(shadow_t))
         if m.shadow == NULL:
             return False
         m.number = i
@@ -87,7 +91,7 @@ cdef int heap_open(
     uint32_t jitter
 ) noexcept nogil:
     """A heap without objects: one view open, one spare frame held back, nobody at work."""
-    cdef heap_t *heap = <heap_t *>_cleared(sizeof(heap_t))
+    cdef heap_t *heap = <heap_t *>cleared(sizeof(heap_t))
     cdef int status = MRM_OK
     cdef uint32_t i
     if heap == NULL:

@@ -11,13 +11,13 @@ forwarding and the addresses of the retired view can go.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, qsort
+from libc.stdlib cimport free, qsort
 from libc.string cimport memcpy, memset
 
 from mrm.tools.demo.barrier cimport follow
 from mrm.tools.demo.heap cimport (
-    CHUNK, FLAW_ENGINE, FRAME_CLOSED, PENDING, cycle_t, evacuation_t, frame_of, heap_flaw, heap_t, offset_of, recolour,
-    room_bound, view_of,
+    CHUNK, FLAW_ENGINE, FRAME_CLOSED, PENDING, cleared, cycle_t, evacuation_t, frame_of, heap_flaw, heap_t,
+    offset_of, recolour, room_bound, view_of,
 )
 from mrm.tools.demo.objects cimport GRANULE_SHIFT
 
@@ -85,6 +85,20 @@ cdef int _sparser(const void *a, const void *b) noexcept nogil:
     return (x > y) - (x < y)
 
 
+cdef uint64_t *_forwarding(heap_t *heap, size_t nbytes) noexcept nogil:
+    """Zeroed memory for a cycle's forwarding, the last cycle's if it is enough; NULL: there is none.
+
+    It is kept, as giving it back to the kernel would cost a shootdown each time.
+    """
+    if nbytes > heap.forwarding_size:
+        free(heap.forwarding)
+        heap.forwarding = cleared(2 * nbytes)
+        heap.forwarding_size = 2 * nbytes if heap.forwarding != NULL else 0
+    else:
+        memset(heap.forwarding, 0, nbytes)
+    return <uint64_t *>heap.forwarding
+
+
 cdef bint choose(heap_t *heap) noexcept nogil:
     """Fill ``heap.set`` with the sparsest frames, and give each its forwarding, still empty.
 
@@ -112,12 +126,11 @@ cdef bint choose(heap_t *heap) noexcept nogil:
     for i in range(heap.set_count):
         objects += heap.set[i].objects
     # Marks and entries of 8 bytes, then ranks of 2.
-    memory = <uint64_t *>calloc(1, heap.set_count * words * 10 + objects * 8 + 8)
+    memory = _forwarding(heap, heap.set_count * words * 10 + objects * 8 + 8)
     if memory == NULL:
         heap.set_count = 0
         heap_flaw(heap, FLAW_ENGINE, heap.mutator_count, 0, heap.cycles, 0, 0)
         return False
-    heap.forwarding = memory
     ranks = <uint16_t *>(memory + heap.set_count * words + objects)
     for i in range(heap.set_count):
         gone = &heap.set[i]

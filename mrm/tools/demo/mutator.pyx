@@ -25,12 +25,12 @@ from mrm.system.calls cimport calls_made
 from mrm.system.failure cimport MRM_OK
 from mrm.tools.demo.barrier cimport AGAIN, checkpoint, follow, load
 from mrm.tools.demo.heap cimport (
-    FLAW_GENERATION, FLAW_NO_TRAP, FLAW_OWN, FLAW_PATTERN, FLAW_SHARED, FLAW_STAMP, FLAW_STUCK, FRAME_CLOSED, FRAME_OPEN, GONE, NONE,
-    address_in, evacuation_t, finals_t, frame_of, heap_flaw, heap_t, mutator_t, pointer, shadow_t, view_of,
+    FLAW_GENERATION, FLAW_OWN, FLAW_PATTERN, FLAW_STAMP, FLAW_STUCK, FRAME_CLOSED, FRAME_OPEN, GONE, NONE,
+    address_in, evacuation_t, finals_t, frame_of, heap_flaw, heap_t, mutator_t, pointer, shadow_t,
 )
 from mrm.tools.demo.latency cimport latency_record, now
 from mrm.tools.demo.objects cimport (
-    DEAD, FROZEN, GRANULE_SHIFT, MOST_GRANULES, SHARED, VALUE, counter_add, counter_kill, mix, object_flaw, object_make,
+    FROZEN, GRANULE_SHIFT, SHARED, VALUE, counter_add, counter_kill, object_flaw, object_granules, object_make,
     object_stamped, object_words, own_counter,
 )
 
@@ -120,7 +120,9 @@ cdef uint64_t _make(heap_t *heap, mutator_t *m, uint32_t handle, uint32_t genera
 
 # ---- objects are used -----------------------------------------------------------------
 
-cdef void _flaw(heap_t *heap, mutator_t *m, uint32_t kind, uint32_t handle, uint64_t expected, uint64_t found) noexcept nogil:
+cdef void _flaw(
+    heap_t *heap, mutator_t *m, uint32_t kind, uint32_t handle, uint64_t expected, uint64_t found
+) noexcept nogil:
     heap_flaw(heap, kind, m.number, handle, m.steps, expected, found)
 
 
@@ -135,7 +137,10 @@ cdef inline uint64_t *_reach(heap_t *heap, mutator_t *m, uint32_t handle) noexce
         return NULL
     if heap.jitter and (_random(m) >> 32) % heap.jitter == 0:
         sched_yield()
-    if reference == 0 or not object_stamped(at) or (at[0] & 0xFFFFFFFFu) != handle or at[1] & 0xFF != reference >> 56:
+    if (
+        reference == 0 or not object_stamped(at) or (at[0] & 0xFFFFFFFFu) != handle
+        or object_granules(at) != reference >> 56
+    ):
         _flaw(heap, m, FLAW_STAMP, handle, handle, at[0] if reference else 0)
         return NULL
     generation = <uint32_t>(at[0] >> 32)

@@ -55,8 +55,13 @@ cdef inline uint64_t mix(uint64_t x) noexcept nogil:
     return x ^ (x >> 31)
 
 
+cdef inline uint64_t object_granules(const uint64_t *at) noexcept nogil:
+    """The size; what lies here may be no object, if the protocol is broken: no nonsense, then."""
+    return at[1] & (2 * MOST_GRANULES - 1)
+
+
 cdef inline uint64_t object_words(const uint64_t *at) noexcept nogil:
-    return (at[1] & 0xFFFFFFFFu) * GRANULE_WORDS
+    return object_granules(at) * GRANULE_WORDS
 
 
 cdef inline uint64_t stamp_of(uint64_t name, uint64_t granules) noexcept nogil:
@@ -83,7 +88,7 @@ cdef inline void object_make(uint64_t *at, uint64_t name, uint64_t granules, uin
 
 cdef inline bint object_stamped(const uint64_t *at) noexcept nogil:
     """Whether an object begins here: its size and stamp agree with its name."""
-    cdef uint64_t granules = at[1] & 0xFFFFFFFFu
+    cdef uint64_t granules = object_granules(at)
     return 0 < granules <= MOST_GRANULES and at[1] == stamp_of(at[0], granules)
 
 

@@ -8,7 +8,7 @@ tenth of a microsecond to what the system's scheduler takes.
 import io
 import math
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 from matplotlib.ticker import FuncFormatter, NullFormatter
@@ -23,8 +23,15 @@ if TYPE_CHECKING:
 matplotlib.use("Agg")
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#B35900", "#007A5A", "#A8578A", "#777777"
-PHASES = {"mark": BLUE, "settle": GREY, "open": GREEN, "flip": PURPLE, "retire": "#222222", "relocate": ORANGE}
-STYLE = {
+PHASES = {
+    "mark": BLUE,
+    "settle": GREY,
+    "open": GREEN,
+    "flip": PURPLE,
+    "retire": "#222222",
+    "relocate": ORANGE,
+}
+STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -59,7 +66,8 @@ def course(outcome: Outcome) -> "Figure":
          [s.operations_per_s / 1e6 for s in outcome.samples]),
         (panels[1], "pages remapped by view flips, thousand a second", PURPLE,
          [s.remapped_per_s / 1e3 for s in outcome.samples]),
-        (panels[2], "pages emptied and used again, a second", ORANGE, [s.emptied_per_s for s in outcome.samples]),
+        (panels[2], "pages emptied and used again, a second", ORANGE,
+         [s.emptied_per_s for s in outcome.samples]),
     ):  # fmt: skip
         axes.fill_between(times, values, color=colour, alpha=0.15, linewidth=0)
         axes.plot(times, values, color=colour)
@@ -73,7 +81,9 @@ def course(outcome: Outcome) -> "Figure":
         )  # fmt: skip
     worst = [max(sample.worst_ns, 1) for sample in outcome.samples]
     panels[3].plot(times, worst, "o", color=GREEN, markersize=3.5)
-    panels[3].set_title("longest operation in each tenth of a second, logarithmic", loc="left", fontsize=10, color=GREEN)
+    panels[3].set_title(
+        "longest operation in each tenth of a second, logarithmic", loc="left", fontsize=10, color=GREEN
+    )
     _time_scale(panels[3], "y")
     panels[3].set_xlabel("seconds")
     panels[3].set_xlim(0, times[-1])
@@ -106,7 +116,9 @@ def stalls(outcome: Outcome) -> "Figure":
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_xlim(1, outcome.latency.total * 30)
     _time_scale(axes, "y")
-    axes.set_title("time of an operation, checkpoint and clock included, logarithmic", loc="left", fontsize=10)
+    axes.set_title(
+        "time of an operation, checkpoint and clock included, logarithmic", loc="left", fontsize=10
+    )
     return figure
 
 
@@ -121,16 +133,24 @@ def anatomy(outcome: Outcome) -> "Figure":
         axes.plot((low, high), (y, y), color=colour, linewidth=5, alpha=0.3, solid_capstyle="butt")
         axes.plot(middle, y, "o", color=colour, markersize=7)
         axes.annotate(
-            duration(middle), (high, y), (8, 0), textcoords="offset points", va="center", color=colour, fontsize=9
+            duration(middle),
+            (high, y),
+            (8, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            fontsize=9,
         )
     axes.set_yticks(range(len(PHASES)), list(PHASES))
-    for label, colour in zip(axes.get_yticklabels(), PHASES.values()):
+    for label, colour in zip(axes.get_yticklabels(), PHASES.values(), strict=True):
         label.set_color(colour)
         label.set_fontweight("bold")
     axes.set_ylim(len(PHASES) - 0.5, -0.5)
     _time_scale(axes, "x")
     axes.set_title(
-        f"median of {len(outcome.cycles):,} cycles; the bar holds nine in ten of them", loc="left", fontsize=10
+        f"median of {len(outcome.cycles):,} cycles; the bar holds nine in ten of them",
+        loc="left",
+        fontsize=10,
     )
     return figure
 

@@ -14,7 +14,6 @@ processor back to a mutator that it took it from.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free
 
 from mrm.physical.frames cimport MRM_REUSE_NOW
 from mrm.physical.pool cimport pool_give
@@ -142,13 +141,11 @@ cdef uint64_t _room(const heap_t *heap) noexcept nogil:
 # ---- a cycle ----------------------------------------------------------------------
 
 cdef void _forget(heap_t *heap) noexcept nogil:
-    """Let go of the last cycle's forwarding and of the addresses that it kept reserved."""
+    """Forget the last cycle's forwarding, and give back the addresses that it kept reserved."""
     cdef uint32_t i
     for i in range(heap.set_count):
         mrm_store_ptr(<void **>&heap.evacuating[heap.set[i].frame], NULL)
     heap.set_count = 0
-    free(heap.forwarding)
-    heap.forwarding = NULL
     if heap.retired != NULL:
         if view_close(heap.retired) != MRM_OK:
             heap_flaw(heap, FLAW_ENGINE, heap.mutator_count, 0, heap.cycles, 0, 0)

@@ -16,7 +16,7 @@ from mrm.tools.demo.results import Counters, Outcome, Sample
 from mrm.tools.demo.world import World
 
 if TYPE_CHECKING:
-    from mrm._core import Pool
+    from mrm import Pool
 
 INTERVAL = 0.1  # seconds from one look to the next
 

@@ -1,7 +1,7 @@
 """The figures of a run in words: what the terminal and the report both tell."""
 
 from mrm.sizes import format_size
-from mrm.tools.demo.results import Outcome
+from mrm.tools.demo.results import Outcome, Stale
 
 
 def duration(ns: float) -> str:
@@ -26,6 +26,11 @@ def verdict(outcome: Outcome) -> str:
     )
 
 
+def stale_access(stale: Stale) -> str:
+    """What the process that made a stale access came to."""
+    return f"A stale access, tried in a process of its own: {stale.words}."
+
+
 def moved(outcome: Outcome) -> str:
     """The headline: pages moved in a second."""
     pages = (outcome.remapped + outcome.emptied) / outcome.seconds
@@ -44,7 +49,7 @@ def rows(outcome: Outcome) -> list[tuple[str, str, str]]:
         (
             "  remapped by view flips",
             f"{outcome.remapped / seconds:,.0f} /s",
-            f"{_rate(outcome.remapped * nbytes / seconds)}; every frame, {c.flips / seconds:,.1f} times a second",
+            f"{_rate(outcome.remapped * nbytes / seconds)}, {c.flips / seconds:,.1f} flips a second",
         ),
         (
             "  emptied and used again",
@@ -54,18 +59,18 @@ def rows(outcome: Outcome) -> list[tuple[str, str, str]]:
         (
             "bytes copied",
             _rate(c.copied_bytes / seconds),
-            f"{c.copied_objects:,} objects; {c.copied_by_mutators:,} of them by the mutators, who needed them first",
+            f"{c.copied_objects:,} objects; {c.copied_by_mutators:,} by mutators, who needed them first",
         ),
         (
             "shootdowns a page",
             "not counted" if per_page is None else f"{per_page:.4f}",
-            outcome.shootdowns_source if per_page is None else f"{outcome.shootdowns:,}; {outcome.shootdowns_source}",
+            ("" if per_page is None else f"{outcome.shootdowns:,}; ") + outcome.shootdowns_source,
         ),
         ("system calls", f"{c.system_calls:,}", f"by mrm; {c.system_calls / max(c.flips, 1):.1f} a cycle"),
         (
             "operations",
             f"{c.operations / seconds:,.0f} /s",
-            f"of {outcome.mutators} mutators: {c.reads:,} reads, {c.writes:,} writes, {c.replaced:,} replacements",
+            f"of {outcome.mutators} mutators: {c.reads:,} read, {c.writes:,} write, {c.replaced:,} replace",
         ),
         (
             "an operation takes",

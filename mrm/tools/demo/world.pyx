@@ -12,8 +12,8 @@ from mrm.system.failure cimport check as check_status
 from mrm.tools.demo.accounts cimport settle_accounts
 from mrm.tools.demo.heap cimport (
     FLAW_ENGINE, FLAW_GENERATION, FLAW_NO_ROOM, FLAW_NO_TRAP, FLAW_OWN, FLAW_PATTERN, FLAW_SHARED, FLAW_STALE,
-    FLAW_STAMP, FLAW_STUCK, FLAW_UNMARKED, HISTORY, SABOTAGE_BARRIER, SABOTAGE_FREEZE, SABOTAGE_NONE, heap_close, heap_open, heap_t,
-    mutator_t, room_t,
+    FLAW_STAMP, FLAW_STUCK, FLAW_UNMARKED, HISTORY, SABOTAGE_BARRIER, SABOTAGE_FREEZE, SABOTAGE_NONE,
+    heap_close, heap_open, heap_t, mutator_t,
 )
 from mrm.tools.demo.latency cimport latency_counts
 from mrm.tools.demo.mutator cimport mutator_end, mutator_fill, mutator_run
