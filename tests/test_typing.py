@@ -1,5 +1,6 @@
 """Types as users see them: a program without mistakes passes, and mistakes are found."""
 
+import importlib
 import re
 
 import pytest
@@ -35,3 +36,11 @@ def test_every_mistake_is_found():
     wrong = {i for i, line in enumerate(program.read_text().splitlines(), 1) if line.endswith("# wrong")}
     objections, said = check(program)
     assert set(objections) == wrong, said
+
+
+def test_every_compiled_module_with_names_for_python_has_a_stub():
+    for source in (ROOT / "mrm").rglob("*.pyx"):
+        name = ".".join(source.relative_to(ROOT).with_suffix("").parts)
+        module = importlib.import_module(name)
+        own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == name]
+        assert not own or source.with_suffix(".pyi").exists(), f"{name} has {own}, and no stub"
