@@ -100,6 +100,7 @@ def extensions() -> list[Extension]:
 if __name__ == "__main__":
     setup(
         packages=sorted(inside(init.parent).replace("/", ".") for init in PACKAGE.rglob("__init__.py")),
+        include_package_data=False,  # MANIFEST.in is for the sdist
         package_data={"mrm": ["py.typed", "**/*.pxd", "**/*.pyi", "**/*.h", "**/*.html"]},
         ext_modules=extensions(),
         cmdclass={"build_ext": BuildModules, "build_py": BuildWithHeaders},

@@ -3,9 +3,9 @@
 from array import array
 
 import pytest
-from mrm.system.calls import Script
 
 import mrm
+from mrm.system.calls import Script
 
 
 def test_take_and_give_one(benchmark, pool: mrm.Pool) -> None:

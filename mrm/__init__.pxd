@@ -173,7 +173,8 @@ cdef extern from "mrm/mrm.h" nogil:
         void *(*view_address)(const mrm_view *view, uint32_t frame) noexcept nogil
         int (*view_retire)(mrm_view *view) noexcept nogil
         int (*view_close)(mrm_view *view) noexcept nogil
-        int (*reservation_open)(mrm_pool *pool, uint64_t slots, uint64_t at, mrm_reservation **reservation) noexcept nogil
+        int (*reservation_open)(
+            mrm_pool *pool, uint64_t slots, uint64_t at, mrm_reservation **reservation) noexcept nogil
         void *(*reservation_address)(const mrm_reservation *reservation, uint32_t slot) noexcept nogil
         int (*reservation_slot)(mrm_reservation *reservation, uint32_t slot, mrm_slot *shown) noexcept nogil
         int (*reservation_retire)(mrm_reservation *reservation, mrm_report *report) noexcept nogil

@@ -21,7 +21,7 @@ from mrm.space.batch cimport (
 from mrm.space.commit cimport batch_commit, pool_retire, reservation_retire
 from mrm.space.place cimport classify
 from mrm.space.reservation cimport (
-    reservation_address, reservation_close, reservation_open, reservation_slot, reservation_t,
+    reservation_address, reservation_close, reservation_open, reservation_slot,
 )
 from mrm.space.views cimport view_close, view_open, view_retire, view_t
 from mrm.system.calls cimport call_name

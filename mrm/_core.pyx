@@ -11,7 +11,7 @@ import warnings
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from mrm._arrays cimport Numbers, new_array, numbers
-from mrm._capi import _C_API, api_address  # noqa: F401  the capsule's name says that it is here
+from mrm._capi import _C_API, api_address  # no-cython-lint: the capsule's name says that it is here
 from mrm._live cimport LIVE_POOLS, live_changed
 from mrm._opening cimport open_pool
 from mrm._reservation cimport Report, make_reservation
@@ -308,7 +308,9 @@ cdef class Pool:
         cdef size_t i
         for i in range(n):
             if frames[i] in self.pinned:
-                raise PinnedError(f"an exported buffer looks at frame {frames[i]}: release it before the frame is given")
+                raise PinnedError(
+                    f"an exported buffer looks at frame {frames[i]}: release it before the frame is given"
+                )
         return 0
 
     def _exported(self, frame):
@@ -546,7 +548,10 @@ cdef class Pool:
         if self.pool.state == STATE_FORKED:
             return f"<mrm.Pool {self.pool.layout.pool} of the parent process>"
         name = f" {self.name!r}" if self.name else ""
-        return f"<mrm.Pool {self.pool.layout.pool}{name}: {len(self)} frames, {self.backing}, at {<uint64_t>self.pool.window:#x}>"
+        return (
+            f"<mrm.Pool {self.pool.layout.pool}{name}: {len(self)} frames, {self.backing}, "
+            f"at {<uint64_t>self.pool.window:#x}>"
+        )
 
 
 cdef object _stats_of(const mrm_stats *figures):

@@ -8,8 +8,7 @@ be neither retired nor closed, and says so with PinnedError, a BufferError.
 import warnings
 
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_WRITABLE
-from libc.stdint cimport uint32_t, uint64_t
-
+from libc.stdint cimport uint64_t
 
 from mrm._live cimport LIVE_VIEWS, live_changed
 from mrm.errors import ClosedError, FrameError, PinnedError

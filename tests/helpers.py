@@ -120,7 +120,7 @@ def open_files():
             if not target.endswith(".ttf"):
                 found[int(name)] = target
         except FileNotFoundError:
-            pass                        # the one that listed the folder
+            pass  # the one that listed the folder
     return found
 
 
@@ -173,7 +173,12 @@ def in_child(code, huge="off", timeout=60):
     environment.pop("PYTHONFAULTHANDLER", None)
     return Ending(
         subprocess.run(
-            [sys.executable, "-c", source], capture_output=True, text=True, timeout=timeout, env=environment, check=False
+            [sys.executable, "-c", source],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=environment,
+            check=False,
         )
     )
 
@@ -189,7 +194,7 @@ def after_fork(function):
         os.close(reading)
         try:
             answer = function()
-        except BaseException as error:  # noqa: BLE001  the parent judges it
+        except BaseException as error:
             answer = (type(error).__name__, str(error))
         os.write(writing, pickle.dumps(answer))
         os._exit(0)

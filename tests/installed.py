@@ -69,8 +69,8 @@ def wheel():
 def _reuse_compiled(source):
     """Put what the checkout has compiled where setup.py looks whether it has to."""
     for module in source.rglob("*.pyx"):
-        module = module.relative_to(source).with_suffix("")
-        made = [ROOT / f"{module}.c", *ROOT.glob(f"build/lib.*/{module}.*.so")]
+        name = module.relative_to(source).with_suffix("")
+        made = [ROOT / f"{name}.c", *ROOT.glob(f"build/lib.*/{name}.*.so")]
         for file in filter(Path.exists, made):
             target = source / file.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)

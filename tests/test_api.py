@@ -12,7 +12,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def test_the_page_is_current():
     ran = subprocess.run(
-        [sys.executable, ROOT / "tools" / "make_api.py", "--check"], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, ROOT / "tools" / "make_api.py", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
@@ -25,6 +29,8 @@ def test_everything_public_has_a_docstring():
             bare += [
                 f"{name}.{member}"
                 for member, value in vars(thing).items()
-                if not member.startswith("_") and (callable(value) or isinstance(value, property)) and not value.__doc__
+                if not member.startswith("_")
+                and (callable(value) or isinstance(value, property))
+                and not value.__doc__
             ]
     assert bare == []

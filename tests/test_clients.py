@@ -47,7 +47,9 @@ def test_the_table_by_its_address_alone():
 
 
 @pytest.mark.parametrize("python_h", [False, True], ids=["alone", "after Python.h"])
-@pytest.mark.parametrize("compiler", [("gcc", "-xc", "-std=c11"), ("g++", "-xc++", "-std=c++17")], ids=["c", "c++"])
+@pytest.mark.parametrize(
+    "compiler", [("gcc", "-xc", "-std=c11"), ("g++", "-xc++", "-std=c++17")], ids=["c", "c++"]
+)
 def test_the_header_compiles_without_a_warning(compiler, python_h):
     if shutil.which(compiler[0]) is None:
         pytest.skip(f"there is no {compiler[0]} here")

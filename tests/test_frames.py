@@ -9,12 +9,12 @@ import random
 import threading
 import time
 
-import mrm.system.calls
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mrm
+import mrm.system.calls
 
 MIB = 1 << 20
 FRAME = 2 * MIB
@@ -319,7 +319,7 @@ def run_threads(work, count=8):
     def guarded(number):
         try:
             work(number)
-        except BaseException as failure:  # noqa: BLE001 - raised again below
+        except BaseException as failure:
             failures.append(failure)
 
     threads = [threading.Thread(target=guarded, args=(number,)) for number in range(count)]

@@ -71,7 +71,9 @@ def section(name: str) -> str:
         lines.append("Fields: " + ", ".join(f"`{field.name}`" for field in dataclasses.fields(thing)) + "\n")
     if inspect.isclass(thing) and not issubclass(thing, BaseException):
         for member, value in members(thing):
-            if dataclasses.is_dataclass(thing) and member in {field.name for field in dataclasses.fields(thing)}:
+            if dataclasses.is_dataclass(thing) and member in {
+                field.name for field in dataclasses.fields(thing)
+            }:
                 continue
             signature, text = split_signature(member, value.__doc__ or "")
             lines.append(f"### {name}.{signature.replace('(self, ', '(').replace('(self)', '()')}\n")

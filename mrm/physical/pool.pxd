@@ -81,5 +81,7 @@ cdef int pool_zero(pool_t *pool, const uint32_t *frames, size_t n) noexcept nogi
 cdef int pool_copy_frame(pool_t *pool, uint32_t target, uint32_t source) noexcept nogil
 cdef void pool_stats(pool_t *pool, mrm_stats *stats) noexcept nogil
 cdef int pool_audit(pool_t *pool, mrm_stats *stats) noexcept nogil
-cdef int64_t map_frames(pool_t *pool, void *at, uint32_t first, uint32_t n, int protection, bint populate) noexcept nogil
+cdef int64_t map_frames(
+    pool_t *pool, void *at, uint32_t first, uint32_t n, int protection, bint populate
+) noexcept nogil
 cdef int map_whole(pool_t *pool, char *at, bint dumped) noexcept nogil

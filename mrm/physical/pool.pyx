@@ -68,7 +68,9 @@ cdef uint32_t pools_opened = 0
 
 # ---- mapping -------------------------------------------------------------------
 
-cdef int64_t map_frames(pool_t *pool, void *at, uint32_t first, uint32_t n, int protection, bint populate) noexcept nogil:
+cdef int64_t map_frames(
+    pool_t *pool, void *at, uint32_t first, uint32_t n, int protection, bint populate
+) noexcept nogil:
     """Show ``n`` frames from ``first`` on at ``at``; the address, or ``-errno``.
 
     NORESERVE, as the frames are funded: without it the kernel walks the file's

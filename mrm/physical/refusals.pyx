@@ -133,5 +133,3 @@ cdef int refuse_reuse(int reuse) noexcept nogil:
         "reuse is MRM_REUSE_NOW (%d) or MRM_REUSE_AFTER_RETIRE (%d), not %d",
         <int>MRM_REUSE_NOW, <int>MRM_REUSE_AFTER_RETIRE, reuse,
     )
-
-

@@ -53,7 +53,8 @@ cdef int _add(
         ops = <op_t *>realloc(batch.ops, room * sizeof(op_t)) if n <= <size_t>1 << 32 else NULL
         if ops == NULL:
             return mrm_fail(
-                failure(), MRM_NO_MEMORY, 0, 12, NULL, room * sizeof(op_t), b"no memory for a batch of %zu changes", room
+                failure(), MRM_NO_MEMORY, 0, 12, NULL, room * sizeof(op_t),
+                b"no memory for a batch of %zu changes", room,
             )
         batch.ops = ops
         batch.room = room
@@ -69,7 +70,9 @@ cdef int _add(
     return MRM_OK
 
 
-cdef int batch_map(batch_t *batch, const uint32_t *slots, const uint32_t *frames, size_t n, int protection) noexcept nogil:
+cdef int batch_map(
+    batch_t *batch, const uint32_t *slots, const uint32_t *frames, size_t n, int protection
+) noexcept nogil:
     """Empty slots shall show held frames."""
     return _add(batch, OP_MAP, slots, frames, n, 0, 0, protection)
 
@@ -79,7 +82,9 @@ cdef int batch_unmap(batch_t *batch, const uint32_t *slots, size_t n, int flags)
     return _add(batch, OP_UNMAP, slots, NULL, n, flags, MRM_DEFERRED | MRM_MISSING_OK, 0)
 
 
-cdef int batch_move(batch_t *batch, const uint32_t *sources, const uint32_t *targets, size_t n, int flags) noexcept nogil:
+cdef int batch_move(
+    batch_t *batch, const uint32_t *sources, const uint32_t *targets, size_t n, int flags
+) noexcept nogil:
     """Targets shall show what sources show, and sources nothing, as with unmap."""
     return _add(batch, OP_MOVE, targets, sources, n, flags, MRM_DEFERRED, 0)
 

@@ -11,9 +11,9 @@ from libc.string cimport memset
 from mrm.physical.frames cimport frames_state
 from mrm.physical.pool cimport mrm_layout, pool_t
 from mrm.space.reservation cimport (
-    MRM_PROT_NONE, MRM_PROT_READ_WRITE, MRM_SLOT_DEFERRED, MRM_SLOT_EMPTY, reservation_t, slot_t,
+    MRM_PROT_READ_WRITE, MRM_SLOT_DEFERRED, MRM_SLOT_EMPTY, reservation_t, slot_t,
 )
-from mrm.space.views cimport MRM_STATE_OPEN, MRM_STATE_RETIRED, MRM_STATE_UNUSED
+from mrm.space.views cimport MRM_STATE_OPEN, MRM_STATE_UNUSED
 from mrm.system.ranges cimport (
     RANGE_ARENA, STATE_FORKED, range_enter, range_find, range_leave, range_t,
 )

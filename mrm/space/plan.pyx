@@ -38,7 +38,7 @@ from libc.stdlib cimport qsort, realloc
 from libc.string cimport memset
 
 from mrm.physical.frames cimport (
-    MRM_FRAME_HELD, NO_FRAME, frames_defer, frames_map, frames_settle, frames_unmap,
+    NO_FRAME, frames_defer, frames_map, frames_settle, frames_unmap,
 )
 from mrm.physical.pool cimport MRM_BACKING_HUGETLB
 from mrm.space.batch cimport OP_ALIAS, OP_MAP, OP_MOVE, OP_PROTECT, OP_SWAP, OP_UNMAP, batch_t, op_t
@@ -605,7 +605,9 @@ cdef void _plan_population(reservation_t *r, size_t begin) noexcept nogil:
         if j - i == 1:
             steps[i].populate = 1
         else:
-            populate = _add_step(plan, STEP_POPULATE, steps[i].first, steps[j - 1].first + steps[j - 1].n - steps[i].first)
+            populate = _add_step(
+                plan, STEP_POPULATE, steps[i].first, steps[j - 1].first + steps[j - 1].n - steps[i].first
+            )
             populate.protection = steps[i].protection
         i = j
 

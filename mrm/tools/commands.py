@@ -27,7 +27,8 @@ COMMANDS = {
     ),
     "bench": Entry("mrm.tools.bench:command", "Measure ways of remapping side by side."),
     "stress": Entry(
-        "mrm.tools.stress.command:command", "Race threads on a pool for as long as you like, and check it all."
+        "mrm.tools.stress.command:command",
+        "Race threads on a pool for as long as you like, and check it all.",
     ),
 }
 

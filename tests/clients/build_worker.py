@@ -1,6 +1,7 @@
 """Builds the C client by cffi's API mode, in the current folder."""
 
 import cffi
+
 import mrm
 
 ffi = cffi.FFI()

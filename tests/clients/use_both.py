@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import cworker
 import cyworker
+
 import mrm
 
 THREADS, ROUNDS = 4, 25

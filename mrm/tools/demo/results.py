@@ -83,7 +83,7 @@ class Latency:
     def encoded(self) -> str | None:
         """As an HDR histogram in its interchange format; None without ``hdrhistogram``."""
         try:
-            from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
+            from hdrh.histogram import HdrHistogram
         except ImportError:
             return None
         histogram = HdrHistogram(1, 2**40, 2)

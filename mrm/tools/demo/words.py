@@ -13,7 +13,7 @@ def duration(ns: float) -> str:
 
 
 def verdict(outcome: Outcome) -> str:
-    """One sentence: did everything hold?"""
+    """Whether everything held, in one sentence."""
     if outcome.flaw is not None:
         return f"FAILED: {outcome.flaw}"
     if outcome.stale is not None and not outcome.stale.trapped:

@@ -92,7 +92,7 @@ def _nested_paging(root: Path) -> tuple[str, str, str]:
         return (
             "unknown",
             NOTE,
-            "the kernel's command line speaks of PVM, which shadows page tables: if it runs on that, changing them is slow",
+            "the kernel's command line speaks of PVM, which shadows page tables: if it does, changing them is slow",
         )
     return "unknown", NOTE, "it cannot be seen from inside; `mrm bench remap` shows what remapping costs"
 

@@ -85,7 +85,7 @@ class _Worker(threading.Thread):
             act()
         except Mismatch as mismatch:
             what, expected, found = mismatch.what, _word(mismatch.expected), _word(mismatch.found)
-        except Exception as error:  # whatever it is, it is a finding
+        except Exception as error:  # noqa: BLE001  whatever it is, it is a finding
             what, found = "an error that nothing explains", f"{type(error).__name__}: {error}"
         else:
             return True
