@@ -9,11 +9,14 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from mrm cimport (
+    MRM_API_VERSION, MRM_BAD_ARGUMENT, MRM_OK, MRM_UNFUNDED, mrm_address, mrm_layout, mrm_pool_options, mrm_stats,
+)
 from mrm import errors
 from mrm._opening cimport open_pool
 from mrm.physical.pool cimport (
-    mrm_layout, mrm_stats, pool_audit, pool_copy_frame, pool_give, pool_give_many, pool_release, pool_retain,
-    pool_stats, pool_t, pool_take, pool_take_many, pool_take_run, pool_usable, pool_zero,
+    pool_audit, pool_copy_frame, pool_give, pool_give_many, pool_release, pool_retain, pool_stats, pool_t,
+    pool_take, pool_take_many, pool_take_run, pool_usable, pool_zero,
 )
 from mrm.space.batch cimport (
     batch_abort, batch_alias, batch_begin, batch_map, batch_move, batch_protect, batch_swap, batch_unmap,
@@ -25,25 +28,10 @@ from mrm.space.reservation cimport (
 )
 from mrm.space.views cimport view_close, view_open, view_retire, view_t
 from mrm.system.calls cimport call_name
-from mrm.system.failure cimport MRM_BAD_ARGUMENT, MRM_OK, MRM_UNFUNDED, failure, mrm_fail
+from mrm.system.failure cimport failure, mrm_fail
 
 
 cdef extern from "mrm/mrm.h" nogil:
-    enum:
-        MRM_API_VERSION
-
-    void *mrm_address(const mrm_layout *layout, uint32_t view, uint32_t frame)
-
-    ctypedef struct mrm_pool_options:
-        uint32_t size
-        uint32_t views
-        uint64_t bytes
-        const char *huge
-        const char *path
-        const char *name
-        int32_t numa_node
-        int32_t dump
-
     ctypedef struct mrm_api:
         uint32_t version
         uint32_t size

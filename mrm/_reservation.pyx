@@ -8,6 +8,10 @@ import warnings
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from mrm cimport (
+    MRM_DEFERRED, MRM_MISSING_OK, MRM_PROT_NONE, MRM_PROT_READ, MRM_PROT_READ_WRITE, MRM_SLOT_DEFERRED,
+    MRM_SLOT_EMPTY, mrm_slot,
+)
 from mrm._arrays cimport Numbers, numbers
 from mrm._live cimport LIVE_BATCHES, LIVE_RESERVATIONS, live_changed
 from mrm._view cimport index, make_buffer
@@ -20,8 +24,6 @@ from mrm.space.batch cimport (
 from mrm.space.commit cimport batch_commit, reservation_retire
 from mrm.space.plan cimport STEP_ADVISE, STEP_MREMAP, plan_batch, plan_withdraw, step_name
 from mrm.space.reservation cimport (
-    MRM_DEFERRED, MRM_MISSING_OK, MRM_PROT_NONE, MRM_PROT_READ, MRM_PROT_READ_WRITE,
-    MRM_SLOT_DEFERRED, MRM_SLOT_EMPTY, mrm_slot,
     reservation_address, reservation_close, reservation_enter, reservation_leave, reservation_open,
     reservation_release, reservation_retain, reservation_slot, reservation_t, step_t,
 )

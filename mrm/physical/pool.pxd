@@ -2,45 +2,9 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from mrm cimport mrm_layout, mrm_stats
 from mrm.physical.frames cimport frames_t
 from mrm.system.ranges cimport range_t
-
-
-cdef extern from "mrm/mrm.h" nogil:
-    enum:
-        MRM_BACKING_HUGETLB
-        MRM_BACKING_THP
-        MRM_BACKING_SMALL
-
-    ctypedef struct mrm_layout:
-        uint64_t base
-        uint64_t frame_size
-        uint64_t frame_mask
-        uint32_t frame_shift
-        uint32_t stride_shift
-        uint32_t view_count
-        uint32_t frame_count
-        uint32_t backing
-        uint32_t pool
-
-    ctypedef struct mrm_stats:
-        uint32_t size
-        uint32_t version
-        uint64_t frame_size
-        uint64_t frames
-        uint64_t ready
-        uint64_t released
-        uint64_t strict
-        uint64_t held
-        uint64_t mapped
-        uint64_t pending
-        uint64_t epoch
-        uint64_t views_open
-        uint64_t views_retired
-        uint64_t views_opened
-        uint64_t reservations
-        uint64_t batches
-        uint64_t system_calls
 
 
 cdef struct pool_t:

@@ -22,15 +22,17 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+from mrm cimport (
+    MRM_API_VERSION, MRM_BACKING_HUGETLB, MRM_BACKING_THP, MRM_BAD_FRAME, MRM_FORKED, MRM_FRAME_HELD,
+    MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, MRM_SYSTEM_CALL, mrm_address, mrm_stats,
+)
 from mrm.physical.audit cimport frames_audit, frames_count
 from mrm.physical.frames cimport (
-    MRM_FRAME_HELD, frame_counts_t, frames_close, frames_give, frames_give_many, frames_open, frames_state,
-    frames_take, frames_take_many, frames_take_run,
+    frame_counts_t, frames_close, frames_give, frames_give_many, frames_open, frames_state, frames_take,
+    frames_take_many, frames_take_run,
 )
 from mrm.system.calls cimport CALL_CLOSE, CALL_MADVISE, CALL_MMAP, CALL_MPROTECT, advise, call, map_file
-from mrm.system.failure cimport (
-    MRM_BAD_FRAME, MRM_FORKED, MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, MRM_SYSTEM_CALL, failure, mrm_fail,
-)
+from mrm.system.failure cimport failure, mrm_fail
 from mrm.system.ranges cimport RANGE_ARENA, STATE_FORKED, STATE_OPEN, range_release, range_reserve
 
 
@@ -38,11 +40,6 @@ cdef extern from "system/atomic.h" nogil:
     uint32_t mrm_load32(const uint32_t *p)
     uint32_t mrm_add32(uint32_t *p, uint32_t v)
     uint32_t mrm_sub32(uint32_t *p, uint32_t v)
-
-cdef extern from "mrm/mrm.h" nogil:
-    enum:
-        MRM_API_VERSION
-    void *mrm_address(const mrm_layout *layout, uint32_t view, uint32_t frame)
 
 cdef extern from "<sys/mman.h>" nogil:
     enum:

@@ -9,11 +9,12 @@ a time; it keeps its reservation's tables alive, but not the reservation open.
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free, realloc
 
-from mrm.space.reservation cimport (
-    MRM_DEFERRED, MRM_MISSING_OK, MRM_PROT_NONE, MRM_PROT_READ, MRM_PROT_READ_WRITE,
-    reservation_release, reservation_retain, reservation_t,
+from mrm cimport (
+    MRM_BAD_ARGUMENT, MRM_DEFERRED, MRM_MISSING_OK, MRM_NO_MEMORY, MRM_OK, MRM_PROT_NONE, MRM_PROT_READ,
+    MRM_PROT_READ_WRITE,
 )
-from mrm.system.failure cimport MRM_BAD_ARGUMENT, MRM_NO_MEMORY, MRM_OK, failure, mrm_fail
+from mrm.space.reservation cimport reservation_release, reservation_retain, reservation_t
+from mrm.system.failure cimport failure, mrm_fail
 
 
 cdef int batch_begin(reservation_t *reservation, batch_t **begun) noexcept nogil:

@@ -14,6 +14,10 @@ off then and not before: nobody can give a frame that some address still shows.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 
+from mrm cimport (
+    MRM_CLOSED, MRM_INCONSISTENT, MRM_OK, MRM_PROT_NONE, MRM_PROT_READ_WRITE, MRM_SLOT_DEFERRED,
+    MRM_SLOT_EMPTY, MRM_SLOT_SHOWN, MRM_SYSTEM_CALL, mrm_report,
+)
 from mrm.physical.frames cimport (
     NO_FRAME, frames_map, frames_retire_begin, frames_retire_end, frames_settle, frames_unmap,
 )
@@ -24,14 +28,13 @@ from mrm.space.plan cimport (
     plan_batch, plan_growth, plan_retire, plan_withdraw, step_name,
 )
 from mrm.space.reservation cimport (
-    MRM_PROT_NONE, MRM_PROT_READ_WRITE, MRM_SLOT_DEFERRED, MRM_SLOT_EMPTY, MRM_SLOT_SHOWN,
-    change_t, mappings_allow, mrm_report, note_mapping, note_split, list_release, list_reservations,
+    change_t, mappings_allow, note_mapping, note_split, list_release, list_reservations,
     reservation_address, reservation_enter, reservation_leave, reservation_t, slot_t, step_t,
 )
 from mrm.system.calls cimport (
     CALL_MADVISE, CALL_MMAP, CALL_MPROTECT, CALL_MREMAP, advise, call, call_name, calls_made, seal,
 )
-from mrm.system.failure cimport MRM_CLOSED, MRM_INCONSISTENT, MRM_OK, MRM_SYSTEM_CALL, failure, mrm_fail
+from mrm.system.failure cimport failure, mrm_fail
 from mrm.system.features cimport FEATURE_MREMAP, FEATURE_POPULATE, FEATURE_ZAP, feature_is_missing
 from mrm.system.maps cimport mapping_t, maps_within
 

@@ -8,12 +8,14 @@ some moment of the call; a commit on another processor may change it the moment 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from mrm.physical.frames cimport frames_state
-from mrm.physical.pool cimport mrm_layout, pool_t
-from mrm.space.reservation cimport (
-    MRM_PROT_READ_WRITE, MRM_SLOT_DEFERRED, MRM_SLOT_EMPTY, reservation_t, slot_t,
+from mrm cimport (
+    MRM_PLACE_RESERVATION, MRM_PLACE_VIEW, MRM_PLACE_WINDOW, MRM_PROT_READ_WRITE, MRM_SLOT_DEFERRED,
+    MRM_SLOT_EMPTY, MRM_STATE_DEFERRED, MRM_STATE_EMPTY, MRM_STATE_FORKED, MRM_STATE_OPEN, MRM_STATE_SHOWN,
+    MRM_STATE_UNUSED, mrm_frame_of, mrm_offset_of, mrm_place, mrm_view_of,
 )
-from mrm.space.views cimport MRM_STATE_OPEN, MRM_STATE_UNUSED
+from mrm.physical.frames cimport frames_state
+from mrm.physical.pool cimport pool_t
+from mrm.space.reservation cimport reservation_t, slot_t
 from mrm.system.ranges cimport (
     RANGE_ARENA, STATE_FORKED, range_enter, range_find, range_leave, range_t,
 )
@@ -23,14 +25,6 @@ cdef extern from "system/atomic.h" nogil:
     uint8_t mrm_load8(const uint8_t *p)
     uint32_t mrm_load32(const uint32_t *p)
     uint64_t mrm_load64(const uint64_t *p)
-
-cdef extern from "mrm/mrm.h" nogil:
-    enum:
-        MRM_PLACE_NOTHING, MRM_PLACE_WINDOW, MRM_PLACE_VIEW, MRM_PLACE_RESERVATION
-        MRM_STATE_EMPTY, MRM_STATE_SHOWN, MRM_STATE_DEFERRED, MRM_STATE_FORKED
-    uint32_t mrm_view_of(const mrm_layout *layout, const void *address)
-    uint32_t mrm_frame_of(const mrm_layout *layout, const void *address)
-    uint64_t mrm_offset_of(const mrm_layout *layout, const void *address)
 
 
 cdef void _in_arena(pool_t *pool, const void *address, mrm_place *place) noexcept nogil:

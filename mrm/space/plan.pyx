@@ -37,16 +37,18 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort, realloc
 from libc.string cimport memset
 
+from mrm cimport (
+    MRM_BACKING_HUGETLB, MRM_BAD_SLOT, MRM_DEFERRED, MRM_MISSING_OK, MRM_NO_MEMORY, MRM_OK, MRM_PROT_NONE,
+    MRM_SLOT_DEFERRED, MRM_SLOT_EMPTY, MRM_SLOT_SHOWN,
+)
 from mrm.physical.frames cimport (
     NO_FRAME, frames_defer, frames_map, frames_settle, frames_unmap,
 )
-from mrm.physical.pool cimport MRM_BACKING_HUGETLB
 from mrm.space.batch cimport OP_ALIAS, OP_MAP, OP_MOVE, OP_PROTECT, OP_SWAP, OP_UNMAP, batch_t, op_t
 from mrm.space.reservation cimport (
-    MRM_DEFERRED, MRM_MISSING_OK, MRM_PROT_NONE, MRM_SLOT_DEFERRED, MRM_SLOT_EMPTY, MRM_SLOT_SHOWN,
     NO_SLOT, change_t, plan_t, reservation_address, reservation_t, slot_t, step_t,
 )
-from mrm.system.failure cimport MRM_BAD_SLOT, MRM_NO_MEMORY, MRM_OK, failure, mrm_fail
+from mrm.system.failure cimport failure, mrm_fail
 from mrm.system.features cimport feature_missing, FEATURE_MREMAP, FEATURE_POPULATE, FEATURE_ZAP
 from mrm.system.ranges cimport range_is_low
 

@@ -23,8 +23,9 @@ from libc.errno cimport EEXIST
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc
 
+from mrm cimport MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, MRM_SYSTEM_CALL
 from mrm.system.calls cimport CALL_CLOSE, CALL_MMAP, CALL_MUNMAP, call, seal
-from mrm.system.failure cimport MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, MRM_SYSTEM_CALL, failure, mrm_fail
+from mrm.system.failure cimport failure, mrm_fail
 
 
 cdef extern from "system/atomic.h" nogil:

@@ -6,8 +6,9 @@ Through the table of mrm.h, as a C program calls them, with all that they check.
 from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport free, malloc
 
+from mrm cimport MRM_REUSE_NOW
 from mrm import errors
-from mrm.tools.bench.api cimport MRM_REUSE_NOW, mrm_import, mrm_pool, mrm_table, why
+from mrm.tools.bench.api cimport mrm_import, mrm_pool, mrm_table, why
 from mrm.tools.bench.byhand cimport (
     MAP_ANONYMOUS, MAP_FAILED, MAP_HUGETLB, MAP_POPULATE, MAP_PRIVATE, MIB2, PROT_READ, PROT_WRITE,
     mmap, munmap, now,

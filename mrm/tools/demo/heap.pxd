@@ -2,7 +2,8 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from mrm.physical.pool cimport mrm_layout, pool_t
+from mrm cimport mrm_layout
+from mrm.physical.pool cimport pool_t
 from mrm.space.views cimport view_t
 from mrm.tools.demo.latency cimport latency_t
 

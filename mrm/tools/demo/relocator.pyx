@@ -15,11 +15,10 @@ processor back to a mutator that it took it from.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from mrm.physical.frames cimport MRM_REUSE_NOW
+from mrm cimport MRM_OK, MRM_REUSE_NOW
 from mrm.physical.pool cimport pool_give
 from mrm.space.views cimport view_close, view_open, view_retire, view_t
 from mrm.system.calls cimport calls_made
-from mrm.system.failure cimport MRM_OK
 from mrm.tools.demo.barrier cimport follow
 from mrm.tools.demo.heap cimport (
     ACTIVE, CHUNK, DONE, FLAW_ENGINE, FLAW_NO_ROOM, FLAW_NO_TRAP, FRAME_CLOSED, FRAME_FREE, FRAME_OPEN, GONE, HISTORY,

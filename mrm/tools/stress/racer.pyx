@@ -9,13 +9,13 @@ when it gives it back. Everything here runs without the GIL, to race for real.
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
+from mrm cimport MRM_OK, MRM_OUT_OF_FRAMES, MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW
 from mrm._core cimport Pool
-from mrm.physical.frames cimport MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW
 from mrm.physical.pool cimport (
     pool_address, pool_give, pool_give_many, pool_release, pool_retain, pool_t, pool_take, pool_take_many,
     pool_take_run,
 )
-from mrm.system.failure cimport MRM_OK, MRM_OUT_OF_FRAMES, check
+from mrm.system.failure cimport check
 
 
 cdef extern from "system/atomic.h" nogil:
