@@ -27,7 +27,7 @@ def test_every_example_is_tested():
 def test_example(example):
     here = shutil.copytree(ROOT / "examples", folder("examples"), dirs_exist_ok=True)
     # Its opening comment says how it is run, in lines that begin with a dollar sign.
-    commands = re.findall(r"^[ *]+\$ (.*)$", (here / example).read_text(), re.MULTILINE)
+    commands = re.findall(r"^[ *]*\$ (.*)$", (here / example).read_text(), re.MULTILINE)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     script = "set -e\n" + "\n".join(commands)
     said = run("bash", "-c", script, cwd=here, PATH=path, PYTHONPATH=str(site()), PYTHONWARNINGS="ignore")
