@@ -23,7 +23,6 @@ help:  ## Say what targets there are
 
 venv: $(VENV)/.ready  ## Make .venv, with all that demo, test and bench need
 
-# One module imported is proof of a whole build: setup.py writes none before all compile.
 build: $(VENV)/.ready  ## Compile what changed, in place
 	@$(BIN)/python setup.py --quiet build_ext --inplace
 

@@ -62,13 +62,14 @@ cdef extern from "mrm/mrm.h" nogil:
         MRM_STATE_DEFERRED
         MRM_STATE_FORKED
 
+    # text is an array in C: as a pointer, Cython keeps it const.
     ctypedef struct mrm_failure:
         int32_t status
         int32_t call
         int32_t error
         uint64_t address
         uint64_t bytes
-        char text[768]
+        const char *text
 
     ctypedef struct mrm_pool:
         pass

@@ -12,7 +12,7 @@ on 2 processors. Those are interrupts of the row CAL, which no count of shootdow
 from libc.stdint cimport int64_t
 
 from mrm import errors
-from mrm.tools.bench.api cimport mrm_import, mrm_pool, mrm_table, mrm_view, why
+from mrm cimport api, mrm_import, mrm_pool, mrm_view
 from mrm.tools.bench.byhand cimport GIB, MAP_POPULATE, MIB2, map_file, now, reserve, seal, touch
 
 mrm_import()
@@ -47,39 +47,39 @@ cdef class Flip:
     cdef size_t nbytes
 
     def __init__(self, pool):
-        self.pool = mrm_table.pool_from_object(<void *>pool)
+        self.pool = api.pool_from_object(<void *>pool)
         self.nbytes = len(pool) * MIB2
         if self.pool == NULL:
             raise TypeError(f"not a pool: {pool!r}")
-        if mrm_table.view_open(self.pool, &self.shown) < 0:
+        if api.view_open(self.pool, &self.shown) < 0:
             self.refuse()
 
     def close(self):
         """Close the view that is open, and let the pool go."""
         if self.shown != NULL:
-            mrm_table.view_close(self.shown)
+            api.view_close(self.shown)
             self.shown = NULL
         if self.pool != NULL:
-            mrm_table.pool_release(self.pool)
+            api.pool_release(self.pool)
             self.pool = NULL
 
     def refuse(self):
         """Raise with the engine's own sentence."""
-        raise errors.Error(why().decode())
+        raise errors.Error(api.failure().text.decode())
 
     cdef int flip(self, steps_t *steps) noexcept nogil:
         cdef mrm_view *last = self.shown
         cdef int64_t begin = now(), opened, linked, retired
-        cdef int status = mrm_table.view_open(self.pool, &self.shown)
+        cdef int status = api.view_open(self.pool, &self.shown)
         opened = now()
         if status < 0:
             return status
-        touch(<char *>mrm_table.view_address(self.shown, 0), self.nbytes, GIB, False)
+        touch(<char *>api.view_address(self.shown, 0), self.nbytes, GIB, False)
         linked = now()
-        status = mrm_table.view_retire(last)
+        status = api.view_retire(last)
         retired = now()
         if status == 0:
-            status = mrm_table.view_close(last)
+            status = api.view_close(last)
         steps.open = opened - begin
         steps.link = linked - opened
         steps.retire = retired - linked

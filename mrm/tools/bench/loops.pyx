@@ -8,7 +8,11 @@ from libc.stdlib cimport free, malloc
 
 from mrm cimport MRM_REUSE_NOW
 from mrm import errors
+<<<<<<< HEAD
 from mrm.tools.bench.api cimport mrm_import, mrm_pool, mrm_table, why
+=======
+from mrm cimport MRM_REUSE_NOW, api, mrm_import, mrm_pool
+>>>>>>> package
 from mrm.tools.bench.byhand cimport (
     MAP_ANONYMOUS, MAP_FAILED, MAP_HUGETLB, MAP_POPULATE, MAP_PRIVATE, MIB2, PROT_READ, PROT_WRITE,
     mmap, munmap, now,
@@ -23,13 +27,13 @@ cdef class Loops:
     cdef mrm_pool *pool
 
     def __init__(self, pool):
-        self.pool = mrm_table.pool_from_object(<void *>pool)
+        self.pool = api.pool_from_object(<void *>pool)
         if self.pool == NULL:
             raise TypeError(f"not a pool: {pool!r}")
 
     def __dealloc__(self):
         if self.pool != NULL:
-            mrm_table.pool_release(self.pool)
+            api.pool_release(self.pool)
 
     def take_give(self, int64_t n):
         """Take a frame and give it back, ``n`` times without the GIL: nanoseconds in all."""
@@ -39,9 +43,9 @@ cdef class Loops:
         with nogil:
             begin = now()
             for _ in range(n):
-                status = mrm_table.take(self.pool, &frame)
+                status = api.take(self.pool, &frame)
                 if status == 0:
-                    status = mrm_table.give(self.pool, frame, MRM_REUSE_NOW)
+                    status = api.give(self.pool, frame, MRM_REUSE_NOW)
                 if status < 0:
                     break
             begin = now() - begin
@@ -58,9 +62,9 @@ cdef class Loops:
         with nogil:
             begin = now()
             for _ in range(n):
-                status = mrm_table.take_many(self.pool, held, frames)
+                status = api.take_many(self.pool, held, frames)
                 if status == 0:
-                    status = mrm_table.give_many(self.pool, held, frames, MRM_REUSE_NOW)
+                    status = api.give_many(self.pool, held, frames, MRM_REUSE_NOW)
                 if status < 0:
                     break
             begin = now() - begin
@@ -70,7 +74,7 @@ cdef class Loops:
 
     cdef int need(self, int status) except -1:
         if status < 0:
-            raise errors.Error(why().decode())
+            raise errors.Error(api.failure().text.decode())
         return 0
 
 

@@ -11,7 +11,14 @@ from libc.stdlib cimport free, malloc
 from mrm cimport MRM_DEFERRED, MRM_PROT_READ_WRITE, MRM_REUSE_NOW
 from mrm import errors
 from mrm.physical.pool cimport pool_t
+<<<<<<< HEAD
 from mrm.tools.bench.api cimport mrm_batch, mrm_import, mrm_pool, mrm_reservation, mrm_table, mrm_view, why
+=======
+from mrm cimport (
+    MRM_DEFERRED, MRM_PROT_READ_WRITE, MRM_REUSE_NOW,
+    api, mrm_batch, mrm_import, mrm_pool, mrm_reservation, mrm_view,
+)
+>>>>>>> package
 from mrm.tools.bench.byhand cimport MIB2, touch
 from mrm.tools.bench.lanes cimport Lane
 
@@ -20,11 +27,11 @@ mrm_import()
 
 def file_of(pool):
     """Descriptor of the file that the pool's frames lie in, for lanes that map it by hand."""
-    cdef mrm_pool *handle = mrm_table.pool_from_object(<void *>pool)
+    cdef mrm_pool *handle = api.pool_from_object(<void *>pool)
     if handle == NULL:
         raise TypeError(f"not a pool: {pool!r}")
     fd = (<pool_t *>handle).fd
-    mrm_table.pool_release(handle)
+    api.pool_release(handle)
     return fd
 
 
@@ -43,17 +50,17 @@ cdef class Ours(Lane):
 
     def __init__(self, pool, size_t step):
         super().__init__(-1, len(pool), step)
-        self.pool = mrm_table.pool_from_object(<void *>pool)
+        self.pool = api.pool_from_object(<void *>pool)
         if self.pool == NULL:
             raise TypeError(f"not a pool: {pool!r}")
 
     def __dealloc__(self):
         if self.pool != NULL:
-            mrm_table.pool_release(self.pool)
+            api.pool_release(self.pool)
 
     def refuse(self, int64_t status):
         """Raise with the engine's own sentence."""
-        raise errors.Error(why().decode())
+        raise errors.Error(api.failure().text.decode())
 
     cdef int need(self, int status) except -1:
         if status < 0:
@@ -82,39 +89,39 @@ cdef class Batch(Ours):
         for i in range(n):
             self.source[i] = i
             self.target[i] = n + i
-        self.need(mrm_table.reservation_open(self.pool, 2 * n, 0, &self.reservation))
-        self.need(mrm_table.batch_begin(self.reservation, &self.batch))
-        self.need(mrm_table.batch_map(self.batch, self.source, self.held, n, MRM_PROT_READ_WRITE))
-        self.need(mrm_table.batch_commit(self.batch, NULL))
+        self.need(api.reservation_open(self.pool, 2 * n, 0, &self.reservation))
+        self.need(api.batch_begin(self.reservation, &self.batch))
+        self.need(api.batch_map(self.batch, self.source, self.held, n, MRM_PROT_READ_WRITE))
+        self.need(api.batch_commit(self.batch, NULL))
 
     def close(self):
         if self.batch != NULL:
-            mrm_table.batch_abort(self.batch)
+            api.batch_abort(self.batch)
             self.batch = NULL
         if self.reservation != NULL:
-            self.need(mrm_table.reservation_close(self.reservation))
+            self.need(api.reservation_close(self.reservation))
             self.reservation = NULL
         if self.held != NULL:
-            self.need(mrm_table.give_many(self.pool, self.held, self.frames, MRM_REUSE_NOW))
+            self.need(api.give_many(self.pool, self.held, self.frames, MRM_REUSE_NOW))
             free(self.held)
             self.held = NULL
 
     cdef int take(self) except -1:
         """Take every frame, and put neighbours apart, as in lanes.c."""
         cdef uint32_t i, n = self.frames
-        self.need(mrm_table.take_many(self.pool, self.held, n))
+        self.need(api.take_many(self.pool, self.held, n))
         for i in range(n):
             self.held[i] = i * 37 % n
         return 0
 
     cdef int64_t cycle(self) noexcept nogil:
-        cdef int status = mrm_table.batch_move(
+        cdef int status = api.batch_move(
             self.batch, self.source, self.target, self.frames, MRM_DEFERRED
         )
         if status == 0:
-            status = mrm_table.batch_commit(self.batch, NULL)
+            status = api.batch_commit(self.batch, NULL)
         if status == 0:
-            status = mrm_table.reservation_retire(self.reservation, NULL)
+            status = api.reservation_retire(self.reservation, NULL)
         self.source, self.target = self.target, self.source
         return status if status < 0 else <int64_t>self.frames
 
@@ -125,7 +132,7 @@ cdef class BatchRuns(Batch):
     cdef int take(self) except -1:
         cdef uint32_t i, j, at, first, runs = self.frames // RUN
         for i in range(runs):
-            self.need(mrm_table.take_run(self.pool, RUN, &first))
+            self.need(api.take_run(self.pool, RUN, &first))
             # No run next to the one that follows it in the pool: they would become one.
             at = i * 5 % runs * RUN
             for j in range(<uint32_t>RUN):
@@ -139,25 +146,25 @@ cdef class View(Ours):
     cdef mrm_view *shown
 
     def open(self):
-        self.need(mrm_table.view_open(self.pool, &self.shown))
+        self.need(api.view_open(self.pool, &self.shown))
         self.reach(self.shown)
 
     def close(self):
         if self.shown != NULL:
-            self.need(mrm_table.view_close(self.shown))
+            self.need(api.view_close(self.shown))
             self.shown = NULL
 
     cdef void reach(self, mrm_view *view) noexcept nogil:
-        touch(<char *>mrm_table.view_address(view, 0), self.frames * MIB2, self.step, False)
+        touch(<char *>api.view_address(view, 0), self.frames * MIB2, self.step, False)
 
     cdef int64_t cycle(self) noexcept nogil:
         cdef mrm_view *last = self.shown
-        cdef int status = mrm_table.view_open(self.pool, &self.shown)
+        cdef int status = api.view_open(self.pool, &self.shown)
         if status == 0:
             self.reach(self.shown)
-            status = mrm_table.view_retire(last)
+            status = api.view_retire(last)
         if status == 0:
             # Addresses of a retired view can be given back once no reference has them;
             # here nobody has.
-            status = mrm_table.view_close(last)
+            status = api.view_close(last)
         return status if status < 0 else <int64_t>self.frames
