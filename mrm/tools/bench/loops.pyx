@@ -6,13 +6,8 @@ Through the table of mrm.h, as a C program calls them, with all that they check.
 from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport free, malloc
 
-from mrm cimport MRM_REUSE_NOW
-from mrm import errors
-<<<<<<< HEAD
-from mrm.tools.bench.api cimport mrm_import, mrm_pool, mrm_table, why
-=======
 from mrm cimport MRM_REUSE_NOW, api, mrm_import, mrm_pool
->>>>>>> package
+from mrm import errors
 from mrm.tools.bench.byhand cimport (
     MAP_ANONYMOUS, MAP_FAILED, MAP_HUGETLB, MAP_POPULATE, MAP_PRIVATE, MIB2, PROT_READ, PROT_WRITE,
     mmap, munmap, now,

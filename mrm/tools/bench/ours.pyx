@@ -8,17 +8,12 @@ the next view, reaches every frame in it and retires the last one.
 from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport free, malloc
 
-from mrm cimport MRM_DEFERRED, MRM_PROT_READ_WRITE, MRM_REUSE_NOW
-from mrm import errors
-from mrm.physical.pool cimport pool_t
-<<<<<<< HEAD
-from mrm.tools.bench.api cimport mrm_batch, mrm_import, mrm_pool, mrm_reservation, mrm_table, mrm_view, why
-=======
 from mrm cimport (
     MRM_DEFERRED, MRM_PROT_READ_WRITE, MRM_REUSE_NOW,
     api, mrm_batch, mrm_import, mrm_pool, mrm_reservation, mrm_view,
 )
->>>>>>> package
+from mrm import errors
+from mrm.physical.pool cimport pool_t
 from mrm.tools.bench.byhand cimport MIB2, touch
 from mrm.tools.bench.lanes cimport Lane
 
