@@ -1,8 +1,6 @@
 """Batches: every change, every objection, the lanes chosen, and what a commit reports."""
 
-import array
 import contextlib
-import ctypes
 
 import pytest
 from helpers import (
@@ -22,8 +20,6 @@ from helpers import (
 import mrm
 import mrm.system.calls as calls
 
-numpy = pytest.importorskip("numpy")
-
 
 def run(reservation, first, n, protection="rw"):
     """Map a run of frames by one call."""
@@ -42,73 +38,6 @@ def explained(reservation, operation, *arguments, **options):
 
 
 # ---- arguments -----------------------------------------------------------------------
-
-
-NUMBERS = {
-    "list": list,
-    "tuple": tuple,
-    "set": set,
-    "range": lambda n: range(n[0], n[-1] + 1),
-    "generator": iter,
-    "array": lambda n: array.array("I", n),
-    "array of bytes": lambda n: array.array("B", n),
-    "array of longs": lambda n: array.array("q", n),
-    "memoryview": lambda n: memoryview(array.array("i", n)),
-    "reversed memoryview": lambda n: memoryview(array.array("I", n[::-1]))[::-1],
-    "ctypes": lambda n: (ctypes.c_uint32 * len(n))(*n),
-    "uint32": lambda n: numpy.array(n, dtype=numpy.uint32),
-    "uint16": lambda n: numpy.array(n, dtype=numpy.uint16),
-    "int8": lambda n: numpy.array(n, dtype=numpy.int8),
-    "int64": lambda n: numpy.array(n, dtype=numpy.int64),
-    "uint64": lambda n: numpy.array(n, dtype=numpy.uint64),
-    "every second": lambda n: numpy.repeat(numpy.array(n, dtype=numpy.uint32), 2)[::2],
-    "read-only": lambda n: numpy.frombuffer(numpy.array(n, dtype=numpy.uint32).tobytes(), dtype=numpy.uint32),
-}
-
-
-@pytest.mark.parametrize("kind", NUMBERS)
-def test_numbers_come_in_many_kinds(reservation, kind):
-    frames = reservation.pool.take_run(3)
-    commit(reservation, "map", NUMBERS[kind]([4, 5, 6]), frames)
-    assert shown(reservation) == dict(zip([4, 5, 6], frames, strict=True))
-
-
-@pytest.mark.parametrize(
-    "one",
-    [5, numpy.uint32(5), numpy.int64(5), numpy.array([5]), [5], (5,), range(5, 6)],
-    ids=lambda v: type(v).__name__,
-)
-def test_a_single_number_is_an_array_of_one(reservation, one):
-    commit(reservation, "map", one, reservation.pool.take())
-    assert list(shown(reservation)) == [5]
-
-
-@pytest.mark.parametrize(
-    "none", [[], (), range(0), array.array("I"), numpy.array([], dtype=numpy.int64), iter([])]
-)
-def test_no_numbers_are_no_change(reservation, none):
-    report = commit(reservation, "unmap", none)
-    assert (report.pages, report.system_calls) == (0, 0)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        "12", b"12", bytearray(b"12"), 1.0, [1.0], None, [None], True, [True], [[1]], -1, [-1], 2**32, [2**32], [2**70],
-        range(-1, 3), range(2**32, 2**32 + 1), range(2**40), range(2**70), range(3, -2, -1),
-        numpy.array([1.0]), numpy.array([-1]), numpy.array([2**32]), numpy.array([2**63], dtype=numpy.uint64),
-        numpy.array([-1], dtype=numpy.int8), numpy.array([[1]]), numpy.array([True]), numpy.float64(1),
-        numpy.array([1], dtype=">u4"),
-    ],
-    ids=repr,
-)  # fmt: skip
-def test_what_is_no_number_is_refused(reservation, wrong):
-    with reservation.batch() as batch:
-        with pytest.raises(mrm.ArgumentError):
-            batch.unmap(wrong, missing_ok=True)
-        with pytest.raises(mrm.ArgumentError):
-            batch.map(0, wrong)
-        assert len(batch) == 0
 
 
 def test_arrays_are_of_the_same_length(reservation):
