@@ -10,17 +10,61 @@ import shutil
 import sys
 from pathlib import Path
 
-from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build import build
+from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 HEADERS = ROOT / "include"
+PACKAGE = ROOT / "mrm"
 
 if not sys.platform.startswith("linux"):
     raise SystemExit("mrm needs Linux: it is made of mmap, hugetlbfs and memfd_create.")
 if sys.byteorder != "little" or sys.maxsize < 2**32:
     raise SystemExit("mrm needs a 64-bit little-endian machine: addresses are split into bit fields.")
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": False,
+    "embedsignature": True,
+    "embedsignature.format": "python",
+}
+
+
+class BuildModules(build_ext):
+    """Writes the C on all processors, then compiles it on all of them.
+
+    Only here, and not when setup() is called: an sdist, or a question for the version,
+    needs neither Cython nor the time.
+    """
+
+    def finalize_options(self) -> None:
+        # `pip install -e .` would compile in a folder that it throws away, and the next
+        # `build_ext --inplace` would compile all of it again.
+        if self.editable_mode:
+            usual = build(self.distribution)
+            usual.ensure_finalized()
+            self.build_lib, self.build_temp = usual.build_lib, usual.build_temp
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
+
+    def build_extensions(self) -> None:
+        from Cython.Build import cythonize
+
+        written = cythonize(
+            self.extensions,
+            nthreads=os.cpu_count() or 1,
+            force=self.force,
+            quiet=self.verbose < 1,
+            compiler_directives=DIRECTIVES,
+        )
+        for extension, c in zip(self.extensions, written, strict=True):
+            extension.sources = c.sources
+        super().build_extensions()
 
 
 class BuildWithHeaders(build_py):
@@ -28,44 +72,36 @@ class BuildWithHeaders(build_py):
 
     def run(self) -> None:
         super().run()
-        target = Path(self.build_lib) / "mrm" / "include"
         if not self.editable_mode:
-            shutil.copytree(HEADERS, target, dirs_exist_ok=True)
+            shutil.copytree(HEADERS, Path(self.build_lib) / "mrm" / "include", dirs_exist_ok=True)
+
+
+def inside(path: Path) -> str:
+    return str(path.relative_to(ROOT))
 
 
 def extensions() -> list[Extension]:
     """One extension per .pyx, named by its path."""
+    headers = [inside(header) for folder in (HEADERS, PACKAGE) for header in sorted(folder.rglob("*.h"))]
     return [
         Extension(
-            ".".join(source.relative_to(ROOT).with_suffix("").parts),
-            [str(source.relative_to(ROOT))],
+            inside(source.with_suffix("")).replace("/", "."),
+            [inside(source)],
             include_dirs=["include", "mrm"],
-            depends=[str(h.relative_to(ROOT)) for h in ROOT.glob("**/*.h")],
-            extra_compile_args=["-O2", "-std=gnu11", "-Wall", "-Wno-unused-function"],
+            depends=headers,
+            extra_compile_args=["-O2", "-g0", "-std=gnu11", "-Wall", "-Wno-unused-function"],
             define_macros=[("_GNU_SOURCE", None)],
         )
-        for source in sorted(ROOT.glob("mrm/**/*.pyx"))
+        for source in sorted(PACKAGE.rglob("*.pyx"))
     ]
 
 
-setup(
-    packages=[
-        ".".join(p.parent.relative_to(ROOT).parts)
-        for p in ROOT.glob("mrm/**/__init__.py")
-    ],
-    package_data={"mrm": ["py.typed", "*.pxd", "*.pyi", "**/*.pxd", "**/*.pyi", "**/*.h", "**/*.html"]},
-    ext_modules=cythonize(
-        extensions(),
-        nthreads=os.cpu_count() or 1,
-        compiler_directives={
-            "language_level": 3,
-            "boundscheck": False,
-            "wraparound": False,
-            "cdivision": True,
-            "initializedcheck": False,
-            "embedsignature": True,
-            "embedsignature.format": "python",
-        },
-    ),
-    cmdclass={"build_py": BuildWithHeaders},
-)
+# Cython's workers import this file again where processes are not forked.
+if __name__ == "__main__":
+    setup(
+        packages=sorted(inside(init.parent).replace("/", ".") for init in PACKAGE.rglob("__init__.py")),
+        include_package_data=False,  # MANIFEST.in is for the sdist
+        package_data={"mrm": ["py.typed", "**/*.pxd", "**/*.pyi", "**/*.h", "**/*.html"]},
+        ext_modules=extensions(),
+        cmdclass={"build_ext": BuildModules, "build_py": BuildWithHeaders},
+    )

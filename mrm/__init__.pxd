@@ -1,7 +1,18 @@
 """What ``cimport mrm`` gives: the table of functions for C, with types.
 
-Call ``mrm.mrm_import()`` once (it raises ImportError), then use ``mrm.mrm.take(...)``
-and the others without the GIL, as in C; include/mrm/mrm.h documents each.
+::
+
+    cimport mrm
+
+    mrm.mrm_import()                            # once; raises ImportError
+
+    cdef uint32_t frame
+    with nogil:
+        status = mrm.api.take(pool, &frame)     # in C: mrm->take(pool, &frame)
+
+Give the compiler ``mrm.get_include()``. include/mrm/mrm.h documents every function, type
+and constant, which have the same names here. The other .pxd files of the package are its
+own, and change from one version to the next.
 """
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
@@ -51,13 +62,14 @@ cdef extern from "mrm/mrm.h" nogil:
         MRM_STATE_DEFERRED
         MRM_STATE_FORKED
 
+    # text is an array in C: as a pointer, Cython keeps it const.
     ctypedef struct mrm_failure:
         int32_t status
         int32_t call
         int32_t error
         uint64_t address
         uint64_t bytes
-        char text[768]
+        const char *text
 
     ctypedef struct mrm_pool:
         pass
@@ -76,6 +88,8 @@ cdef extern from "mrm/mrm.h" nogil:
         uint32_t stride_shift
         uint32_t view_count
         uint32_t frame_count
+        uint32_t backing
+        uint32_t pool
 
     void *mrm_address(const mrm_layout *layout, uint32_t view, uint32_t frame)
     uint32_t mrm_view_of(const mrm_layout *layout, const void *address)
@@ -126,59 +140,64 @@ cdef extern from "mrm/mrm.h" nogil:
         uint64_t offset
 
     ctypedef struct mrm_pool_options:
+        uint32_t size
+        uint32_t views
         uint64_t bytes
         const char *huge
         const char *path
         const char *name
-        int numa_node
-        int dump
-        uint32_t views
+        int32_t numa_node
+        int32_t dump
 
     ctypedef struct mrm_api:
         uint32_t version
         uint32_t size
-        const mrm_failure *(*failure)() noexcept
-        const char *(*call_name)(int call) noexcept
-        int (*pool_open)(const mrm_pool_options *options, mrm_pool **pool) noexcept
-        mrm_pool *(*pool_from_object)(void *python_object) noexcept
-        void (*pool_retain)(mrm_pool *pool) noexcept
-        void (*pool_release)(mrm_pool *pool) noexcept
-        int (*pool_layout)(mrm_pool *pool, mrm_layout *layout) noexcept
-        int (*pool_stats)(mrm_pool *pool, mrm_stats *stats) noexcept
-        int (*pool_audit)(mrm_pool *pool, mrm_stats *stats) noexcept
-        int (*take)(mrm_pool *pool, uint32_t *frame) noexcept
-        int (*take_many)(mrm_pool *pool, uint32_t *frames, size_t n) noexcept
-        int (*take_run)(mrm_pool *pool, uint32_t n, uint32_t *first) noexcept
-        int (*give)(mrm_pool *pool, uint32_t frame, int reuse) noexcept
-        int (*give_many)(mrm_pool *pool, const uint32_t *frames, size_t n, int reuse) noexcept
-        int (*zero)(mrm_pool *pool, const uint32_t *frames, size_t n) noexcept
-        int (*copy_frame)(mrm_pool *pool, uint32_t target, uint32_t source) noexcept
-        int (*pool_retire)(mrm_pool *pool, mrm_report *report) noexcept
-        int (*view_open)(mrm_pool *pool, mrm_view **view) noexcept
-        uint32_t (*view_number)(const mrm_view *view) noexcept
-        void *(*view_address)(const mrm_view *view, uint32_t frame) noexcept
-        int (*view_retire)(mrm_view *view) noexcept
-        int (*view_close)(mrm_view *view) noexcept
-        int (*reservation_open)(mrm_pool *pool, uint64_t slots, uint64_t at, mrm_reservation **reservation) noexcept
-        void *(*reservation_address)(const mrm_reservation *reservation, uint32_t slot) noexcept
-        int (*reservation_slot)(mrm_reservation *reservation, uint32_t slot, mrm_slot *shown) noexcept
-        int (*reservation_retire)(mrm_reservation *reservation, mrm_report *report) noexcept
-        int (*reservation_close)(mrm_reservation *reservation) noexcept
-        int (*batch_begin)(mrm_reservation *reservation, mrm_batch **batch) noexcept
+        const mrm_failure *(*failure)() noexcept nogil
+        const char *(*call_name)(int call) noexcept nogil
+        int (*pool_open)(const mrm_pool_options *options, mrm_pool **pool) noexcept nogil
+        mrm_pool *(*pool_from_object)(void *python_object) noexcept nogil
+        void (*pool_retain)(mrm_pool *pool) noexcept nogil
+        void (*pool_release)(mrm_pool *pool) noexcept nogil
+        int (*pool_layout)(mrm_pool *pool, mrm_layout *layout) noexcept nogil
+        int (*pool_stats)(mrm_pool *pool, mrm_stats *stats) noexcept nogil
+        int (*pool_audit)(mrm_pool *pool, mrm_stats *stats) noexcept nogil
+        int (*take)(mrm_pool *pool, uint32_t *frame) noexcept nogil
+        int (*take_many)(mrm_pool *pool, uint32_t *frames, size_t n) noexcept nogil
+        int (*take_run)(mrm_pool *pool, uint32_t n, uint32_t *first) noexcept nogil
+        int (*give)(mrm_pool *pool, uint32_t frame, int reuse) noexcept nogil
+        int (*give_many)(mrm_pool *pool, const uint32_t *frames, size_t n, int reuse) noexcept nogil
+        int (*zero)(mrm_pool *pool, const uint32_t *frames, size_t n) noexcept nogil
+        int (*copy_frame)(mrm_pool *pool, uint32_t target, uint32_t source) noexcept nogil
+        int (*pool_retire)(mrm_pool *pool, mrm_report *report) noexcept nogil
+        int (*view_open)(mrm_pool *pool, mrm_view **view) noexcept nogil
+        uint32_t (*view_number)(const mrm_view *view) noexcept nogil
+        void *(*view_address)(const mrm_view *view, uint32_t frame) noexcept nogil
+        int (*view_retire)(mrm_view *view) noexcept nogil
+        int (*view_close)(mrm_view *view) noexcept nogil
+        int (*reservation_open)(
+            mrm_pool *pool, uint64_t slots, uint64_t at, mrm_reservation **reservation) noexcept nogil
+        void *(*reservation_address)(const mrm_reservation *reservation, uint32_t slot) noexcept nogil
+        int (*reservation_slot)(mrm_reservation *reservation, uint32_t slot, mrm_slot *shown) noexcept nogil
+        int (*reservation_retire)(mrm_reservation *reservation, mrm_report *report) noexcept nogil
+        int (*reservation_close)(mrm_reservation *reservation) noexcept nogil
+        int (*batch_begin)(mrm_reservation *reservation, mrm_batch **batch) noexcept nogil
         int (*batch_map)(
-            mrm_batch *batch, const uint32_t *slots, const uint32_t *frames, size_t n, int protection) noexcept
-        int (*batch_unmap)(mrm_batch *batch, const uint32_t *slots, size_t n, int flags) noexcept
+            mrm_batch *batch, const uint32_t *slots, const uint32_t *frames, size_t n, int protection) noexcept nogil
+        int (*batch_unmap)(mrm_batch *batch, const uint32_t *slots, size_t n, int flags) noexcept nogil
         int (*batch_move)(
-            mrm_batch *batch, const uint32_t *sources, const uint32_t *targets, size_t n, int flags) noexcept
+            mrm_batch *batch, const uint32_t *sources, const uint32_t *targets, size_t n, int flags) noexcept nogil
         int (*batch_alias)(
-            mrm_batch *batch, const uint32_t *sources, const uint32_t *targets, size_t n) noexcept
-        int (*batch_swap)(mrm_batch *batch, const uint32_t *slots, const uint32_t *others, size_t n) noexcept
-        int (*batch_protect)(mrm_batch *batch, const uint32_t *slots, size_t n, int protection) noexcept
-        int (*batch_commit)(mrm_batch *batch, mrm_report *report) noexcept
-        void (*batch_abort)(mrm_batch *batch) noexcept
-        void (*classify)(const void *address, mrm_place *place) noexcept
+            mrm_batch *batch, const uint32_t *sources, const uint32_t *targets, size_t n) noexcept nogil
+        int (*batch_swap)(mrm_batch *batch, const uint32_t *slots, const uint32_t *others, size_t n) noexcept nogil
+        int (*batch_protect)(mrm_batch *batch, const uint32_t *slots, size_t n, int protection) noexcept nogil
+        int (*batch_commit)(mrm_batch *batch, mrm_report *report) noexcept nogil
+        void (*batch_abort)(mrm_batch *batch) noexcept nogil
+        void (*classify)(const void *address, mrm_place *place) noexcept nogil
 
-    const mrm_api *mrm
+    # The pointer that is called `mrm` in C, where there are no modules.
+    const mrm_api *api "mrm"
+
+    int mrm_attach(uint64_t address)
 
 
 cdef extern from "mrm/mrm.h":

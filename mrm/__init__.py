@@ -41,6 +41,7 @@ from mrm.errors import (
     SlotError,
     SystemCallError,
 )
+from mrm.shootdowns import Shootdowns, shootdowns
 from mrm.stats import Mapping, Place, PoolStats
 
 __version__ = "0.1.0"
@@ -66,6 +67,7 @@ __all__ = [
     "PoolStats",
     "Report",
     "Reservation",
+    "Shootdowns",
     "SlotError",
     "SystemCallError",
     "View",
@@ -74,6 +76,7 @@ __all__ = [
     "classify",
     "get_include",
     "live_handles",
+    "shootdowns",
 ]
 
 

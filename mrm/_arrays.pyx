@@ -8,6 +8,7 @@ from array import array
 
 from cpython cimport array as carray
 from cpython.buffer cimport PyObject_CheckBuffer
+from cpython.long cimport PyLong_AsLongLongAndOverflow
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
@@ -38,6 +39,12 @@ cdef class Numbers:
 
 cdef uint32_t _one(object value, str what) except? 0xFFFFFFFF:
     """One number, checked."""
+    cdef int64_t small
+    cdef int overflow = 0
+    if type(value) is int:
+        small = PyLong_AsLongLongAndOverflow(value, &overflow)
+        if not overflow and 0 <= small <= 0xFFFFFFFF:
+            return <uint32_t>small
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise ArgumentError(f"{what} are integers, not {value!r}")
     number = value.__index__()
@@ -47,7 +54,7 @@ cdef uint32_t _one(object value, str what) except? 0xFFFFFFFF:
 
 
 cdef int _room(Numbers result, size_t n) except -1:
-    result.owned = malloc(max(n, 1) * sizeof(uint32_t))
+    result.owned = malloc(max(n, <size_t>1) * sizeof(uint32_t))
     if result.owned == NULL:
         raise MemoryError
     result.data = <uint32_t *>result.owned
@@ -132,7 +139,7 @@ cdef Numbers numbers(object value, str what):
     """
     cdef Numbers result = Numbers.__new__(Numbers)
     cdef Py_ssize_t i, start, step
-    if isinstance(value, int) and not isinstance(value, bool):
+    if type(value) is int:
         result.single = _one(value, what)
         result.data = &result.single
         result.n = 1

@@ -6,14 +6,17 @@ the engine's functions themselves; the rest are a line each.
 
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport PyObject
-from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memset
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
 
+from mrm cimport (
+    MRM_API_VERSION, MRM_BAD_ARGUMENT, MRM_OK, MRM_UNFUNDED, mrm_address, mrm_layout, mrm_pool_options, mrm_stats,
+)
 from mrm import errors
 from mrm._opening cimport open_pool
 from mrm.physical.pool cimport (
-    mrm_layout, mrm_stats, pool_audit, pool_copy_frame, pool_give, pool_give_many, pool_release, pool_retain,
-    pool_stats, pool_t, pool_take, pool_take_many, pool_take_run, pool_usable, pool_zero,
+    pool_audit, pool_copy_frame, pool_give, pool_give_many, pool_release, pool_retain, pool_stats, pool_t,
+    pool_take, pool_take_many, pool_take_run, pool_usable, pool_zero,
 )
 from mrm.space.batch cimport (
     batch_abort, batch_alias, batch_begin, batch_map, batch_move, batch_protect, batch_swap, batch_unmap,
@@ -21,34 +24,14 @@ from mrm.space.batch cimport (
 from mrm.space.commit cimport batch_commit, pool_retire, reservation_retire
 from mrm.space.place cimport classify
 from mrm.space.reservation cimport (
-    reservation_address, reservation_close, reservation_open, reservation_slot, reservation_t,
+    reservation_address, reservation_close, reservation_open, reservation_slot,
 )
 from mrm.space.views cimport view_close, view_open, view_retire, view_t
 from mrm.system.calls cimport call_name
-from mrm.system.failure cimport MRM_BAD_ARGUMENT, MRM_OK, MRM_UNFUNDED, failure, mrm_fail
+from mrm.system.failure cimport failure, mrm_fail
 
-
-cdef extern from *:
-    """
-    #define MRM_NO_API_POINTER
-    #include <mrm/mrm.h>
-    """
 
 cdef extern from "mrm/mrm.h" nogil:
-    enum:
-        MRM_API_VERSION
-
-    void *mrm_address(const mrm_layout *layout, uint32_t view, uint32_t frame)
-
-    ctypedef struct mrm_pool_options:
-        uint64_t bytes
-        const char *huge
-        const char *path
-        const char *name
-        int numa_node
-        int dump
-        uint32_t views
-
     ctypedef struct mrm_api:
         uint32_t version
         uint32_t size
@@ -95,8 +78,18 @@ cdef object _text(const char *value):
     return None if value == NULL else value.decode()
 
 
-cdef int _pool_open(const mrm_pool_options *options, pool_t **opened) noexcept with gil:
+cdef int _pool_open(const mrm_pool_options *given, pool_t **opened) noexcept with gil:
     """Fund and open; a Python exception becomes this thread's failure."""
+    cdef mrm_pool_options options
+    if not 0 < given.size <= sizeof(options):
+        return mrm_fail(
+            failure(), MRM_BAD_ARGUMENT, 0, 0, given, given.size,
+            b"mrm_pool_options.size is %u: set it to sizeof(mrm_pool_options), which this mrm knows %zu bytes of",
+            given.size, sizeof(options),
+        )
+    # An older caller's struct ends earlier; what it does not know is zero, as it comes.
+    memset(&options, 0, sizeof(options))
+    memcpy(&options, given, given.size)
     try:
         opened[0] = open_pool(
             options.bytes, _text(options.huge) or "prefer",
@@ -112,7 +105,7 @@ cdef int _pool_open(const mrm_pool_options *options, pool_t **opened) noexcept w
     return MRM_OK
 
 
-cdef pool_t *_pool_from_object(PyObject *pool) noexcept:
+cdef pool_t *_pool_from_object(PyObject *pool) noexcept with gil:
     """The handle of an mrm.Pool, with a user of its own; NULL, with the failure, if it is none."""
     cdef pool_t *handle = NULL
     cdef uint64_t address

@@ -10,35 +10,30 @@ import warnings
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from mrm cimport (
+    MRM_BACKING_HUGETLB, MRM_BACKING_SMALL, MRM_BACKING_THP, MRM_FRAME_HELD, MRM_FRAME_READY,
+    MRM_FRAME_RELEASED, MRM_FRAME_STRICT, MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW, MRM_SLOT_EMPTY,
+    MRM_STATE_OPEN, mrm_address, mrm_place, mrm_slot, mrm_stats,
+)
 from mrm._arrays cimport Numbers, new_array, numbers
-from mrm._capi import _C_API, api_address  # noqa: F401  the capsule's name says that it is here
+from mrm._capi import _C_API, api_address  # no-cython-lint: the capsule's name says that it is here
 from mrm._live cimport LIVE_POOLS, live_changed
 from mrm._opening cimport open_pool
 from mrm._reservation cimport Report, make_reservation
 from mrm._view cimport make_view, make_window
 from mrm.errors import ArgumentError, AuditError, ClosedError, Error, FrameError, PinnedError
-from mrm.physical.frames cimport (
-    MRM_FRAME_HELD, MRM_FRAME_READY, MRM_FRAME_RELEASED, MRM_FRAME_STRICT, MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW,
-    frames_state,
-)
+from mrm.physical.frames cimport frames_state
 from mrm.physical.pool cimport (
-    MRM_BACKING_HUGETLB, MRM_BACKING_SMALL, MRM_BACKING_THP, mrm_layout, mrm_stats,
     pool_address, pool_audit, pool_copy_frame, pool_give, pool_give_many, pool_release, pool_retain,
     pool_stats, pool_t, pool_take, pool_take_many, pool_take_run, pool_usable, pool_zero,
 )
 from mrm.space.commit cimport pool_retire
-from mrm.space.place cimport classify as classify_address, mrm_place
-from mrm.space.reservation cimport (
-    MRM_SLOT_EMPTY, list_release, list_reservations, mrm_slot, reservation_slot, reservation_t,
-)
-from mrm.space.views cimport MRM_STATE_OPEN
+from mrm.space.place cimport classify as classify_address
+from mrm.space.reservation cimport list_release, list_reservations, reservation_slot, reservation_t
 from mrm.stats import Mapping, Place, PoolStats
 from mrm.system.failure cimport check
 from mrm.system.ranges cimport STATE_FORKED, STATE_OPEN
 
-
-cdef extern from "mrm/mrm.h" nogil:
-    void *mrm_address(const mrm_layout *layout, uint32_t view, uint32_t frame)
 
 cdef extern from "system/atomic.h" nogil:
     uint8_t mrm_load8(const uint8_t *p)
@@ -61,7 +56,7 @@ cdef class Pool:
     Parameters
     ----------
     size : int or str
-        Bytes, or ``"2GiB"``; rounded up to whole frames.
+        Bytes, or ``"2GiB"``; rounded up to whole frames of 2 MiB.
     huge : {"prefer", "require", "off"}, optional
         ``"require"`` takes huge pages or fails with the way out; ``"prefer"`` falls back
         to shared memory with transparent huge pages and then to small ones, with one
@@ -134,7 +129,7 @@ cdef class Pool:
     @property
     def backing(self):
         """``"hugetlb"``, ``"thp"`` or ``"small"``: what the frames are made of."""
-        return BACKINGS[self.open_one().backing]
+        return BACKINGS[self.open_one().layout.backing]
 
     @property
     def frame_size(self):
@@ -154,7 +149,7 @@ cdef class Pool:
     @property
     def number(self):
         """Its number in this process, from 1; what ``mrm.classify`` says."""
-        return self.open_one().number
+        return self.open_one().layout.pool
 
     @property
     def closed(self):
@@ -308,7 +303,9 @@ cdef class Pool:
         cdef size_t i
         for i in range(n):
             if frames[i] in self.pinned:
-                raise PinnedError(f"an exported buffer looks at frame {frames[i]}: release it before the frame is given")
+                raise PinnedError(
+                    f"an exported buffer looks at frame {frames[i]}: release it before the frame is given"
+                )
         return 0
 
     def _exported(self, frame):
@@ -544,9 +541,12 @@ cdef class Pool:
         if self.pool == NULL:
             return "<mrm.Pool closed>"
         if self.pool.state == STATE_FORKED:
-            return f"<mrm.Pool {self.pool.number} of the parent process>"
+            return f"<mrm.Pool {self.pool.layout.pool} of the parent process>"
         name = f" {self.name!r}" if self.name else ""
-        return f"<mrm.Pool {self.pool.number}{name}: {len(self)} frames, {self.backing}, at {<uint64_t>self.pool.window:#x}>"
+        return (
+            f"<mrm.Pool {self.pool.layout.pool}{name}: {len(self)} frames, {self.backing}, "
+            f"at {<uint64_t>self.pool.window:#x}>"
+        )
 
 
 cdef object _stats_of(const mrm_stats *figures):

@@ -33,7 +33,8 @@ cdef pool_t *open_pool(
     if nbytes >= 2**52:
         raise ArgumentError(f"{size!r} is over 4 PiB, more than a process can address")
     funded = fund(
-        -(-nbytes // FRAME_SIZE) * FRAME_SIZE, huge=huge, numa_node=numa_node, path=path, name=name, threads=threads, progress=progress,
+        -(-nbytes // FRAME_SIZE) * FRAME_SIZE, huge=huge, numa_node=numa_node, path=path, name=name,
+        threads=threads, progress=progress,
         stacklevel=stacklevel,
     )
     fd = funded.fd

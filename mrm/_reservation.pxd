@@ -2,8 +2,9 @@
 
 from libc.stdint cimport uint32_t
 
+from mrm cimport mrm_report
 from mrm.space.batch cimport batch_t
-from mrm.space.reservation cimport mrm_report, reservation_t
+from mrm.space.reservation cimport reservation_t
 
 
 cdef class Reservation:

@@ -8,20 +8,22 @@ import warnings
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from mrm cimport (
+    MRM_DEFERRED, MRM_MISSING_OK, MRM_PROT_NONE, MRM_PROT_READ, MRM_PROT_READ_WRITE, MRM_SLOT_DEFERRED,
+    MRM_SLOT_EMPTY, mrm_slot,
+)
 from mrm._arrays cimport Numbers, numbers
 from mrm._live cimport LIVE_BATCHES, LIVE_RESERVATIONS, live_changed
 from mrm._view cimport index, make_buffer
 from mrm.errors import ArgumentError, ClosedError, PinnedError, SlotError
 from mrm.physical.pool cimport pool_release, pool_retain, pool_t, pool_usable
 from mrm.space.batch cimport (
-    OP_MAP, OP_MOVE, OP_SWAP, batch_abort, batch_alias, batch_begin, batch_map, batch_move, batch_protect,
+    OP_MOVE, OP_SWAP, batch_abort, batch_alias, batch_begin, batch_map, batch_move, batch_protect,
     batch_swap, batch_t, batch_unmap,
 )
 from mrm.space.commit cimport batch_commit, reservation_retire
 from mrm.space.plan cimport STEP_ADVISE, STEP_MREMAP, plan_batch, plan_withdraw, step_name
 from mrm.space.reservation cimport (
-    MRM_DEFERRED, MRM_MISSING_OK, MRM_PROT_NONE, MRM_PROT_READ, MRM_PROT_READ_WRITE,
-    MRM_SLOT_DEFERRED, MRM_SLOT_EMPTY, mrm_report, mrm_slot,
     reservation_address, reservation_close, reservation_enter, reservation_leave, reservation_open,
     reservation_release, reservation_retain, reservation_slot, reservation_t, step_t,
 )
@@ -212,7 +214,9 @@ cdef class Reservation:
             raise SlotError(f"slot {slot} shows nothing that can be read")
         if shown.state == MRM_SLOT_DEFERRED:
             # Any retire of the pool ends it, and does not ask who looks.
-            raise SlotError(f"slot {slot} was unmapped, deferred until the next retire: look at another slot of its frame")
+            raise SlotError(
+                f"slot {slot} was unmapped, deferred until the next retire: look at another slot of its frame"
+            )
         return make_buffer(
             self, <void *>shown.address, r.pool.layout.frame_size, shown.protection != MRM_PROT_READ_WRITE, slot
         )
@@ -283,7 +287,9 @@ cdef class Reservation:
         if r == NULL:
             return
         if self.pinned and r.state == STATE_OPEN:
-            raise PinnedError(f"cannot close reservation {r.number}: exported buffers look at slots {list(self.pinned)}")
+            raise PinnedError(
+                f"cannot close reservation {r.number}: exported buffers look at slots {list(self.pinned)}"
+            )
         self.reservation = NULL
         with nogil:
             status = reservation_close(r)

@@ -8,13 +8,13 @@ be neither retired nor closed, and says so with PinnedError, a BufferError.
 import warnings
 
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_WRITABLE
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 
-
+from mrm cimport MRM_STATE_OPEN
 from mrm._live cimport LIVE_VIEWS, live_changed
 from mrm.errors import ClosedError, FrameError, PinnedError
 from mrm.physical.pool cimport pool_release, pool_retain, pool_t, pool_usable
-from mrm.space.views cimport MRM_STATE_OPEN, view_close, view_open, view_retire, view_t
+from mrm.space.views cimport view_close, view_open, view_retire, view_t
 from mrm.system.failure cimport check
 from mrm.system.ranges cimport STATE_FORKED
 

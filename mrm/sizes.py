@@ -11,6 +11,7 @@ _UNITS = {
     "g": 2**30, "gib": 2**30, "gb": 10**9,
     "t": 2**40, "tib": 2**40, "tb": 10**12,
 }  # fmt: skip
+_BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def parse_size(size: int | str) -> int:
@@ -50,10 +51,8 @@ def parse_size(size: int | str) -> int:
 def format_size(nbytes: float) -> str:
     """``nbytes`` for people, in binary units: ``"1.5 GiB"``."""
     value = float(nbytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(value) < 1024:
-            break
+    unit = 0
+    while abs(value) >= 1024 and unit < len(_BINARY) - 1:
         value /= 1024
-    else:
-        unit = "TiB"
-    return f"{value:.4g} {unit}"
+        unit += 1
+    return f"{value:.4g} {_BINARY[unit]}"

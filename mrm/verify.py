@@ -59,7 +59,9 @@ def check_reservation(reservation: Reservation) -> None:
         position = mapping.end
         if not mapping.inode:
             continue
-        for address in range(max(mapping.start, base), min(mapping.end, base + len(reservation) * size), size):
+        for address in range(
+            max(mapping.start, base), min(mapping.end, base + len(reservation) * size), size
+        ):
             frame = (mapping.offset + address - mapping.start) // size
             shown[(address - base) // size] = (frame, mapping.permissions[:2])
     for slot in range(len(reservation)):
@@ -67,16 +69,24 @@ def check_reservation(reservation: Reservation) -> None:
         told = reservation.mapping(slot)
         if told is None:
             if frame_and_access is not None:
-                raise AuditError(f"slot {slot} should show nothing, and the kernel has frame {frame_and_access[0]} there")
+                raise AuditError(
+                    f"slot {slot} should show nothing, and the kernel has frame {frame_and_access[0]} there"
+                )
             continue
         if frame_and_access is None:
-            raise AuditError(f"slot {slot} should be mapped ({told.protection}), and the kernel has nothing there")
+            raise AuditError(
+                f"slot {slot} should be mapped ({told.protection}), and the kernel has nothing there"
+            )
         access = {"rw": "rw", "r": "r-", "none": "--"}[told.protection]
         if frame_and_access[1] != access:
-            raise AuditError(f"slot {slot} should allow {access!r}, and the kernel has {frame_and_access[1]!r}")
-        frame = reservation[slot]
-        if frame is not None and frame != frame_and_access[0]:
-            raise AuditError(f"slot {slot} should show frame {frame}, and the kernel has {frame_and_access[0]} there")
+            raise AuditError(
+                f"slot {slot} should allow {access!r}, and the kernel has {frame_and_access[1]!r}"
+            )
+        told_frame = reservation[slot]
+        if told_frame is not None and told_frame != frame_and_access[0]:
+            raise AuditError(
+                f"slot {slot} should show frame {told_frame}, and the kernel has {frame_and_access[0]} there"
+            )
 
 
 def page_size_at(address: int) -> int:
@@ -105,7 +115,9 @@ def page_size_at(address: int) -> int:
                     elif name == "VmFlags":
                         break
     except OSError as error:
-        raise AuditError(f"/proc/self/smaps cannot be read ({error}): the page size cannot be proven") from error
+        raise AuditError(
+            f"/proc/self/smaps cannot be read ({error}): the page size cannot be proven"
+        ) from error
     if not kernel_size:
         raise AuditError(f"nothing is mapped at {address:#x}")
     if huge_mapped and kernel_size < 2 << 20:

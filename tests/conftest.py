@@ -2,15 +2,15 @@
 
 import gc
 
-import mrm.system.calls
-import mrm.system.features
 import pytest
 from helpers import MIB, open_files, own_mappings
 
 import mrm
+import mrm.system.calls
+import mrm.system.features
 
 _WANTED = 64 * MIB
-_unavailable = None     # why there are no huge pages, once that is known
+_unavailable = None  # why there are no huge pages, once that is known
 
 
 def _huge_pages_missing():
@@ -28,7 +28,9 @@ def _huge_pages_missing():
 def pytest_terminal_summary(terminalreporter):
     if _unavailable:
         terminalreporter.section("WITHOUT HUGE PAGES", red=True, bold=True)
-        terminalreporter.line("Every test on huge pages was skipped: nothing is proven about what mrm is for.")
+        terminalreporter.line(
+            "Every test on huge pages was skipped: nothing is proven about what mrm is for."
+        )
         terminalreporter.line(_unavailable)
 
 

@@ -41,14 +41,18 @@ def test_numbers_come_in_many_kinds(reservation, kind):
 
 
 @pytest.mark.parametrize(
-    "one", [5, numpy.uint32(5), numpy.int64(5), numpy.array([5]), [5], (5,), range(5, 6)], ids=lambda v: type(v).__name__
+    "one",
+    [5, numpy.uint32(5), numpy.int64(5), numpy.array([5]), [5], (5,), range(5, 6)],
+    ids=lambda v: type(v).__name__,
 )
 def test_a_single_number_is_an_array_of_one(reservation, one):
     commit(reservation, "map", one, reservation.pool.take())
     assert list(shown(reservation)) == [5]
 
 
-@pytest.mark.parametrize("none", [[], (), range(0), array.array("I"), numpy.array([], dtype=numpy.int64), iter([])])
+@pytest.mark.parametrize(
+    "none", [[], (), range(0), array.array("I"), numpy.array([], dtype=numpy.int64), iter([])]
+)
 def test_no_numbers_are_no_change(reservation, none):
     report = commit(reservation, "unmap", none)
     assert (report.pages, report.system_calls) == (0, 0)
@@ -86,7 +90,7 @@ def test_an_array_is_read_at_once(pool, reservation):
     batch.map(range(3), frames)
     wanted = list(frames)
     frames[0] = 99
-    del frames[1:]                  # not pinned any more, either
+    del frames[1:]  # not pinned any more, either
     batch.commit()
     assert [reservation[s] for s in range(3)] == wanted
     batch.abort()

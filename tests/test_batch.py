@@ -2,7 +2,6 @@
 
 import contextlib
 
-import mrm.system.calls as calls
 import pytest
 from helpers import (
     FRAME,
@@ -19,6 +18,7 @@ from helpers import (
 )
 
 import mrm
+import mrm.system.calls as calls
 
 
 def run(reservation, first, n, protection="rw"):
@@ -156,7 +156,9 @@ def test_protect_changes_access_only(pool, reservation, n, protection):
     check_contents(reservation)
     commit(reservation, "protect", range(1, 1 + n), "rw")
     check_contents(reservation)
-    assert [stamp_at(reservation.address(s)) for s in range(16)] == [stamp_at(pool.address(f)) for f in frames]
+    assert [stamp_at(reservation.address(s)) for s in range(16)] == [
+        stamp_at(pool.address(f)) for f in frames
+    ]
 
 
 @pytest.mark.parametrize(
@@ -192,11 +194,11 @@ def test_changes_of_all_kinds_go_together(pool, reservation):
     stamp_all(pool)
     with reservation.batch() as batch:
         batch.unmap(0)
-        batch.map(0, new)                       # vacated and filled
+        batch.map(0, new)  # vacated and filled
         batch.move([1, 2], [2, 20])
         batch.swap(3, 4)
         batch.protect(5, "r")
-        batch.alias(0, 30)                      # shows what slot 0 showed
+        batch.alias(0, 30)  # shows what slot 0 showed
         batch.unmap(6, deferred=True)
         batch.move(7, 31, deferred=True)
         batch.unmap([8, 40], missing_ok=True)
@@ -382,7 +384,11 @@ def test_many_neighbours_move_by_mapping_and_one_seal(reservation):
 
 def test_mremap_never_takes_a_whole_gib_of_huge_pages(needs_huge):
     # On the fake: the kernel hangs for ever if it is really done.
-    with calls.Script(fake=True, record=False), mrm.Pool("3GiB", huge="require") as pool, pool.reserve(4096) as r:
+    with (
+        calls.Script(fake=True, record=False),
+        mrm.Pool("3GiB", huge="require") as pool,
+        pool.reserve(4096) as r,
+    ):
         frames = pool.take_run(1024)
         commit(r, "map", range(1024), frames)
         assert steps_of(explained(r, "move", range(510), range(1025, 1535))) == ["mremap"]
@@ -393,7 +399,7 @@ def test_mremap_never_takes_a_whole_gib_of_huge_pages(needs_huge):
 
 
 def test_a_reservation_among_the_kernels_mappings_uses_no_mremap(pool):
-    with pool.reserve(8, at=1 << 46) as r:      # 64 TiB: above what the kernel leaves alone
+    with pool.reserve(8, at=1 << 46) as r:  # 64 TiB: above what the kernel leaves alone
         run(r, 0, 2)
         stamp_all(pool)
         assert "mremap" not in explained(r, "move", [0, 1], [4, 5])
@@ -491,7 +497,9 @@ CHANGES = {
     "unmap deferred": lambda b, frames, n: b.unmap(range(n), deferred=True),
     "move": lambda b, frames, n: b.move(range(n), range(30, 30 + n)),
     "move deferred": lambda b, frames, n: b.move(range(n), range(30, 30 + n), deferred=True),
-    "slide": lambda b, frames, n: b.move(range(n), range(1, n + 1)) if n == 12 else b.move(range(12), range(1, 13)),
+    "slide": lambda b, frames, n: (
+        b.move(range(n), range(1, n + 1)) if n == 12 else b.move(range(12), range(1, 13))
+    ),
     "alias": lambda b, frames, n: b.alias(range(n), range(30, 30 + n)),
     "swap": lambda b, frames, n: b.swap(range(n // 2), range(12 - n // 2, 12)),
     "protect r": lambda b, frames, n: b.protect(range(n), "r"),
@@ -500,7 +508,9 @@ CHANGES = {
 LACKING = [(), ("hugetlb mremap",), ("MADV_POPULATE_WRITE",), ("hugetlb MADV_DONTNEED",)]
 
 
-@pytest.mark.parametrize("lacking", [*LACKING, sum(LACKING, ())], ids=lambda names: ", ".join(names) or "all features")
+@pytest.mark.parametrize(
+    "lacking", [*LACKING, sum(LACKING, ())], ids=lambda names: ", ".join(names) or "all features"
+)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("scattered", [False, True], ids=["runs", "scattered"])
 def test_a_commit_does_what_was_explained(pool, reservation, features, change, lacking, scattered):
@@ -540,7 +550,9 @@ def test_a_feature_that_the_kernel_lacks_is_done_without(pool, reservation, feat
 
 
 def test_the_report_says_what_was_done(reservation):
-    report = commit(reservation, "map", [0, 1, 2, 9], [*reservation.pool.take_run(3), reservation.pool.take()])
+    report = commit(
+        reservation, "map", [0, 1, 2, 9], [*reservation.pool.take_run(3), reservation.pool.take()]
+    )
     assert (report.pages, report.runs) == (4, 2)
     assert report.seconds > 0
     assert report.shootdowns_measured is None

@@ -26,7 +26,13 @@ def test_the_window(pool):
 
 def test_beyond_the_last_frame(pool):
     place = mrm.classify(pool.address(15) + FRAME + 1)
-    assert (place.kind, place.frame, place.frame_state, place.slot, place.protection) == ("window", None, None, 16, "none")
+    assert (place.kind, place.frame, place.frame_state, place.slot, place.protection) == (
+        "window",
+        None,
+        None,
+        16,
+        "none",
+    )
 
 
 def test_a_views_life(pool):

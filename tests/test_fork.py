@@ -10,7 +10,18 @@ import threading
 import warnings
 
 import pytest
-from helpers import FRAME, after_fork, check_contents, commit, fill, in_child, peek_at, stamp, stamp_all, stamp_at
+from helpers import (
+    FRAME,
+    after_fork,
+    check_contents,
+    commit,
+    fill,
+    in_child,
+    peek_at,
+    stamp,
+    stamp_all,
+    stamp_at,
+)
 
 import mrm
 
@@ -114,7 +125,7 @@ def test_handles_dropped_in_the_child_are_quiet(huge):
 @pytest.mark.parametrize("where", ["window", "view", "shown", "deferred", "empty", "retired"])
 @pytest.mark.parametrize("access", ["read", "write"])
 def test_an_access_in_the_child_traps(family, where, access):
-    pool, view, r, frames = family
+    pool, view, r, _ = family
     retired = pool.open_view()
     addresses = {
         "window": pool.address(3), "view": view.address(3), "shown": r.address(0), "deferred": r.address(2),
@@ -156,7 +167,7 @@ def test_the_child_holds_no_descriptor_of_the_frames(family):
 
 
 def test_a_child_opens_a_pool_of_its_own(family):
-    pool, view, r, _ = family
+    pool, *_ = family
 
     def child():
         with mrm.Pool(4 * FRAME, huge="off") as own, own.reserve(4) as slots, own.open_view() as view:
@@ -218,7 +229,9 @@ def no_servers():
 
 
 @pytest.mark.usefixtures("no_servers")
-@pytest.mark.parametrize(("method", "kind"), [("fork", "window"), ("spawn", "nothing"), ("forkserver", "nothing")])
+@pytest.mark.parametrize(
+    ("method", "kind"), [("fork", "window"), ("spawn", "nothing"), ("forkserver", "nothing")]
+)
 def test_multiprocessing_children_have_pools_of_their_own(family, method, kind):
     pool, *_ = family
     context = multiprocessing.get_context(method)
@@ -238,7 +251,7 @@ def test_multiprocessing_children_have_pools_of_their_own(family, method, kind):
 
 def test_a_fork_while_threads_commit(family, huge):
     """Wherever the threads were, the child reaches nothing and the parent loses nothing."""
-    pool, view, r, _ = family
+    pool, view, *_ = family
     stop = threading.Event()
     others = [pool.reserve(8) for _ in range(2)]
     for_them = [list(pool.take(4)) for _ in others]
@@ -253,7 +266,7 @@ def test_a_fork_while_threads_commit(family, huge):
                 commit(other, "unmap", range(4, 8))
                 pool.open_view().close()
                 pool.give(pool.take(2))
-        except BaseException as error:  # noqa: BLE001  raised below
+        except BaseException as error:
             errors.append(error)
 
     threads = [threading.Thread(target=work, args=pair) for pair in zip(others, for_them, strict=True)]
@@ -271,7 +284,7 @@ def test_a_fork_while_threads_commit(family, huge):
     try:
         for _ in range(15):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)     # fork with threads, from 3.12 on
+                warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads, from 3.12 on
                 assert after_fork(child) == ["ForkedError"] * 2 + ["forked"] * 4
                 assert after_fork(lambda: peek_at(bases[2])) == signal.SIGSEGV
     finally:

@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mrm.errors import ArgumentError, BackingWarning, FundingError
-from mrm.physical import funding
+from mrm.physical import funding, placement
 from mrm.physical.funding import HUGETLB, SMALL, THP, fund
 from mrm.physical.limits import FRAME_SIZE, huge_pages, meminfo, shmem_thp
 from mrm.system import calls
@@ -275,10 +276,20 @@ def test_frames_on_the_wrong_node_are_refused(monkeypatch):
         (ctypes.c_int * arguments[1]).from_address(arguments[4])[:] = [1] * arguments[1]
         return 0
 
-    monkeypatch.setattr(funding, "system_call", elsewhere)
+    monkeypatch.setattr(placement, "system_call", elsewhere)
     order = funding._Order(4 * MIB, "require", 0, None, None, None, None)
-    with pytest.raises(FundingError, match="from node 1 instead of node 0"):
+    with pytest.raises(FundingError, match="2 of 2 frames came from another node than 0"):
         funding._check_node(order, 0)
+
+
+def test_small_and_transparent_pages_are_told_apart():
+    got = fund(4 * MIB, huge="off")
+    address = calls.system_call("mmap", 0, 4 * MIB, 3, 1, got.fd, 0)
+    try:
+        assert not placement.has_huge_frames(address)
+    finally:
+        calls.system_call("munmap", address, 4 * MIB)
+        os.close(got.fd)
 
 
 def test_a_million_frames_on_the_fake_are_there_at_once():
@@ -350,3 +361,59 @@ class TestPath:
                         pass
                 assert open_files() == files, script.calls()
                 assert list(hugetlbfs.iterdir()) == [], script.calls()
+
+
+# ---- a real control group -----------------------------------------------------------------
+
+
+@pytest.fixture
+def group(tmp_path):
+    """A control group that limits huge pages, of a hierarchy of the test's own."""
+    mount = tmp_path / "hugetlb"
+    mount.mkdir()
+    command = ["mount", "-t", "cgroup", "-o", "hugetlb", "none", str(mount)]
+    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("needs root, and a hugetlb controller that no other hierarchy has")
+    inner = mount / "mrm-test"
+    inner.mkdir()
+    yield inner
+    deadline = time.monotonic() + 5
+    while True:
+        try:
+            inner.rmdir()
+            break
+        except OSError:  # the process that was in it is not quite gone
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+    subprocess.run(["umount", str(mount)], check=True)
+
+
+@needs_huge_pages
+@pytest.mark.parametrize(
+    ("limit", "call"),
+    [("hugetlb.2MB.limit_in_bytes", "fallocate"), ("hugetlb.2MB.rsvd.limit_in_bytes", "mmap")],
+)
+def test_a_group_that_limits_huge_pages_is_named(group, limit, call):
+    (group / limit).write_text(str(8 * MIB))
+    code = f"""
+import os, sys
+open({str(group / "cgroup.procs")!r}, "w").write(str(os.getpid()))
+from mrm.errors import FundingError
+from mrm.physical.funding import fund
+os.close(fund(8 << 20, huge="require").fd)
+for threads in (1, 2):
+    try:
+        fund(32 << 20, huge="require", threads=threads)
+    except FundingError as error:
+        assert error.call == {call!r}, error.call
+        assert {limit!r} in str(error) and "8 MiB" in str(error), error
+    else:
+        sys.exit("funded beyond the limit")
+"""
+    root = str(Path(__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": root}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -3,11 +3,11 @@
 import contextlib
 import pathlib
 
-import mrm.system.calls as calls
 import pytest
 from helpers import FRAME, check_contents, commit, in_child, mapping_count, shown, stamp_all, table
 
 import mrm
+import mrm.system.calls as calls
 
 MAX_MAP_COUNT = pathlib.Path("/proc/sys/vm/max_map_count")
 
@@ -22,8 +22,8 @@ limit = Path("/proc/sys/vm/max_map_count")
 def many_mappings(leave):
     """Use up the process's mappings but for about ``leave`` of them."""
     free = int(MAX_MAP_COUNT.read_text()) - mapping_count() - leave
-    pages = free + 2                    # a page with access in between makes two more
-    base = calls.system_call("mmap", 0, pages * 4096, 0, 0x4022, -1, 0)   # PRIVATE, ANONYMOUS, NORESERVE
+    pages = free + 2  # a page with access in between makes two more
+    base = calls.system_call("mmap", 0, pages * 4096, 0, 0x4022, -1, 0)  # PRIVATE, ANONYMOUS, NORESERVE
     try:
         for page in range(1, free, 2):
             calls.system_call("mprotect", base + page * 4096, 4096, 1)
@@ -33,7 +33,8 @@ def many_mappings(leave):
 
 
 needs_default_limit = pytest.mark.skipif(
-    int(MAX_MAP_COUNT.read_text()) > 200_000, reason="vm.max_map_count is so high that using it up takes too long"
+    int(MAX_MAP_COUNT.read_text()) > 200_000,
+    reason="vm.max_map_count is so high that using it up takes too long",
 )
 
 
@@ -49,7 +50,7 @@ def test_more_mappings_than_the_kernel_allows_are_refused_beforehand(pool):
         batch.map(range(40, 40 + 1024, 2), frames * 32)
         with many_mappings(leave=1000):
             filling = other.batch()
-            for first in range(0, 4096, 16):        # 16 mappings a commit, until it is refused
+            for first in range(0, 4096, 16):  # 16 mappings a commit, until it is refused
                 filling.map(range(first, first + 16, 2), frames[::2])
                 try:
                     filling.commit()
@@ -62,10 +63,12 @@ def test_more_mappings_than_the_kernel_allows_are_refused_beforehand(pool):
             check_contents(other)
             with calls.Script() as script, pytest.raises(mrm.AddressSpaceError, match="vm.max_map_count"):
                 batch.commit()
-            assert {name for name, _, _ in script.calls()} <= {"openat", "pread", "close"}, "nothing was tried"
+            assert {name for name, _, _ in script.calls()} <= {"openat", "pread", "close"}, (
+                "nothing was tried"
+            )
             assert table(r) == before
             check_contents(r)
-        batch.commit()                          # there is room again
+        batch.commit()  # there is room again
         check_contents(r)
         assert len(shown(r)) == 16 + 512
         batch.abort()
@@ -91,7 +94,10 @@ def test_a_batch_that_is_too_fragmented_is_refused():
     with mrm.Pool(FRAME, huge="off") as pool, pool.reserve(slots) as r:
         frame = pool.take()
         before = pool.stats()
-        with calls.Script(kinds=["mmap"]) as script, pytest.raises(mrm.AddressSpaceError, match="vm.max_map_count") as caught:
+        with (
+            calls.Script(kinds=["mmap"]) as script,
+            pytest.raises(mrm.AddressSpaceError, match="vm.max_map_count") as caught,
+        ):
             commit(r, "map", range(0, slots, 2), [frame] * (slots // 2))
         assert script.counted == 0
         assert str(limit) in str(caught.value)

@@ -12,17 +12,28 @@ import pytest
 from helpers import FRAME, stamp, stamp_at
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 import mrm
 
 FRAMES = 12
 SLOTS = 20
 PROTECTIONS = st.sampled_from(["rw", "r", "none"])
-ONE_SLOT = st.integers(0, SLOTS)                    # one beyond the last
+ONE_SLOT = st.integers(0, SLOTS)  # one beyond the last
 SOME_SLOTS = st.one_of(
     st.lists(ONE_SLOT, min_size=1, max_size=6, unique=True),
-    st.builds(lambda first, n: list(range(first, min(first + n, SLOTS))), st.integers(0, SLOTS - 1), st.integers(1, 8)),
+    st.builds(
+        lambda first, n: list(range(first, min(first + n, SLOTS))),
+        st.integers(0, SLOTS - 1),
+        st.integers(1, 8),
+    ),
 )
 
 
@@ -111,7 +122,7 @@ class Model(RuleBasedStateMachine):
         self.held = []
         self.strict = set()
         self.views = []
-        self.reservations = []          # (real, table)
+        self.reservations = []  # (real, table)
         self.count = 0
 
     # ---- frames ------------------------------------------------------------------------
@@ -302,7 +313,9 @@ class Model(RuleBasedStateMachine):
             assert stamp_at(self.pool.address(frame)) == expected
         for view in self.views:
             if view.state == "open":
-                assert all(stamp_at(view.address(frame)) == expected for frame, expected in self.stamps.items())
+                assert all(
+                    stamp_at(view.address(frame)) == expected for frame, expected in self.stamps.items()
+                )
         for real, table in self.reservations:
             for number in range(SLOTS):
                 slot = table.get(number)

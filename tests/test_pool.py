@@ -29,7 +29,17 @@ def test_a_size_that_is_none_is_refused(size):
 
 @pytest.mark.parametrize(
     ("size", "frames"),
-    [(1, 1), (FRAME, 1), (FRAME + 1, 2), ("2MiB", 1), ("3 MiB", 2), ("4M", 2), ("4mb", 2), ("0.5MiB", 1), ("8192K", 4)],
+    [
+        (1, 1),
+        (FRAME, 1),
+        (FRAME + 1, 2),
+        ("2MiB", 1),
+        ("3 MiB", 2),
+        ("4M", 2),
+        ("4mb", 2),
+        ("0.5MiB", 1),
+        ("8192K", 4),
+    ],
 )
 def test_a_size_is_rounded_up_to_whole_frames(size, frames):
     with mrm.Pool(size, huge="off") as pool:
@@ -108,7 +118,7 @@ def test_without_huge_pages_the_fallback_is_said_once(monkeypatch):
         assert caught[0].filename == __file__, "the warning names the line that opened the pool"
         assert "HugePages_Free is 0." in str(caught[0].message)
         assert pool.backing in ("thp", "small")
-    with pytest.raises(mrm.BackingWarning):     # as an error, it leaves no pool behind
+    with pytest.raises(mrm.BackingWarning):  # as an error, it leaves no pool behind
         mrm.Pool(4 * MIB)
 
 
@@ -267,7 +277,9 @@ def test_the_figures_are_the_c_structs_field_by_field(pool):
 def test_the_place_is_the_c_structs_field_by_field():
     header = (ROOT / "include/mrm/mrm.h").read_text()
     struct = re.search(r"typedef struct mrm_place \{(.*?)\} mrm_place;", header, re.DOTALL)[1]
-    assert re.findall(r"^\s*\w+ (\w+);", struct, re.MULTILINE) == [f.name for f in dataclasses.fields(mrm.Place)]
+    assert re.findall(r"^\s*\w+ (\w+);", struct, re.MULTILINE) == [
+        f.name for f in dataclasses.fields(mrm.Place)
+    ]
 
 
 def test_the_figures_follow_what_is_done(pool):
@@ -280,7 +292,13 @@ def test_the_figures_follow_what_is_done(pool):
     frames = pool.take(3)
     assert differences(start) == {"ready": -3, "held": 3}
     with pool.reserve(8) as r, pool.open_view() as view:
-        assert differences(start) == {"ready": -3, "held": 3, "reservations": 1, "views_open": 1, "views_opened": 1}
+        assert differences(start) == {
+            "ready": -3,
+            "held": 3,
+            "reservations": 1,
+            "views_open": 1,
+            "views_opened": 1,
+        }
         opened = pool.stats()
         with r.batch() as b:
             b.map([0, 1, 5], frames)
@@ -507,7 +525,7 @@ def test_a_touch_beyond_the_last_frame_traps(huge):
         huge,
     )
     assert ending.out == "1\n", ending
-    assert ending.signal in (7, 11), ending     # SIGBUS or SIGSEGV
+    assert ending.signal in (7, 11), ending  # SIGBUS or SIGSEGV
 
 
 def test_an_address_stays_a_trap_after_the_pools_end(huge):

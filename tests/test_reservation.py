@@ -18,7 +18,9 @@ def test_slots_are_empty_at_first(reservation):
 
 def test_slots_lie_one_after_the_other(reservation):
     assert reservation.base % GIB == 0
-    assert [reservation.address(slot) for slot in (0, 1, 63)] == [reservation.base + slot * FRAME for slot in (0, 1, 63)]
+    assert [reservation.address(slot) for slot in (0, 1, 63)] == [
+        reservation.base + slot * FRAME for slot in (0, 1, 63)
+    ]
 
 
 def test_reservations_have_numbers_of_their_own(pool):

@@ -62,7 +62,7 @@ def test_a_strict_frame_waits_for_its_own_aliases(pool, reservation):
     (frame,) = fill(reservation, [0])
     commit(reservation, "unmap", 0, deferred=True)
     pool.give(frame, reuse="after_retire")
-    pool.open_view().close()                    # a retire, but not of its alias
+    pool.open_view().close()  # a retire, but not of its alias
     assert pool.state_of(frame) == "strict"
     with pool.reserve(1) as other:
         other.retire()

@@ -8,11 +8,22 @@ is left behind at the end.
 
 import errno
 
-import mrm.system.calls as calls
 import pytest
-from helpers import FRAME, MIB, check_contents, commit, open_files, own_mappings, shown, stamp_all, stamp_at, table
+from helpers import (
+    FRAME,
+    MIB,
+    check_contents,
+    commit,
+    open_files,
+    own_mappings,
+    shown,
+    stamp_all,
+    stamp_at,
+    table,
+)
 
 import mrm
+import mrm.system.calls as calls
 
 WAYS = pytest.mark.parametrize(
     ("times", "error"),
@@ -149,7 +160,7 @@ def test_a_commit_fails_at_every_call(pool, scene, change, times, error, feature
             assert table(scene.reservation) == before
             assert raised.errno == error
             assert raised.call in calls.KINDS
-            operation()                     # and the same batch succeeds once the kernel lets it
+            operation()  # and the same batch succeeds once the kernel lets it
             scene.check()
         elif type(raised) is mrm.InconsistentError:
             assert "cannot be told" not in str(raised)
@@ -184,7 +195,9 @@ def test_a_commit_fails_for_good_and_nothing_can_be_told(scene, change, features
 
 @WAYS
 @pytest.mark.parametrize("retire", ["pool", "reservation"])
-@pytest.mark.parametrize("slots", [range(20, 24), range(1, 16, 2), [0, 15, 21]], ids=["a row", "scattered", "few"])
+@pytest.mark.parametrize(
+    "slots", [range(20, 24), range(1, 16, 2), [0, 15, 21]], ids=["a row", "scattered", "few"]
+)
 def test_a_retire_fails_at_every_call(pool, scene, retire, slots, times, error, features):
     features()
 
@@ -230,7 +243,11 @@ def test_a_reservation_is_opened_or_not(pool, times, error):
 @pytest.mark.usefixtures("teardown_ranges")
 def test_a_reservation_is_closed_or_not(pool, scene, times, error):
     before = table(scene.reservation)
-    for raised in failing(lambda: scene.reservation.close(), times, error):
+
+    def close():
+        scene.reservation.close()
+
+    for raised in failing(close, times, error):
         if raised is None:
             assert scene.reservation.closed
             stats = pool.audit()
@@ -261,8 +278,13 @@ def test_a_view_is_opened_or_not(pool, times, error):
 @pytest.mark.parametrize("end", ["retire", "close"])
 def test_a_view_is_retired_or_not(pool, times, error, end):
     stamp_all(pool)
-    view = pool.open_view()
-    for raised in failing(lambda: getattr(view, end)(), times, error):
+    views = [pool.open_view()]
+
+    def operation():
+        getattr(views[-1], end)()
+
+    for raised in failing(operation, times, error):
+        view = views.pop()
         if raised is None:
             assert view.state == {"retire": "retired", "close": "closed"}[end]
         else:
@@ -271,8 +293,8 @@ def test_a_view_is_retired_or_not(pool, times, error, end):
             assert stamp_at(view.address(15)) == 0x5EED << 32 | 15
             assert pool.stats().views_open == 1
         view.close()
-        view = pool.open_view()
-    view.close()
+        views.append(pool.open_view())
+    views.pop().close()
 
 
 @WAYS
@@ -282,7 +304,9 @@ def test_a_pool_is_opened_or_not(huge, times, error, dump):
     opened = []
     for raised in failing(lambda: opened.append(mrm.Pool(4 * MIB, huge=huge, dump=dump)), times, error):
         assert (raised is None) == bool(opened)
-        assert raised is None or isinstance(raised, (mrm.FundingError, mrm.SystemCallError, mrm.AddressSpaceError))
+        assert raised is None or isinstance(
+            raised, (mrm.FundingError, mrm.SystemCallError, mrm.AddressSpaceError)
+        )
         while opened:
             pool = opened.pop()
             stamp_all(pool)
@@ -295,32 +319,50 @@ def test_a_pool_is_opened_or_not(huge, times, error, dump):
 @pytest.mark.parametrize("error", [errno.ENOMEM, errno.EINVAL], ids=errno.errorcode.get)
 @pytest.mark.usefixtures("teardown_ranges")
 def test_a_pool_is_closed_whatever_one_call_says(huge, error):
-    pool = mrm.Pool(4 * MIB, huge=huge)
+    pools = [mrm.Pool(4 * MIB, huge=huge)]
     files = open_files()
-    for raised in failing(lambda: pool.close(), 1, error, ["mmap", "munmap"]):
+
+    def close():
+        pools[-1].close()
+
+    for raised in failing(close, 1, error, ["mmap", "munmap"]):
         assert raised is None
+        pool = pools.pop()
         assert pool.closed
         assert mrm.live_handles()["pools"] == 0
         assert len(open_files()) == len(files) - 1
-        pool = mrm.Pool(4 * MIB, huge=huge)
-    pool.close()
+        pools.append(mrm.Pool(4 * MIB, huge=huge))
+    pools.pop().close()
 
 
 def test_an_error_says_the_call_and_the_bytes(pool, reservation):
     frame = pool.take()
-    with calls.Script(fail=1, error=errno.ENOMEM, kinds=["mmap"]), pytest.raises(mrm.SystemCallError) as caught:
+    with (
+        calls.Script(fail=1, error=errno.ENOMEM, kinds=["mmap"]),
+        pytest.raises(mrm.SystemCallError) as caught,
+    ):
         commit(reservation, "map", 7, frame)
     error = caught.value
-    assert (error.call, error.errno, error.address, error.nbytes) == ("mmap", errno.ENOMEM, reservation.address(7), FRAME)
+    assert (error.call, error.errno, error.address, error.nbytes) == (
+        "mmap",
+        errno.ENOMEM,
+        reservation.address(7),
+        FRAME,
+    )
     assert error.strerror == "Cannot allocate memory"
-    for words in ("mmap (map) of 1 slots from slot 7 on", "Cannot allocate memory", "Nothing is changed", "vm.max_map_count"):
+    for words in (
+        "mmap (map) of 1 slots from slot 7 on",
+        "Cannot allocate memory",
+        "Nothing is changed",
+        "vm.max_map_count",
+    ):
         assert words in str(error)
 
 
 def test_an_undoing_that_fails_over_many_mappings_is_told_slot_by_slot():
     with mrm.Pool(256 * FRAME, huge="off") as pool, pool.reserve(400) as r:
         frames = list(pool.take_run(256))
-        commit(r, "map", range(0, 200), frames[::2] + frames[1:145:2])
+        commit(r, "map", range(200), frames[::2] + frames[1:145:2])
         stamp_all(pool)
         # A run shall come to lie over 200 mappings; the call for it fails, and all after it.
         batch = r.batch()

@@ -20,7 +20,7 @@ def race(*works):
         try:
             barrier.wait(10)
             work()
-        except BaseException as error:  # noqa: BLE001  raised below
+        except BaseException as error:
             errors.append(error)
 
     threads = [threading.Thread(target=run, args=(work,)) for work in works]
@@ -71,8 +71,9 @@ def test_frames_taken_at_once_are_different(large):
 
 def test_batches_on_one_reservation_take_turns(large):
     with large.reserve(64) as r:
+
         def work(i, rng):
-            mine = range(i * 8, i * 8 + 8)      # slots that only this thread touches
+            mine = range(i * 8, i * 8 + 8)  # slots that only this thread touches
             frames = [large.take() for _ in range(4)]
             for frame in frames:
                 stamp(large.address(frame), frame + 500)

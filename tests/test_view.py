@@ -257,5 +257,5 @@ def test_views_share_the_kernels_page_tables(frames, dump):
 def test_the_window_takes_no_faults(huge):
     with mrm.Pool(64 * MIB, huge=huge) as pool:
         words = [ctypes.c_uint64.from_address(pool.address(frame)) for frame in range(32)]
-        limit = 16 if huge == "require" else 48     # small pages are linked by the first touch
+        limit = 16 if huge == "require" else 48  # small pages are linked by the first touch
         assert _faults(lambda: [word.value for word in words]) < limit

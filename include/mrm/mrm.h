@@ -1,25 +1,35 @@
-/* mrm.h - the memory manager under a managed runtime, from C and C++.
+/* mrm.h - the memory manager under a managed runtime, from C11 and C++17.
  *
  *     #include <Python.h>
  *     #include <mrm/mrm.h>
  *
- *     if (mrm_import() < 0) return NULL;           // once, with the GIL
+ *     if (mrm_import() < 0) return NULL;               // once, with the GIL
  *     uint32_t frame;
- *     if (mrm->take(pool, &frame) != MRM_OK) ...   // from then on, without
+ *     if (mrm->take(pool, &frame) != MRM_OK)           // from then on, without
+ *         puts(mrm->failure()->text);
  *
- * There is nothing to link: mrm_import() fetches a table of functions from the
- * Python module, and everything below is called through it. Without Python.h
- * (define MRM_NO_PYTHON), set `mrm` yourself to the address that
- * mrm.api_address() returns; cffi programs do that.
+ * There is nothing to link: mrm_import() fetches a table of functions from the Python
+ * module, and all that is declared below is called through it. It is declared if
+ * Python.h was included before. A program without Python.h (cffi, a runtime that embeds
+ * Python elsewhere) calls mrm_attach() with what Python's mrm.api_address() returns.
  *
- * Words: a FRAME is one physical 2 MiB page of a pool, a number; a SLOT is a
- * 2 MiB-aligned virtual position in a reservation; a VIEW shows the whole pool,
- * frame i at position i. A frame number goes down, an address comes up.
+ * Words. A FRAME is one physical 2 MiB page of a pool, a number. A SLOT is a position
+ * for one in a RESERVATION. A VIEW shows the whole pool, frame i at position i; the
+ * WINDOW is the view that is open for the pool's life. To RETIRE addresses is to make
+ * them trap while they stay reserved. A frame number goes down, an address comes up.
  *
- * Every function returns MRM_OK or a negative status and then has changed
- * nothing, unless it says otherwise; mrm->failure() tells this thread why, in
- * figures and in a sentence. Functions need no GIL and no lock of the caller's,
- * unless they say so.
+ * What holds for every function, unless it says otherwise:
+ *   - It returns MRM_OK or a negative status, and has then changed nothing and written
+ *     to no out parameter; failure() says why, in figures and in a sentence.
+ *   - It may be called by any thread at any time, without the GIL and without a lock of
+ *     the caller's, but not in a signal handler.
+ *   - A pointer to a handle or an out parameter is not NULL, and a handle has not ended.
+ *   - In a child after fork it returns MRM_FORKED; what ends a handle still ends it.
+ *   - Costs were measured on two processors of a KVM guest, with another thread at work
+ *     (docs/design.md). A "shootdown" interrupts every processor that the process runs on.
+ *
+ * Structs and functions do not change within an API version; functions are added at the
+ * end of the table, and fields only to structs that begin with their size.
  */
 #ifndef MRM_H
 #define MRM_H
@@ -49,10 +59,11 @@ enum {
     MRM_UNFUNDED = -11          /* the frames could not be had from the kernel */
 };
 
-/* What went wrong last in this thread; valid until the next failure in it. */
+/* What went wrong last in this thread. It stays until something else does: look at it
+ * after a function has failed, not to find out whether one has. */
 typedef struct mrm_failure {
     int32_t status;             /* MRM_... above */
-    int32_t call;               /* which system call, or 0; mrm->call_name() names it */
+    int32_t call;               /* which system call, or 0; call_name() names it */
     int32_t error;              /* its errno, or 0 */
     int32_t reserved;
     uint64_t address;           /* what it was about, or 0 */
@@ -66,10 +77,18 @@ typedef struct mrm_view mrm_view;
 typedef struct mrm_reservation mrm_reservation;
 typedef struct mrm_batch mrm_batch;
 
-enum { MRM_REUSE_NOW = 0, MRM_REUSE_AFTER_RETIRE = 1 };
+/* When a frame that is given may be taken again. */
+enum {
+    MRM_REUSE_NOW = 0,
+    MRM_REUSE_AFTER_RETIRE = 1  /* after a retire that begins later has ended */
+};
 
 /* What the frames are made of. */
-enum { MRM_BACKING_HUGETLB = 1, MRM_BACKING_THP = 2, MRM_BACKING_SMALL = 3 };
+enum {
+    MRM_BACKING_HUGETLB = 1,    /* huge pages set aside (vm.nr_hugepages) */
+    MRM_BACKING_THP = 2,        /* shared memory, huge pages where the kernel finds them */
+    MRM_BACKING_SMALL = 3       /* shared memory of 4 KiB pages */
+};
 
 /* State of a frame. READY and RELEASED are free and may be taken at once:
  * RELEASED is one whose last address still shows it until the next retire.
@@ -88,9 +107,13 @@ typedef struct mrm_layout {
     uint32_t frame_shift;       /* log2(frame_size) */
     uint32_t stride_shift;      /* log2(bytes from one view to the next) */
     uint32_t view_count;        /* numbers there are, the window's included; a power of two */
-    uint32_t frame_count;       /* frames of the pool */
+    uint32_t frame_count;       /* frames of the pool: 0 to frame_count - 1 */
+    uint32_t backing;           /* MRM_BACKING_... */
+    uint32_t pool;              /* number of the pool in this process, from 1 */
 } mrm_layout;
 
+/* Where a view shows a frame, and back. Arithmetic only; view 0 is the window. Safe in
+ * signal handlers. The three that take an address apart want one from this pool's range. */
 static inline void *mrm_address(const mrm_layout *layout, uint32_t view, uint32_t frame) {
     return (void *)(uintptr_t)(layout->base + ((uint64_t)view << layout->stride_shift) +
                                ((uint64_t)frame << layout->frame_shift));
@@ -105,8 +128,9 @@ static inline uint64_t mrm_offset_of(const mrm_layout *layout, const void *addre
     return (uint64_t)(uintptr_t)address & (layout->frame_size - 1);
 }
 
-/* Figures of a pool. Set size = sizeof(mrm_stats) before the call: a newer mrm
- * fills no more than that. One table with mrm.PoolStats of Python. */
+/* Figures of a pool: the same table as Python's mrm.PoolStats. Set size = sizeof(mrm_stats)
+ * before the call: a newer mrm fills no more than that. Frames are counted one by one while
+ * others take and give, so that states add up to `frames` only in a pool at rest. */
 typedef struct mrm_stats {
     uint32_t size;              /* bytes of this struct, as the caller knows it */
     uint32_t version;           /* MRM_API_VERSION of the filler */
@@ -129,7 +153,12 @@ typedef struct mrm_stats {
 
 /* ---- address space -------------------------------------------------------- */
 enum { MRM_PROT_NONE = 0, MRM_PROT_READ = 1, MRM_PROT_READ_WRITE = 3 };
-enum { MRM_DEFERRED = 1, MRM_MISSING_OK = 2 };
+
+/* Flags of batch_unmap and batch_move. */
+enum {
+    MRM_DEFERRED = 1,           /* leave the alias until the next retire: no system call, no shootdown */
+    MRM_MISSING_OK = 2          /* unmap: pass over slots that show nothing */
+};
 
 /* What a slot shows. */
 enum { MRM_SLOT_EMPTY = 0, MRM_SLOT_SHOWN = 1, MRM_SLOT_DEFERRED = 2 };
@@ -175,100 +204,186 @@ typedef struct mrm_place {
 
 /* ---- the table -------------------------------------------------------------- */
 
-/* How a pool is opened from C. Zero everything, set what matters. */
+/* How a pool is opened. Zero everything, set size and bytes, and what else matters. */
 typedef struct mrm_pool_options {
-    uint64_t bytes;             /* size, rounded up to whole frames */
-    const char *huge;           /* "prefer" (NULL), "require", "off" */
-    const char *path;           /* hugetlbfs file or directory, or NULL */
+    uint32_t size;              /* sizeof(mrm_pool_options) */
+    uint32_t views;             /* view numbers wanted; 0: as many as fit into a TiB, at least 63 */
+    uint64_t bytes;             /* size; rounded up to whole frames of 2 MiB */
+    const char *huge;           /* "require" huge pages, "prefer" them (NULL), "off" */
+    const char *path;           /* hugetlbfs file or directory to have the frames in, or NULL */
     const char *name;           /* shown in /proc/self/maps, or NULL */
-    int numa_node;              /* node + 1, or 0 for any */
-    int dump;                   /* 1: core dumps hold the window */
-    uint32_t views;             /* view numbers wanted; 0 for the default */
+    int32_t numa_node;          /* node + 1, or 0 for any */
+    int32_t dump;               /* 1: core dumps hold the window */
 } mrm_pool_options;
 
 typedef struct mrm_api {
     uint32_t version;           /* MRM_API_VERSION */
-    uint32_t size;              /* bytes of this table; entries are only ever added at its end */
+    uint32_t size;              /* bytes of this table */
 
-    /* This thread's last failure. */
+    /* ---- what went wrong ---- */
+
+    /* This thread's last failure: never NULL, the thread's own, valid for its life. */
     const mrm_failure *(*failure)(void);
+    /* The manual's name of failure()->call, such as "mmap"; "none" for 0. */
     const char *(*call_name)(int call);
 
-    /* Pools. open takes the GIL while it funds the frames, and may take seconds;
-     * from_object needs the GIL and gives a user of its own. Each open, from_object
-     * and retain wants one release; views, reservations and batches keep the pool
-     * alive by themselves. */
+    /* ---- pools ---- */
+
+    /* Fund `bytes` of frames and open a pool with one user. Every frame is backed before
+     * it returns, so that no later touch can die of SIGBUS. Takes the GIL and lets it go
+     * while the kernel clears pages: 0.1 to 0.25 s a GiB. Warns (Python's BackingWarning)
+     * when "prefer" has to fall back; pool_layout tells what it got. MRM_UNFUNDED, with
+     * the limit that stood in the way. */
     int (*pool_open)(const mrm_pool_options *options, mrm_pool **pool);
+    /* The pool of a Python mrm.Pool (a PyObject *), with one user more; NULL if it is none
+     * or is closed. Takes the GIL, for a moment. */
     mrm_pool *(*pool_from_object)(void *python_object);
+    /* One user more, or less. Each pool_open, pool_from_object and pool_retain wants one
+     * release; the last gives the frames back to the kernel. Views and reservations are
+     * users by themselves, and may be closed later. Nanoseconds; the last release pays
+     * for unmapping. Never fail. */
     void (*pool_retain)(mrm_pool *pool);
     void (*pool_release)(mrm_pool *pool);
+    /* How its addresses are made; does not change in the pool's life. Nanoseconds. */
     int (*pool_layout)(mrm_pool *pool, mrm_layout *layout);
+    /* Count everything; set stats->size before. About 1 ns a frame. */
     int (*pool_stats)(mrm_pool *pool, mrm_stats *stats);
-    int (*pool_audit)(mrm_pool *pool, mrm_stats *stats);    /* on a pool at rest */
+    /* The same, and find each frame in the one place where its state says that it is.
+     * For a pool at rest. MRM_INCONSISTENT, naming the frame. Some ns a frame. */
+    int (*pool_audit)(mrm_pool *pool, mrm_stats *stats);
 
-    /* Frames. A held frame comes back only by give. take and give of one frame cost
-     * nanoseconds and take no lock while the processor's own stack serves. */
+    /* ---- frames ----
+     * A taken frame is held until it is given, and shown by the window and every open
+     * view meanwhile. Its contents are whatever they were. */
+
+    /* Take one, preferably one that is warm in this processor's cache. 10 ns, without a
+     * lock while the processor's own stack serves. MRM_OUT_OF_FRAMES. */
     int (*take)(mrm_pool *pool, uint32_t *frame);
-    int (*take_many)(mrm_pool *pool, uint32_t *frames, size_t n);   /* all or none */
-    int (*take_run)(mrm_pool *pool, uint32_t n, uint32_t *first);   /* first .. first + n - 1 */
-    int (*give)(mrm_pool *pool, uint32_t frame, int reuse);         /* MRM_REUSE_... */
-    int (*give_many)(mrm_pool *pool, const uint32_t *frames, size_t n, int reuse); /* all or none */
+    /* Take n, or none: up to 63 warm ones, the rest lowest first. A few ns each. */
+    int (*take_many)(mrm_pool *pool, uint32_t *frames, size_t n);
+    /* Take n with numbers that go on from *first, or none: they map and move in one
+     * system call. Found by summaries, in microseconds; not by looking at every frame. */
+    int (*take_run)(mrm_pool *pool, uint32_t n, uint32_t *first);
+    /* Give one back; `reuse` is MRM_REUSE_.... MRM_BAD_FRAME if it is none of the pool's,
+     * is free already, or is shown by a slot other than by a deferred alias. 10 ns. */
+    int (*give)(mrm_pool *pool, uint32_t frame, int reuse);
+    /* Give n back, or none. A few ns each. */
+    int (*give_many)(mrm_pool *pool, const uint32_t *frames, size_t n, int reuse);
+    /* Clear held frames, through the window. 60 us each. Writing to them meanwhile is as
+     * it is with memset. */
     int (*zero)(mrm_pool *pool, const uint32_t *frames, size_t n);
+    /* Copy one held frame to another, in the order of memcpy. 100 us or more. */
     int (*copy_frame)(mrm_pool *pool, uint32_t target, uint32_t source);
-    /* Take every deferred alias of every reservation away; STRICT frames become ready. */
+    /* Take every deferred alias of every reservation away, and make frames ready that were
+     * given before with MRM_REUSE_AFTER_RETIRE. One invalidation for each stretch of slots
+     * with nothing else mapped among them. report may be NULL. If the kernel refuses
+     * (MRM_SYSTEM_CALL), reservations before the one it refused are retired, the others
+     * are as they were. */
     int (*pool_retire)(mrm_pool *pool, mrm_report *report);
 
-    /* Views: one mapping, no work per frame. Retiring costs one shootdown. */
-    int (*view_open)(mrm_pool *pool, mrm_view **view);
-    uint32_t (*view_number)(const mrm_view *view);
-    void *(*view_address)(const mrm_view *view, uint32_t frame);
-    int (*view_retire)(mrm_view *view);
-    int (*view_close)(mrm_view *view);                      /* ends the handle */
+    /* ---- views ---- */
 
-    /* Reservations: at is an address to lie at, or 0. close ends the handle. */
+    /* Fresh addresses for every frame: three system calls, no shootdown, no work per
+     * frame. Numbers go up from 1; when they are used up, the one closed longest ago is
+     * used again. MRM_NO_ADDRESSES if none is closed. */
+    int (*view_open)(mrm_pool *pool, mrm_view **view);
+    /* The bits that say `view` in its addresses. Never fails, nor does the next; a
+     * runtime that has the layout computes both by itself. */
+    uint32_t (*view_number)(const mrm_view *view);
+    /* Where the view shows a frame; the frame is not checked. */
+    void *(*view_address)(const mrm_view *view, uint32_t frame);
+    /* From now on any access through the view traps (SIGSEGV), and its addresses stay
+     * reserved. One system call and one shootdown, 20 us, whatever the pool's size.
+     * MRM_CLOSED if it is retired already, also by another thread. */
+    int (*view_retire)(mrm_view *view);
+    /* Retire the view if it is open, let its number be used again, and end the handle:
+     * no other thread may be using it. If it fails the handle has not ended. */
+    int (*view_close)(mrm_view *view);
+
+    /* ---- reservations ---- */
+
+    /* Addresses for `slots` slots, all empty, at `at` (a multiple of 2 MiB that nothing
+     * else lies at) or, for 0, where there is room, aligned to a GiB. 8 bytes of memory
+     * a slot. MRM_NO_ADDRESSES. */
     int (*reservation_open)(mrm_pool *pool, uint64_t slots, uint64_t at, mrm_reservation **reservation);
+    /* Where a slot lies; the slot is not checked. Never fails. */
     void *(*reservation_address)(const mrm_reservation *reservation, uint32_t slot);
+    /* What a slot shows at this moment. Nanoseconds, no lock. MRM_BAD_SLOT. */
     int (*reservation_slot)(mrm_reservation *reservation, uint32_t slot, mrm_slot *shown);
+    /* As pool_retire, for this reservation only. All of it, or none. */
     int (*reservation_retire)(mrm_reservation *reservation, mrm_report *report);
+    /* End every mapping, in one invalidation, give the addresses back, and end the handle:
+     * no other thread may be using it, but batches of it may still be aborted. Frames that
+     * it showed stay held. */
     int (*reservation_close)(mrm_reservation *reservation);
 
-    /* Batches: adding notes, commit checks and carries all of it out or nothing.
-     * After a commit the batch is empty and serves again; abort ends it. A batch
-     * belongs to one thread at a time. report may be NULL. */
+    /* ---- batches ----
+     * Adding notes a change for each of n slots, nanoseconds each, reads the arrays at
+     * once, and looks at no slot. The commit checks all of it, then carries all of it out.
+     * In one batch a slot may be vacated once and filled once, so that pages can slide
+     * along. A batch belongs to one thread at a time; commits of one reservation take
+     * turns, those of different ones go side by side. */
+
+    /* An empty batch. It keeps the reservation's tables alive, not the reservation open. */
     int (*batch_begin)(mrm_reservation *reservation, mrm_batch **batch);
+    /* Empty slots[i] shows held frames[i]; protection is MRM_PROT_.... */
     int (*batch_map)(mrm_batch *batch, const uint32_t *slots, const uint32_t *frames, size_t n, int protection);
+    /* slots[i] shows nothing and traps. flags: MRM_DEFERRED, MRM_MISSING_OK. */
     int (*batch_unmap)(mrm_batch *batch, const uint32_t *slots, size_t n, int flags);
+    /* Empty targets[i] shows what sources[i] did, with its protection; sources[i] shows
+     * nothing. flags: MRM_DEFERRED. */
     int (*batch_move)(mrm_batch *batch, const uint32_t *sources, const uint32_t *targets, size_t n, int flags);
+    /* Empty targets[i] shows what sources[i] shows, too. */
     int (*batch_alias)(mrm_batch *batch, const uint32_t *sources, const uint32_t *targets, size_t n);
+    /* slots[i] and others[i] change places, protection included. */
     int (*batch_swap)(mrm_batch *batch, const uint32_t *slots, const uint32_t *others, size_t n);
+    /* slots[i] allows this access and no other. */
     int (*batch_protect)(mrm_batch *batch, const uint32_t *slots, size_t n, int protection);
+    /* Check the batch, then carry it out; afterwards it is empty and serves again. report
+     * may be NULL. Costs the plan's system calls, one or two for each run that goes on in
+     * slots and frames, and a microsecond. MRM_BAD_SLOT, MRM_BAD_FRAME and MRM_NO_ADDRESSES
+     * say what cannot be; MRM_SYSTEM_CALL, that the kernel refused and all was undone. After
+     * any of them the batch is as it was. MRM_INCONSISTENT: the undoing failed, too; the
+     * text says which slots show what, and reservation_slot agrees. */
     int (*batch_commit)(mrm_batch *batch, mrm_report *report);
+    /* End the batch, and forget what was not committed. Never fails. */
     void (*batch_abort)(mrm_batch *batch);
 
-    /* What an address is. Async-signal-safe and lock-free: for a SIGSEGV handler. */
+    /* ---- signal handlers ---- */
+
+    /* What an address is, any address. Async-signal-safe and lock-free, 50 ns: for a
+     * SIGSEGV handler that has to know why it was called. True at some moment of the
+     * call; a commit on another processor may change it the moment after. Never fails. */
     void (*classify)(const void *address, mrm_place *place);
 } mrm_api;
 
 #if !defined(MRM_NO_API_POINTER)
-/* One per translation unit; mrm_import() sets it. */
-static const mrm_api *mrm __attribute__((unused));
-#endif
+/* The table. Weak and hidden: all files of one program or shared object have the same
+ * one, so that one of them imports for all, and other shared objects have their own. */
+__attribute__((weak, visibility("hidden"))) const mrm_api *mrm;
 
-#if !defined(MRM_NO_PYTHON) && !defined(MRM_NO_API_POINTER) && defined(PyObject_HEAD)
-/* Fetch the table: 0, or -1 with a Python exception. Needs the GIL. */
-static inline int mrm_import(void) {
-    const mrm_api *table = (const mrm_api *)PyCapsule_Import("mrm._core._C_API", 0);
-    if (!table) return -1;
-    if (table->version != MRM_API_VERSION || table->size < sizeof(mrm_api)) {
-        PyErr_Format(PyExc_ImportError,
-                     "this program was built against mrm API %u (%zu bytes); the installed mrm has %u (%u bytes): "
-                     "upgrade managed-runtime-memory, or build again",
-                     MRM_API_VERSION, sizeof(mrm_api), table->version, table->size);
-        return -1;
-    }
+/* Use the table at an address that Python's mrm.api_address() returned: 0, or -1 if the
+ * installed mrm is of another API version, or older than this header. */
+static inline int mrm_attach(uint64_t address) {
+    const mrm_api *table = (const mrm_api *)(uintptr_t)address;
+    if (!table || table->version != MRM_API_VERSION || table->size < sizeof(mrm_api)) return -1;
     mrm = table;
     return 0;
 }
+
+#if defined(PyObject_HEAD)
+/* Fetch the table: 0, or -1 with an ImportError. Needs the GIL. */
+static inline int mrm_import(void) {
+    const mrm_api *table = (const mrm_api *)PyCapsule_Import("mrm._core._C_API", 0);
+    if (!table) return -1;
+    if (mrm_attach((uint64_t)(uintptr_t)table) == 0) return 0;
+    PyErr_Format(PyExc_ImportError,
+                 "this program was built against mrm API %u (%zu bytes); the installed mrm has %u (%u bytes): "
+                 "upgrade managed-runtime-memory, or build again",
+                 MRM_API_VERSION, sizeof(mrm_api), table->version, table->size);
+    return -1;
+}
+#endif
 #endif
 
 #ifdef __cplusplus

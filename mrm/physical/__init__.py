@@ -1,6 +1,9 @@
 """Physical memory: the frames that a pool owns, and who may take them.
 
 ``bitmap`` finds free frames and runs of them; ``frames`` keeps every frame's state and
-the free lists in front of the bitmap; ``funding`` gets the memory from the kernel, and
-``limits`` says what stood in the way; ``pool`` puts them together.
+the free lists in front of the bitmap; ``pool`` puts them together.
+
+``funding`` gets the memory from the kernel: ``framefile`` is the file that it lies in,
+``labour`` the threads that fill it, ``placement`` where it came to lie; ``limits`` and
+``cgroups`` say what the machine allows, and which limit stood in the way.
 """

@@ -11,21 +11,16 @@ the walks end in any case, because none ticks a frame off twice.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
+from mrm cimport (
+    MRM_FRAME_HELD, MRM_FRAME_READY, MRM_FRAME_RELEASED, MRM_FRAME_STRICT, MRM_INCONSISTENT, MRM_NO_MEMORY,
+    MRM_OK,
+)
 from mrm.physical.bitmap cimport bitmap_check, bitmap_has
 from mrm.physical.frames cimport (
-    MRM_FRAME_HELD,
-    MRM_FRAME_READY,
-    MRM_FRAME_RELEASED,
-    MRM_FRAME_STRICT,
-    NO_FRAME,
-    ONE_MAPPING,
-    frame_counts_t,
-    frames_mappings,
-    frames_state,
-    frames_t,
+    NO_FRAME, ONE_MAPPING, frame_counts_t, frames_mappings, frames_state, frames_t,
 )
 from mrm.physical.stack cimport mrm_load16, mrm_load32, mrm_load64, stack_depth
-from mrm.system.failure cimport MRM_INCONSISTENT, MRM_NO_MEMORY, MRM_OK, failure, mrm_fail
+from mrm.system.failure cimport failure, mrm_fail
 
 
 cdef extern from "system/lock.h" nogil:

@@ -23,7 +23,8 @@ no loop has to ask where a level ends.
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
-from mrm.system.failure cimport MRM_BAD_ARGUMENT, MRM_NO_MEMORY, MRM_OK, failure, mrm_fail
+from mrm cimport MRM_BAD_ARGUMENT, MRM_NO_MEMORY, MRM_OK
+from mrm.system.failure cimport failure, mrm_fail
 
 
 cdef extern from * nogil:

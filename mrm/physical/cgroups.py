@@ -153,14 +153,18 @@ def _groups(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def _mounts(root: Path) -> Iterator[tuple[str, str, str, list[str]]]:
-    """``(type, part of the tree, mount point, options)`` of each cgroup mount."""
+    """``(type, part of the tree, mount point, options)`` of each cgroup mount, each tree once."""
+    seen = set()
     for line in _text(root / "proc/self/mountinfo").splitlines():
         mount, _, system = line.partition(" - ")
         fields, system_fields = mount.split(), system.split()
-        if len(fields) > 4 and len(system_fields) > 2 and system_fields[0] in ("cgroup", "cgroup2"):
+        if len(fields) < 5 or len(system_fields) < 3 or system_fields[0] not in ("cgroup", "cgroup2"):
+            continue
+        _, _, device, part, point = fields[:5]
+        if (device, part) not in seen:
+            seen.add((device, part))
             # The kernel writes blanks in paths as \040.
-            point = fields[4].replace("\\040", " ")
-            yield system_fields[0], fields[3], point, system_fields[2].split(",")
+            yield system_fields[0], part, point.replace("\\040", " "), system_fields[2].split(",")
 
 
 def _file_cache(directory: Path) -> int:

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
+from mrm cimport MRM_FRAME_READY, MRM_FRAME_RELEASED
 from mrm.physical.bitmap cimport bitmap_t
 from mrm.physical.stack cimport NO_FRAME, frame_t, mrm_load16, mrm_load32, stack_t
 
@@ -9,16 +10,6 @@ from mrm.physical.stack cimport NO_FRAME, frame_t, mrm_load16, mrm_load32, stack
 cdef enum:
     MAX_MAPPINGS = 0xFFFF       # live mappings of one frame
     MAX_PENDING = 0xFFFF        # deferred aliases of one frame
-
-
-cdef extern from "mrm/mrm.h" nogil:
-    enum:
-        MRM_REUSE_NOW
-        MRM_REUSE_AFTER_RETIRE
-        MRM_FRAME_READY
-        MRM_FRAME_HELD
-        MRM_FRAME_STRICT
-        MRM_FRAME_RELEASED
 
 
 cdef struct frames_t:

@@ -31,6 +31,10 @@ unmapped after the invalidation, and has to wait for the next.
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
+from mrm cimport (
+    MRM_BAD_ARGUMENT, MRM_FRAME_HELD, MRM_FRAME_READY, MRM_FRAME_STRICT, MRM_NO_MEMORY, MRM_OK,
+    MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW,
+)
 from mrm.physical.bitmap cimport (
     bitmap_close,
     bitmap_give,
@@ -72,13 +76,7 @@ from mrm.physical.refusals cimport (
     refuse_run,
     refuse_take,
 )
-from mrm.system.failure cimport (
-    MRM_BAD_ARGUMENT,
-    MRM_NO_MEMORY,
-    MRM_OK,
-    failure,
-    mrm_fail,
-)
+from mrm.system.failure cimport failure, mrm_fail
 
 
 cdef extern from "system/lock.h" nogil:

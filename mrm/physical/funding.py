@@ -19,13 +19,11 @@ those the answer comes too late: the kernel promises ordinary memory and later k
 process to find it. What is available is therefore checked first.
 """
 
-import array
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from mrm.errors import ArgumentError, BackingWarning, FundingError
 from mrm.physical.cgroups import counts_hugetlb_as_memory, memory_limits
@@ -36,11 +34,11 @@ from mrm.physical.limits import (
     explain_ordinary_shortage,
     explain_shortage,
     group_sentence,
-    huge_pages,
     nodes,
     process_shortage,
     shmem_thp,
 )
+from mrm.physical.placement import bind_thread, frames_elsewhere, has_huge_frames
 from mrm.sizes import format_size
 from mrm.system.calls import system_call
 
@@ -54,8 +52,6 @@ Progress = Callable[[int, int], object]
 _PROT_NONE, _PROT_READ_WRITE = 0, 3
 _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS, _MAP_NORESERVE = 1, 2, 0x10, 0x20, 0x4000
 _MADV_DONTFORK, _MADV_HUGEPAGE, _MADV_POPULATE_WRITE = 10, 14, 23
-_MPOL_BIND = 2
-_NODE_BITS = 1024
 
 # One call's share: so small that Ctrl-C is answered within a tenth of a second even
 # where the host has to find the memory first (0.6 GB/s).
@@ -158,7 +154,7 @@ def fund(
     try:
         message = f"the pool is on {funded.description}, not on huge pages. {shortage}"
         warnings.warn(message, BackingWarning, stacklevel)
-    except BackingWarning:
+    except BaseException:
         # Whoever makes warnings errors gets no pool.
         system_call("close", funded.fd)
         raise
@@ -294,10 +290,22 @@ def _fill(order: _Order, backing: int, fd: int, threads: int) -> None:
         _labour(order, _parts(order, fd, address), threads)
         if order.node is not None:
             _check_node(order, address)
-        if backing == THP and not _has_huge_frames(address):
+        if backing == THP and not has_huge_frames(address):
             raise _NoHugeFrames("the kernel found no transparent huge page", nbytes=order.nbytes)
     finally:
         system_call("munmap", start, room)
+
+
+def _check_node(order: _Order, address: int) -> None:
+    """Refuse frames that lie on another node after all."""
+    assert order.node is not None
+    elsewhere = frames_elsewhere(address, order.nbytes // FRAME_SIZE, order.node)
+    if elsewhere:
+        raise FundingError(
+            f"{elsewhere} of {order.nbytes // FRAME_SIZE} frames came from another node than {order.node}. "
+            f"{explain_shortage(order.nbytes, None, order.node)}",
+            nbytes=order.nbytes,
+        )
 
 
 def _labour(order: _Order, tasks: Iterator[Task], threads: int) -> None:
@@ -306,7 +314,7 @@ def _labour(order: _Order, tasks: Iterator[Task], threads: int) -> None:
     labour(
         tasks,
         threads,
-        prepare=None if node is None else lambda: _bind(node),
+        prepare=None if node is None else lambda: bind_thread(node),
         progress=None if progress is None else lambda done: progress(done, total),
     )
 
@@ -342,50 +350,6 @@ class _Part:
                 continue
 
 
-# ---- NUMA and THP, checked ----------------------------------------------------------
-
-
-def _bind(node: int) -> None:
-    """Bind the calling thread's memory to a node, for the rest of its life."""
-    mask = (1 << node).to_bytes(_NODE_BITS // 8, "little")
-    # The kernel reads one bit less than it is told.
-    system_call("set_mempolicy", _MPOL_BIND, mask, _NODE_BITS + 1)
-
-
-def _check_node(order: _Order, address: int) -> None:
-    """Refuse frames that lie on another node after all."""
-    count = order.nbytes // FRAME_SIZE
-    for first in range(0, count, 4096):
-        n = min(4096, count - first)
-        pages = array.array("Q", (address + (first + i) * FRAME_SIZE for i in range(n)))
-        status = array.array("i", [-1]) * n
-        # Without target nodes, move_pages moves nothing and says where pages are. It
-        # says an error number where it does not know.
-        system_call("move_pages", 0, n, pages.buffer_info()[0], 0, status.buffer_info()[0], 0)
-        wrong = [s for s in status if s >= 0 and s != order.node]
-        if wrong:
-            raise FundingError(
-                f"{len(wrong)} frames came from node {wrong[0]} instead of node {order.node}: its huge pages "
-                f"ran out. {explain_shortage(order.nbytes, None, order.node)}",
-                nbytes=order.nbytes,
-            )
-
-
-def _has_huge_frames(address: int) -> bool:
-    """Whether any of a mapping of shared memory is mapped by huge pages; True if unknown."""
-    inside = False
-    try:
-        with Path("/proc/self/smaps").open() as lines:
-            for line in lines:
-                if line.startswith(f"{address:x}-"):
-                    inside = True
-                elif inside and line.startswith("ShmemPmdMapped:"):
-                    return int(line.split()[1]) > 0
-    except OSError:
-        pass
-    return True
-
-
 # ---- words -----------------------------------------------------------------------------
 
 
@@ -410,10 +374,7 @@ def _why(order: _Order, backing: int, error: OSError, directory: str | None) -> 
         reason = explain_ordinary_shortage(order.nbytes, order.node) or (
             "No limit that mrm knows of is too low now: another process may have held the memory for a moment."
         )
-    said = f"{_what(order, backing)} cannot be funded: {error.filename} says {error.strerror}. {reason}"
-    if order.node is not None and (pages := huge_pages(FRAME_SIZE, order.node)):
-        said += f" free_hugepages of node {order.node} is {pages.free}."
-    return said
+    return f"{_what(order, backing)} cannot be funded: {error.filename} says {error.strerror}. {reason}"
 
 
 def _list(numbers: list[int]) -> str:

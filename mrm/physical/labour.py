@@ -121,7 +121,7 @@ class _Job:
                     while self._active:
                         self._changed.wait()
                 return
-            except BaseException:  # noqa: BLE001, S112 - a signal handler may raise anything
+            except BaseException:  # noqa: BLE001 - a signal handler may raise anything
                 continue
 
     def _work(self) -> None:

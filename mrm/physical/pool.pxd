@@ -2,53 +2,17 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from mrm cimport mrm_layout, mrm_stats
 from mrm.physical.frames cimport frames_t
 from mrm.system.ranges cimport range_t
-
-
-cdef extern from "mrm/mrm.h" nogil:
-    enum:
-        MRM_BACKING_HUGETLB
-        MRM_BACKING_THP
-        MRM_BACKING_SMALL
-
-    ctypedef struct mrm_layout:
-        uint64_t base
-        uint64_t frame_size
-        uint64_t frame_mask
-        uint32_t frame_shift
-        uint32_t stride_shift
-        uint32_t view_count
-        uint32_t frame_count
-
-    ctypedef struct mrm_stats:
-        uint32_t size
-        uint32_t version
-        uint64_t frame_size
-        uint64_t frames
-        uint64_t ready
-        uint64_t released
-        uint64_t strict
-        uint64_t held
-        uint64_t mapped
-        uint64_t pending
-        uint64_t epoch
-        uint64_t views_open
-        uint64_t views_retired
-        uint64_t views_opened
-        uint64_t reservations
-        uint64_t batches
-        uint64_t system_calls
 
 
 cdef struct pool_t:
     uint32_t state              # STATE_OPEN, or STATE_FORKED in a child
     uint32_t users              # Pool objects, views, reservations, handles: 0 ends it
-    uint32_t number             # from 1, never used twice in a process
     int fd                      # the frames' file
-    int backing                 # MRM_BACKING_...
     int dumped                  # whether core dumps hold the window
-    mrm_layout layout
+    mrm_layout layout           # with its number, never used twice in a process
     char *window                # address of frame 0, for the pool's life
     size_t whole                # bytes of a mapping of all frames: ends on a GiB
     range_t *arena              # window and views
@@ -81,5 +45,7 @@ cdef int pool_zero(pool_t *pool, const uint32_t *frames, size_t n) noexcept nogi
 cdef int pool_copy_frame(pool_t *pool, uint32_t target, uint32_t source) noexcept nogil
 cdef void pool_stats(pool_t *pool, mrm_stats *stats) noexcept nogil
 cdef int pool_audit(pool_t *pool, mrm_stats *stats) noexcept nogil
-cdef int64_t map_frames(pool_t *pool, void *at, uint32_t first, uint32_t n, int protection, bint populate) noexcept nogil
+cdef int64_t map_frames(
+    pool_t *pool, void *at, uint32_t first, uint32_t n, int protection, bint populate
+) noexcept nogil
 cdef int map_whole(pool_t *pool, char *at, bint dumped) noexcept nogil

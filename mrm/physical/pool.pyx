@@ -22,15 +22,17 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+from mrm cimport (
+    MRM_API_VERSION, MRM_BACKING_HUGETLB, MRM_BACKING_THP, MRM_BAD_FRAME, MRM_FORKED, MRM_FRAME_HELD,
+    MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, MRM_SYSTEM_CALL, mrm_address, mrm_stats,
+)
 from mrm.physical.audit cimport frames_audit, frames_count
 from mrm.physical.frames cimport (
-    MRM_FRAME_HELD, frame_counts_t, frames_close, frames_give, frames_give_many, frames_open, frames_state,
-    frames_take, frames_take_many, frames_take_run,
+    frame_counts_t, frames_close, frames_give, frames_give_many, frames_open, frames_state, frames_take,
+    frames_take_many, frames_take_run,
 )
 from mrm.system.calls cimport CALL_CLOSE, CALL_MADVISE, CALL_MMAP, CALL_MPROTECT, advise, call, map_file
-from mrm.system.failure cimport (
-    MRM_BAD_FRAME, MRM_FORKED, MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, MRM_SYSTEM_CALL, failure, mrm_fail,
-)
+from mrm.system.failure cimport failure, mrm_fail
 from mrm.system.ranges cimport RANGE_ARENA, STATE_FORKED, STATE_OPEN, range_release, range_reserve
 
 
@@ -38,11 +40,6 @@ cdef extern from "system/atomic.h" nogil:
     uint32_t mrm_load32(const uint32_t *p)
     uint32_t mrm_add32(uint32_t *p, uint32_t v)
     uint32_t mrm_sub32(uint32_t *p, uint32_t v)
-
-cdef extern from "mrm/mrm.h" nogil:
-    enum:
-        MRM_API_VERSION
-    void *mrm_address(const mrm_layout *layout, uint32_t view, uint32_t frame)
 
 cdef extern from "<sys/mman.h>" nogil:
     enum:
@@ -68,7 +65,9 @@ cdef uint32_t pools_opened = 0
 
 # ---- mapping -------------------------------------------------------------------
 
-cdef int64_t map_frames(pool_t *pool, void *at, uint32_t first, uint32_t n, int protection, bint populate) noexcept nogil:
+cdef int64_t map_frames(
+    pool_t *pool, void *at, uint32_t first, uint32_t n, int protection, bint populate
+) noexcept nogil:
     """Show ``n`` frames from ``first`` on at ``at``; the address, or ``-errno``.
 
     NORESERVE, as the frames are funded: without it the kernel walks the file's
@@ -99,7 +98,7 @@ cdef int map_whole(pool_t *pool, char *at, bint dumped) noexcept nogil:
     if got >= 0 and not dumped:
         got = advise(at, whole, MADV_DONTDUMP)
     if got >= 0:
-        if pool.backing == MRM_BACKING_THP:
+        if pool.layout.backing == MRM_BACKING_THP:
             # Advice only: page_size_of() tells what came of it.
             advise(at, whole, MADV_HUGEPAGE)
         return MRM_OK
@@ -141,7 +140,7 @@ cdef int pool_open(
     if pool == NULL:
         return mrm_fail(failure(), MRM_NO_MEMORY, 0, 12, NULL, sizeof(pool_t), b"no memory for a pool's own tables")
     pool.fd = -1
-    pool.backing = backing
+    pool.layout.backing = backing
     pool.dumped = dumped
     pool.layout.frame_size = <uint64_t>1 << frame_shift
     pool.layout.frame_shift = frame_shift
@@ -195,7 +194,7 @@ cdef int pool_open(
         # are made huge at once. Where it cannot, they stay small, and page_size_of() says so.
         advise(pool.window, funded, ADVICE_COLLAPSE)
     pool.users = 1
-    pool.number = mrm_add32(&pools_opened, 1)
+    pool.layout.pool = mrm_add32(&pools_opened, 1)
     pool.state = STATE_OPEN
     opened[0] = pool
     return MRM_OK
@@ -232,7 +231,7 @@ cdef int pool_usable(const pool_t *pool) noexcept nogil:
     return mrm_fail(
         failure(), MRM_FORKED, 0, 0, NULL, 0,
         b"pool %u belongs to the parent process: a child cannot reach its frames; "
-        b"open a pool in the child, or start the child with spawn and open one there", pool.number,
+        b"open a pool in the child, or start the child with spawn and open one there", pool.layout.pool,
     )
 
 

@@ -9,28 +9,13 @@ the moment at which they are read.
 from libc.stdint cimport int64_t, uint32_t
 from libc.stdio cimport snprintf
 
-from mrm.physical.frames cimport (
-    MAX_MAPPINGS,
-    MAX_PENDING,
-    MRM_FRAME_HELD,
-    MRM_FRAME_READY,
-    MRM_FRAME_RELEASED,
-    MRM_FRAME_STRICT,
-    MRM_REUSE_AFTER_RETIRE,
-    MRM_REUSE_NOW,
-    frames_mappings,
-    frames_state,
-    frames_t,
+from mrm cimport (
+    MRM_BAD_ARGUMENT, MRM_BAD_FRAME, MRM_FRAME_HELD, MRM_FRAME_READY, MRM_FRAME_RELEASED, MRM_FRAME_STRICT,
+    MRM_NO_ADDRESSES, MRM_OUT_OF_FRAMES, MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW,
 )
+from mrm.physical.frames cimport MAX_MAPPINGS, MAX_PENDING, frames_mappings, frames_state, frames_t
 from mrm.physical.stack cimport mrm_load32
-from mrm.system.failure cimport (
-    MRM_BAD_ARGUMENT,
-    MRM_BAD_FRAME,
-    MRM_NO_ADDRESSES,
-    MRM_OUT_OF_FRAMES,
-    failure,
-    mrm_fail,
-)
+from mrm.system.failure cimport failure, mrm_fail
 
 
 cdef const char *word_for(uint32_t state) noexcept nogil:
@@ -133,5 +118,3 @@ cdef int refuse_reuse(int reuse) noexcept nogil:
         "reuse is MRM_REUSE_NOW (%d) or MRM_REUSE_AFTER_RETIRE (%d), not %d",
         <int>MRM_REUSE_NOW, <int>MRM_REUSE_AFTER_RETIRE, reuse,
     )
-
-

@@ -33,9 +33,13 @@ cdef struct batch_t:
 # Adding only notes; slots and frames are checked by commit. Arrays are read at once.
 cdef int batch_begin(reservation_t *reservation, batch_t **begun) noexcept nogil
 cdef void batch_abort(batch_t *batch) noexcept nogil
-cdef int batch_map(batch_t *batch, const uint32_t *slots, const uint32_t *frames, size_t n, int protection) noexcept nogil
+cdef int batch_map(
+    batch_t *batch, const uint32_t *slots, const uint32_t *frames, size_t n, int protection
+) noexcept nogil
 cdef int batch_unmap(batch_t *batch, const uint32_t *slots, size_t n, int flags) noexcept nogil
-cdef int batch_move(batch_t *batch, const uint32_t *sources, const uint32_t *targets, size_t n, int flags) noexcept nogil
+cdef int batch_move(
+    batch_t *batch, const uint32_t *sources, const uint32_t *targets, size_t n, int flags
+) noexcept nogil
 cdef int batch_alias(batch_t *batch, const uint32_t *sources, const uint32_t *targets, size_t n) noexcept nogil
 cdef int batch_swap(batch_t *batch, const uint32_t *slots, const uint32_t *others, size_t n) noexcept nogil
 cdef int batch_protect(batch_t *batch, const uint32_t *slots, size_t n, int protection) noexcept nogil

@@ -9,11 +9,12 @@ a time; it keeps its reservation's tables alive, but not the reservation open.
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free, realloc
 
-from mrm.space.reservation cimport (
-    MRM_DEFERRED, MRM_MISSING_OK, MRM_PROT_NONE, MRM_PROT_READ, MRM_PROT_READ_WRITE,
-    reservation_release, reservation_retain, reservation_t,
+from mrm cimport (
+    MRM_BAD_ARGUMENT, MRM_DEFERRED, MRM_MISSING_OK, MRM_NO_MEMORY, MRM_OK, MRM_PROT_NONE, MRM_PROT_READ,
+    MRM_PROT_READ_WRITE,
 )
-from mrm.system.failure cimport MRM_BAD_ARGUMENT, MRM_NO_MEMORY, MRM_OK, failure, mrm_fail
+from mrm.space.reservation cimport reservation_release, reservation_retain, reservation_t
+from mrm.system.failure cimport failure, mrm_fail
 
 
 cdef int batch_begin(reservation_t *reservation, batch_t **begun) noexcept nogil:
@@ -53,7 +54,8 @@ cdef int _add(
         ops = <op_t *>realloc(batch.ops, room * sizeof(op_t)) if n <= <size_t>1 << 32 else NULL
         if ops == NULL:
             return mrm_fail(
-                failure(), MRM_NO_MEMORY, 0, 12, NULL, room * sizeof(op_t), b"no memory for a batch of %zu changes", room
+                failure(), MRM_NO_MEMORY, 0, 12, NULL, room * sizeof(op_t),
+                b"no memory for a batch of %zu changes", room,
             )
         batch.ops = ops
         batch.room = room
@@ -69,7 +71,9 @@ cdef int _add(
     return MRM_OK
 
 
-cdef int batch_map(batch_t *batch, const uint32_t *slots, const uint32_t *frames, size_t n, int protection) noexcept nogil:
+cdef int batch_map(
+    batch_t *batch, const uint32_t *slots, const uint32_t *frames, size_t n, int protection
+) noexcept nogil:
     """Empty slots shall show held frames."""
     return _add(batch, OP_MAP, slots, frames, n, 0, 0, protection)
 
@@ -79,7 +83,9 @@ cdef int batch_unmap(batch_t *batch, const uint32_t *slots, size_t n, int flags)
     return _add(batch, OP_UNMAP, slots, NULL, n, flags, MRM_DEFERRED | MRM_MISSING_OK, 0)
 
 
-cdef int batch_move(batch_t *batch, const uint32_t *sources, const uint32_t *targets, size_t n, int flags) noexcept nogil:
+cdef int batch_move(
+    batch_t *batch, const uint32_t *sources, const uint32_t *targets, size_t n, int flags
+) noexcept nogil:
     """Targets shall show what sources show, and sources nothing, as with unmap."""
     return _add(batch, OP_MOVE, targets, sources, n, flags, MRM_DEFERRED, 0)
 

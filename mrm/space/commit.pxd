@@ -2,9 +2,10 @@
 
 from libc.stdint cimport uint32_t
 
+from mrm cimport mrm_report
 from mrm.physical.pool cimport pool_t
 from mrm.space.batch cimport batch_t
-from mrm.space.reservation cimport mrm_report, reservation_t
+from mrm.space.reservation cimport reservation_t
 
 
 # Carries the whole batch out, or nothing. Afterwards the batch is empty and serves

@@ -13,27 +13,29 @@ off then and not before: nobody can give a frame that some address still shows.
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
-from libc.stdlib cimport free, malloc
 
+from mrm cimport (
+    MRM_CLOSED, MRM_INCONSISTENT, MRM_OK, MRM_PROT_NONE, MRM_PROT_READ_WRITE, MRM_SLOT_DEFERRED,
+    MRM_SLOT_EMPTY, MRM_SLOT_SHOWN, MRM_SYSTEM_CALL, mrm_report,
+)
 from mrm.physical.frames cimport (
     NO_FRAME, frames_map, frames_retire_begin, frames_retire_end, frames_settle, frames_unmap,
 )
 from mrm.physical.pool cimport map_frames, pool_t, pool_usable
 from mrm.space.batch cimport batch_t
 from mrm.space.plan cimport (
-    STEP_ADVISE, STEP_MAP, STEP_MPROTECT, STEP_MREMAP, STEP_POPULATE, STEP_REPLACE, STEP_SEAL, STEP_ZAP,
+    STEP_ADVISE, STEP_MPROTECT, STEP_MREMAP, STEP_POPULATE, STEP_SEAL, STEP_ZAP,
     plan_batch, plan_growth, plan_retire, plan_withdraw, step_name,
 )
 from mrm.space.reservation cimport (
-    MRM_PROT_NONE, MRM_PROT_READ_WRITE, MRM_SLOT_DEFERRED, MRM_SLOT_EMPTY, MRM_SLOT_SHOWN,
-    change_t, mappings_allow, mappings_forget, mrm_report, note_mapping, note_split, list_release, list_reservations,
+    change_t, mappings_allow, mappings_forget, note_mapping, note_split, list_release, list_reservations,
     reservation_address, reservation_enter, reservation_leave, reservation_t, slot_t, step_t,
 )
 from mrm.system.calls cimport (
     CALL_MADVISE, CALL_MMAP, CALL_MPROTECT, CALL_MREMAP, CALL_MUNMAP, advise, call, call_name, calls_made, seal,
 )
-from mrm.system.failure cimport MRM_CLOSED, MRM_INCONSISTENT, MRM_OK, MRM_SYSTEM_CALL, failure, mrm_fail
-from mrm.system.features cimport FEATURE_MREMAP, FEATURE_POPULATE, FEATURE_ZAP, feature_is_missing, feature_missing
+from mrm.system.failure cimport failure, mrm_fail
+from mrm.system.features cimport FEATURE_MREMAP, FEATURE_POPULATE, FEATURE_ZAP, feature_is_missing
 from mrm.system.maps cimport mapping_t, maps_within
 from mrm.system.ranges cimport range_is_low
 
@@ -235,7 +237,7 @@ cdef void _agree_on(reservation_t *r, uint32_t first, uint32_t n, char *text, si
     cdef uint64_t start = <uint64_t>reservation_address(r, first)
     cdef uint64_t at
     cdef int64_t known = maps_within(start, start + (<uint64_t>n << shift), found, AGREE)
-    cdef uint32_t i, j, frame
+    cdef uint32_t i, j
     cdef slot_t old, seen
     cdef size_t used = 0
     cdef bint reserved

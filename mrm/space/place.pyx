@@ -8,12 +8,14 @@ some moment of the call; a commit on another processor may change it the moment 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from mrm.physical.frames cimport frames_state
-from mrm.physical.pool cimport mrm_layout, pool_t
-from mrm.space.reservation cimport (
-    MRM_PROT_NONE, MRM_PROT_READ_WRITE, MRM_SLOT_DEFERRED, MRM_SLOT_EMPTY, reservation_t, slot_t,
+from mrm cimport (
+    MRM_PLACE_RESERVATION, MRM_PLACE_VIEW, MRM_PLACE_WINDOW, MRM_PROT_READ_WRITE, MRM_SLOT_DEFERRED,
+    MRM_SLOT_EMPTY, MRM_STATE_DEFERRED, MRM_STATE_EMPTY, MRM_STATE_FORKED, MRM_STATE_OPEN, MRM_STATE_SHOWN,
+    MRM_STATE_UNUSED, mrm_frame_of, mrm_offset_of, mrm_place, mrm_view_of,
 )
-from mrm.space.views cimport MRM_STATE_OPEN, MRM_STATE_RETIRED, MRM_STATE_UNUSED
+from mrm.physical.frames cimport frames_state
+from mrm.physical.pool cimport pool_t
+from mrm.space.reservation cimport reservation_t, slot_t
 from mrm.system.ranges cimport (
     RANGE_ARENA, STATE_FORKED, range_enter, range_find, range_leave, range_t,
 )
@@ -24,17 +26,9 @@ cdef extern from "system/atomic.h" nogil:
     uint32_t mrm_load32(const uint32_t *p)
     uint64_t mrm_load64(const uint64_t *p)
 
-cdef extern from "mrm/mrm.h" nogil:
-    enum:
-        MRM_PLACE_NOTHING, MRM_PLACE_WINDOW, MRM_PLACE_VIEW, MRM_PLACE_RESERVATION
-        MRM_STATE_EMPTY, MRM_STATE_SHOWN, MRM_STATE_DEFERRED, MRM_STATE_FORKED
-    uint32_t mrm_view_of(const mrm_layout *layout, const void *address)
-    uint32_t mrm_frame_of(const mrm_layout *layout, const void *address)
-    uint64_t mrm_offset_of(const mrm_layout *layout, const void *address)
-
 
 cdef void _in_arena(pool_t *pool, const void *address, mrm_place *place) noexcept nogil:
-    place.pool = pool.number
+    place.pool = pool.layout.pool
     place.number = mrm_view_of(&pool.layout, address)
     place.kind = MRM_PLACE_VIEW if place.number else MRM_PLACE_WINDOW
     place.slot = mrm_frame_of(&pool.layout, address)
@@ -54,7 +48,7 @@ cdef void _in_arena(pool_t *pool, const void *address, mrm_place *place) noexcep
 cdef void _in_reservation(reservation_t *r, uint64_t into, const void *address, mrm_place *place) noexcept nogil:
     cdef slot_t seen
     place.kind = MRM_PLACE_RESERVATION
-    place.pool = r.pool.number
+    place.pool = r.pool.layout.pool
     place.number = r.number
     place.offset = mrm_offset_of(&r.pool.layout, address)
     if mrm_load32(&r.state) == STATE_FORKED:

@@ -37,16 +37,18 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort, realloc
 from libc.string cimport memset
 
-from mrm.physical.frames cimport (
-    MRM_FRAME_HELD, NO_FRAME, frames_defer, frames_map, frames_settle, frames_unmap,
+from mrm cimport (
+    MRM_BACKING_HUGETLB, MRM_BAD_SLOT, MRM_DEFERRED, MRM_MISSING_OK, MRM_NO_MEMORY, MRM_OK, MRM_PROT_NONE,
+    MRM_SLOT_DEFERRED, MRM_SLOT_EMPTY, MRM_SLOT_SHOWN,
 )
-from mrm.physical.pool cimport MRM_BACKING_HUGETLB
+from mrm.physical.frames cimport (
+    NO_FRAME, frames_defer, frames_map, frames_settle, frames_unmap,
+)
 from mrm.space.batch cimport OP_ALIAS, OP_MAP, OP_MOVE, OP_PROTECT, OP_SWAP, OP_UNMAP, batch_t, op_t
 from mrm.space.reservation cimport (
-    MRM_DEFERRED, MRM_MISSING_OK, MRM_PROT_NONE, MRM_SLOT_DEFERRED, MRM_SLOT_EMPTY, MRM_SLOT_SHOWN,
     NO_SLOT, change_t, plan_t, reservation_address, reservation_t, slot_t, step_t,
 )
-from mrm.system.failure cimport MRM_BAD_SLOT, MRM_NO_MEMORY, MRM_OK, failure, mrm_fail
+from mrm.system.failure cimport failure, mrm_fail
 from mrm.system.features cimport feature_missing, FEATURE_MREMAP, FEATURE_POPULATE, FEATURE_ZAP
 from mrm.system.ranges cimport range_is_low
 
@@ -308,12 +310,48 @@ cdef int _by_slot(const void *a, const void *b) noexcept nogil:
     return -1 if x < y else x > y
 
 
-cdef void _sort(plan_t *plan) noexcept nogil:
+cdef bint _sorted(const change_t *changes, size_t n) noexcept nogil:
     cdef size_t i
-    for i in range(1, plan.change_count):
-        if plan.changes[i - 1].slot > plan.changes[i].slot:
-            qsort(plan.changes, plan.change_count, sizeof(change_t), _by_slot)
-            return
+    for i in range(1, n):
+        if changes[i - 1].slot > changes[i].slot:
+            return False
+    return True
+
+
+cdef void _sort(plan_t *plan) noexcept nogil:
+    """Sort the changes by slot.
+
+    The usual batch of moves has targets in order and sources in order, one beside the
+    other: those are merged, some ten times faster than sorted. The steps are not made
+    yet, so that their array can hold the changes meanwhile.
+    """
+    cdef change_t *c = plan.changes
+    cdef change_t *fills = <change_t *>plan.steps
+    cdef change_t *others
+    cdef size_t n = plan.change_count, filled = 0, other = 0, i, f = 0, o = 0
+    if _sorted(c, n):
+        return
+    for i in range(n):
+        filled += c[i].frame != NO_FRAME
+    others = fills + filled
+    filled = 0
+    for i in range(n):
+        if c[i].frame != NO_FRAME:
+            fills[filled] = c[i]
+            filled += 1
+        else:
+            others[other] = c[i]
+            other += 1
+    if not _sorted(fills, filled) or not _sorted(others, other):
+        qsort(c, n, sizeof(change_t), _by_slot)
+        return
+    for i in range(n):
+        if o == other or (f < filled and fills[f].slot < others[o].slot):
+            c[i] = fills[f]
+            f += 1
+        else:
+            c[i] = others[o]
+            o += 1
 
 
 # ---- steps ---------------------------------------------------------------------
@@ -469,7 +507,7 @@ cdef size_t _plan_taking(reservation_t *r) noexcept nogil:
             continue
         protects = c[i].frame == r.slot[c[i].slot].frame and not c[i].counted
         n = _run(r, i, False)
-        if protects and (n > PROTECT_BY_MAPPING or r.pool.backing != MRM_BACKING_HUGETLB):
+        if protects and (n > PROTECT_BY_MAPPING or r.pool.layout.backing != MRM_BACKING_HUGETLB):
             step = _add_step(plan, STEP_MPROTECT, c[i].slot, <uint32_t>n)
             step.shoots = 2
             end = c[i].slot + <uint32_t>n
@@ -516,7 +554,7 @@ cdef void _plan_zaps(reservation_t *r, size_t begin) noexcept nogil:
     cdef step_t *step
     cdef step_t *old = plan.steps
     cdef bint zaps = False
-    if feature_missing(FEATURE_ZAP) or r.pool.backing != MRM_BACKING_HUGETLB:
+    if feature_missing(FEATURE_ZAP) or r.pool.layout.backing != MRM_BACKING_HUGETLB:
         return      # putting back 512 small pages a frame costs more than it saves
     i = begin
     while i < end:
@@ -569,7 +607,9 @@ cdef void _plan_population(reservation_t *r, size_t begin) noexcept nogil:
         if j - i == 1:
             steps[i].populate = 1
         else:
-            populate = _add_step(plan, STEP_POPULATE, steps[i].first, steps[j - 1].first + steps[j - 1].n - steps[i].first)
+            populate = _add_step(
+                plan, STEP_POPULATE, steps[i].first, steps[j - 1].first + steps[j - 1].n - steps[i].first
+            )
             populate.protection = steps[i].protection
         i = j
 

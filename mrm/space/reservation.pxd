@@ -2,33 +2,9 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from mrm cimport mrm_slot
 from mrm.physical.pool cimport pool_t
 from mrm.system.ranges cimport range_t
-
-
-cdef extern from "mrm/mrm.h" nogil:
-    enum:
-        MRM_SLOT_EMPTY
-        MRM_SLOT_SHOWN
-        MRM_SLOT_DEFERRED
-        MRM_PROT_NONE
-        MRM_PROT_READ
-        MRM_PROT_READ_WRITE
-        MRM_DEFERRED
-        MRM_MISSING_OK
-
-    ctypedef struct mrm_slot:
-        uint32_t state
-        uint32_t frame
-        uint32_t protection
-        uint64_t address
-
-    ctypedef struct mrm_report:
-        uint64_t pages
-        uint64_t runs
-        uint64_t system_calls
-        uint64_t shootdowns
-        uint64_t nanoseconds
 
 
 cdef struct slot_t:

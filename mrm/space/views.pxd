@@ -5,13 +5,6 @@ from libc.stdint cimport uint32_t
 from mrm.physical.pool cimport pool_t
 
 
-cdef extern from "mrm/mrm.h" nogil:
-    enum:
-        MRM_STATE_UNUSED
-        MRM_STATE_OPEN
-        MRM_STATE_RETIRED
-
-
 cdef struct view_t:
     pool_t *pool
     char *base                  # address of frame 0 in it

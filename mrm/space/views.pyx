@@ -15,12 +15,14 @@ cycle reads the cycle out of a pointer, as ZGC reads its colours.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
+from mrm cimport (
+    MRM_CLOSED, MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, MRM_STATE_OPEN, MRM_STATE_RETIRED,
+    MRM_STATE_UNUSED, MRM_SYSTEM_CALL, mrm_address,
+)
 from mrm.physical.frames cimport frames_retire_begin, frames_retire_end
 from mrm.physical.pool cimport map_whole, pool_release, pool_retain, pool_t, pool_usable
 from mrm.system.calls cimport CALL_MMAP, seal
-from mrm.system.failure cimport (
-    MRM_CLOSED, MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, MRM_SYSTEM_CALL, failure, mrm_fail,
-)
+from mrm.system.failure cimport failure, mrm_fail
 from mrm.system.ranges cimport STATE_FORKED
 
 
@@ -33,9 +35,6 @@ cdef extern from "system/atomic.h" nogil:
 cdef extern from "system/lock.h" nogil:
     void mrm_lock(uint32_t *lock)
     void mrm_unlock(uint32_t *lock)
-
-cdef extern from "mrm/mrm.h" nogil:
-    void *mrm_address(const void *layout, uint32_t view, uint32_t frame)
 
 cdef extern from "<string.h>" nogil:
     char *strerror(int error)
@@ -99,7 +98,7 @@ cdef int view_open(pool_t *pool, view_t **opened) noexcept nogil:
             failure(), MRM_NO_ADDRESSES, 0, 0, pool.window, 0,
             b"all %u view numbers of pool %u are in use (%llu open, %llu retired and not closed): close views, "
             b"or open the pool with more (views=)",
-            pool.layout.view_count - 1 - (pool.dumped != 0), pool.number,
+            pool.layout.view_count - 1 - (pool.dumped != 0), pool.layout.pool,
             <unsigned long long>pool.views_open, <unsigned long long>pool.views_retired,
         )
     view.pool = pool

@@ -31,7 +31,9 @@ cdef enum:
 
 
 # The result of the call, or -errno.
-cdef int64_t call(int which, int64_t a=*, int64_t b=*, int64_t c=*, int64_t d=*, int64_t e=*, int64_t f=*) noexcept nogil
+cdef int64_t call(
+    int which, int64_t a=*, int64_t b=*, int64_t c=*, int64_t d=*, int64_t e=*, int64_t f=*
+) noexcept nogil
 
 # The calls of address space, with types.
 cdef int64_t map_file(void *at, size_t nbytes, int prot, int flags, int fd, uint64_t offset) noexcept nogil

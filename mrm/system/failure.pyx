@@ -5,6 +5,10 @@ a negative status. Whoever holds the GIL again calls ``check(status)``, which
 raises the exception of that status with the record's sentence and figures.
 """
 
+from mrm cimport (
+    MRM_BAD_ARGUMENT, MRM_BAD_FRAME, MRM_BAD_SLOT, MRM_CLOSED, MRM_FORKED, MRM_INCONSISTENT,
+    MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, MRM_OUT_OF_FRAMES, MRM_SYSTEM_CALL, MRM_UNFUNDED, mrm_failure,
+)
 from mrm import errors
 from mrm.system.calls cimport call_name
 

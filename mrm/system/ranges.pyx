@@ -23,8 +23,9 @@ from libc.errno cimport EEXIST
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc
 
-from mrm.system.calls cimport CALL_CLOSE, CALL_MMAP, CALL_MUNMAP, call, call_name, seal
-from mrm.system.failure cimport MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, MRM_SYSTEM_CALL, failure, mrm_fail
+from mrm cimport MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, MRM_SYSTEM_CALL
+from mrm.system.calls cimport CALL_CLOSE, CALL_MMAP, CALL_MUNMAP, call, seal
+from mrm.system.failure cimport failure, mrm_fail
 
 
 cdef extern from "system/atomic.h" nogil:
@@ -151,9 +152,9 @@ cdef int64_t _reserve_low(size_t nbytes, size_t alignment) noexcept nogil:
     global next_low
     cdef uint64_t at
     cdef int64_t got = -EEXIST
-    cdef int tries
+    cdef int _tries
     cdef bint wrapped = False
-    for tries in range(TRIES):
+    for _tries in range(TRIES):
         at = (next_low + alignment - 1) & ~(alignment - 1)
         if nbytes > HIGHEST - LOWEST or at > HIGHEST - nbytes:
             if wrapped:
@@ -280,6 +281,7 @@ cdef int range_release(range_t *entry) noexcept nogil:
 
 cdef void forked() noexcept nogil:
     """In the child: nothing of the parent's can be reached from here on."""
+    global registry_lock
     cdef range_t *entry
     registry_lock = 0
     readers[0] = readers[1] = 0

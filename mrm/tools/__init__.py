@@ -1,1 +1,1 @@
-"""The command line, and what its commands do."""
+"""What people run: the command line, and what its commands are made of."""

@@ -42,10 +42,13 @@ def run(arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         if error.name not in ("click", "rich"):
             raise
-        return _say("the command line needs click and rich: pip install 'managed-runtime-memory[cli]'", IMPOSSIBLE)
-    warnings.showwarning = _show_warning
+        return _say(
+            "the command line needs click and rich: pip install 'managed-runtime-memory[cli]'", IMPOSSIBLE
+        )
     try:
-        result = group.main(arguments, prog_name="mrm", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            result = group.main(arguments, prog_name="mrm", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code

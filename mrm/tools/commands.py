@@ -18,11 +18,18 @@ class Entry(NamedTuple):
 
 
 COMMANDS = {
-    "doctor": Entry("mrm.tools.doctor.command:command", "What this machine offers, and what stands in the way."),
+    "doctor": Entry(
+        "mrm.tools.doctor.command:command", "What this machine offers, and what stands in the way."
+    ),
     "fund": Entry("mrm.tools.fund_command:command", "Have the kernel set huge pages aside."),
-    "demo": Entry("mrm.tools.demo:command", "Move pages under working threads, and prove that nothing is lost."),
+    "demo": Entry(
+        "mrm.tools.demo.command:command", "Move pages under working threads, and prove that nothing is lost."
+    ),
     "bench": Entry("mrm.tools.bench:command", "Measure ways of remapping side by side."),
-    "stress": Entry("mrm.tools.stress:command", "Race threads on a pool for as long as you like, and check it all."),
+    "stress": Entry(
+        "mrm.tools.stress.command:command",
+        "Race threads on a pool for as long as you like, and check it all.",
+    ),
 }
 
 
@@ -63,9 +70,16 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
         ctx.exit()
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version.",
 )
 def group() -> None:
     """The memory manager under a managed runtime.

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Self
 
 from mrm.errors import ArgumentError
 from mrm.physical.cgroups import ROOT
@@ -184,7 +185,9 @@ def persistent_setting(outcome: Outcome) -> tuple[str, str]:
 
 def _pages(node: int | None, root: Path) -> HugePages:
     if node is not None and node not in nodes(root):
-        raise ArgumentError(f"this machine has no NUMA node {node}; it has {', '.join(map(str, nodes(root)))}")
+        raise ArgumentError(
+            f"this machine has no NUMA node {node}; it has {', '.join(map(str, nodes(root)))}"
+        )
     return huge_pages(FRAME_SIZE, node, root) or HugePages(FRAME_SIZE, 0, 0)
 
 
@@ -235,34 +238,51 @@ def run_with(nbytes: int, command: list[str]) -> int:
 
     Without the rights to do so, it is run all the same, and a line says so.
     """
-    with available(nbytes) as outcome:
+    # From here on a signal ends the command, not us: there is a setting to be put back.
+    with _Forwarding() as forwarding, available(nbytes) as outcome:
         if not outcome.enough:
             print(f"mrm: not all huge pages could be had. {why_not_all(outcome)}", file=sys.stderr)
-        return _run(command)
+        return _run(command, forwarding)
 
 
-def _run(command: list[str]) -> int:
+class _Forwarding:
+    """Hands signals that would end this process to its child, once there is one.
+
+    Ctrl-C needs no handing on: a terminal sends it to the child as well.
+    """
+
+    _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self._before = [signal.signal(number, self._hand_on) for number in self._SIGNALS]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in zip(self._SIGNALS, self._before, strict=True):
+            signal.signal(number, handler)
+
+    def _hand_on(self, number: int, _: FrameType | None) -> None:
+        if self.child is None:
+            sys.exit(128 + number)
+        self.child.send_signal(number)
+
+
+def _run(command: list[str], forwarding: _Forwarding) -> int:
     """Run a command to its end, whatever signals come; status as a shell has it."""
     try:
-        child = subprocess.Popen(command)
+        child = forwarding.child = subprocess.Popen(command)
     except OSError as error:
         print(f"mrm: {command[0]}: {error.strerror}", file=sys.stderr)
         return 127
-
-    def forward(number: int, _: FrameType | None) -> None:
-        child.send_signal(number)
-
-    # A terminal sends Ctrl-C to the child as well; who kills only this process means both.
-    before = signal.signal(signal.SIGTERM, forward)
-    try:
-        while True:
-            try:
-                status = child.wait()
-                return status if status >= 0 else 128 - status
-            except KeyboardInterrupt:
-                continue
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    while True:
+        try:
+            status = child.wait()
+            return status if status >= 0 else 128 - status
+        except KeyboardInterrupt:
+            continue
 
 
 def _main(arguments: list[str]) -> int:

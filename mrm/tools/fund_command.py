@@ -87,7 +87,9 @@ def _persist(path: Path, line: str) -> str:
     return str(path)
 
 
-def _figures(outcome: Outcome, done: bool, file: str, line: str, written: str | None, root: Path) -> dict[str, object]:
+def _figures(
+    outcome: Outcome, done: bool, file: str, line: str, written: str | None, root: Path
+) -> dict[str, object]:
     return {
         "done": done,
         "page_size": FRAME_SIZE,

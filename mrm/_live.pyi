@@ -1,0 +1,3 @@
+"""Handles that are alive in this process, by kind."""
+
+def live_handles() -> dict[str, int]: ...

@@ -1,0 +1,226 @@
+"""What files say about this machine: memory, huge pages, limits, processors.
+
+Each function is one topic, returns findings, and reads below the root that it is
+given, so that tests can hand it a machine of their own.
+"""
+
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+from mrm.physical.cgroups import ROOT, counts_hugetlb_as_memory, hugetlb_limits, memory_limits
+from mrm.physical.limits import (
+    FRAME_SIZE,
+    RLIMITS,
+    chosen_word,
+    huge_page_sizes,
+    huge_pages,
+    max_map_count,
+    meminfo,
+    nodes,
+    overcommit_memory,
+    read_text,
+    rlimit,
+)
+from mrm.sizes import format_size
+from mrm.tools.doctor.finding import NOTE, OK, PROBLEM, WARNING, Finding
+
+_THP = "sys/kernel/mm/transparent_hugepage"
+
+
+def machine(root: Path = ROOT) -> Iterator[Finding]:
+    """Kernel, processors, memory, and whether there is a host below."""
+    topic = "machine"
+    yield Finding(topic, "kernel", platform.release())
+    page = os.sysconf("SC_PAGE_SIZE")
+    if page == 4096:
+        yield Finding(topic, "base page size", page)
+    else:
+        advice = "a huge page has 2 MiB only where base pages have 4 KiB: use a kernel with those"
+        yield Finding(topic, "base page size", page, PROBLEM, advice)
+    yield Finding(topic, "processors", _processors())
+    yield Finding(topic, "NUMA nodes", len(nodes(root)), OK, _node_advice(root))
+    info = meminfo(root)
+    yield Finding(topic, "memory", format_size(info.get("MemTotal", 0)))
+    yield Finding(topic, "memory available", format_size(info.get("MemAvailable", 0)))
+    yield from _virtual(root)
+
+
+def _processors() -> str:
+    allowed, there = len(os.sched_getaffinity(0)), os.cpu_count() or 1
+    return str(there) if allowed == there else f"{allowed} of {there} (affinity or cpuset)"
+
+
+def _node_advice(root: Path) -> str:
+    return "fund per node, and give pools a numa_node" if len(nodes(root)) > 1 else ""
+
+
+def _virtual(root: Path) -> Iterator[Finding]:
+    """Virtual or not, and what that means for page tables and invalidations."""
+    topic = "machine"
+    flags = _cpu_flags(root)
+    if not flags:
+        yield Finding(topic, "virtual machine", None, NOTE, "/proc/cpuinfo shows no flags here")
+        return
+    kind = read_text(root / "sys/hypervisor/type").strip()
+    maker = " ".join(
+        filter(
+            None, (read_text(root / f"sys/class/dmi/id/{n}").strip() for n in ("sys_vendor", "product_name"))
+        )
+    )
+    if "hypervisor" not in flags:
+        yield Finding(topic, "virtual machine", "no", OK, maker)
+    else:
+        advice = "an invalidation interrupts other virtual processors, which is dearer than on bare metal"
+        yield Finding(topic, "virtual machine", f"yes ({kind or maker or 'of unknown make'})", NOTE, advice)
+        yield Finding(topic, "nested paging", *_nested_paging(root))
+    if "invlpgb" in flags:
+        advice = "this processor invalidates without interrupts: /proc/interrupts shows fewer shootdowns"
+        yield Finding(topic, "INVLPGB", value=True, status=NOTE, advice=advice)
+
+
+def _nested_paging(root: Path) -> tuple[str, str, str]:
+    """How the host manages page tables; little of it can be seen from inside."""
+    if read_text(root / "sys/hypervisor/guest_type").strip() == "PV":
+        return (
+            "no",
+            WARNING,
+            "a paravirtual guest's page tables are changed by calls to the host, which is slow",
+        )
+    if "pvm" in read_text(root / "proc/cmdline"):
+        return (
+            "unknown",
+            NOTE,
+            "the kernel's command line speaks of PVM, which shadows page tables: if it does, changing them is slow",
+        )
+    return "unknown", NOTE, "it cannot be seen from inside; `mrm bench remap` shows what remapping costs"
+
+
+def _cpu_flags(root: Path) -> set[str]:
+    for line in read_text(root / "proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return set(value.split())
+    return set()
+
+
+def huge_page_pools(root: Path = ROOT) -> Iterator[Finding]:
+    """Huge pages of every size: total, free, reserved, surplus; by node."""
+    topic = "huge pages"
+    for size in huge_page_sizes(root):
+        pages = huge_pages(size, None, root)
+        if pages is None:
+            continue
+        value = (
+            f"{pages.total} in all, {pages.free} free, {pages.reserved} reserved, {pages.surplus} surplus, "
+            f"overcommit {pages.overcommit}"
+        )
+        name = f"of {format_size(size)}"
+        if size != FRAME_SIZE:
+            advice = (
+                "mrm does not use these; `nr_hugepages` of this size gives them back" if pages.total else ""
+            )
+            yield Finding(topic, name, value, NOTE, advice)
+            continue
+        status, advice = OK, ""
+        if pages.available == 0:
+            status = WARNING if pages.growth else PROBLEM
+            advice = "none is free: run `mrm fund 2GiB` as root"
+            if pages.growth:
+                advice = f"none is free, but {pages.growth} may be made on demand: " + advice
+        yield Finding(topic, name, value, status, advice)
+        if len(nodes(root)) > 1:
+            yield from _by_node(size, root)
+    if FRAME_SIZE not in huge_page_sizes(root):
+        advice = "the kernel needs CONFIG_HUGETLBFS, and base pages of 4 KiB; pools fall back to small pages"
+        yield Finding(topic, "of 2 MiB", "none", PROBLEM, advice)
+
+
+def _by_node(size: int, root: Path) -> Iterator[Finding]:
+    for node in nodes(root):
+        pages = huge_pages(size, node, root)
+        if pages is not None:
+            value = f"{pages.total} in all, {pages.free} free, {pages.surplus} surplus"
+            status, advice = (OK, "") if pages.free else (NOTE, f"run `mrm fund 2GiB --node {node}` as root")
+            yield Finding("huge pages", f"of {format_size(size)} on node {node}", value, status, advice)
+
+
+def mounts(root: Path = ROOT) -> Iterator[Finding]:
+    """hugetlbfs mounts, which are needed only to share a pool by name."""
+    found = False
+    for line in read_text(root / "proc/self/mountinfo").splitlines():
+        mount, _, system = line.partition(" - ")
+        kind, *rest = system.split() or [""]
+        if kind == "hugetlbfs":
+            found = True
+            options = rest[1] if len(rest) > 1 else ""
+            page_size = next((o for o in options.split(",") if o.startswith("pagesize=")), "pagesize=2M")
+            right = page_size in ("pagesize=2M", "pagesize=2048K")
+            advice = "" if right else "pools need a mount with pagesize=2M"
+            yield Finding("hugetlbfs", mount.split()[4], options, OK if right else NOTE, advice)
+    if not found:
+        advice = "only needed for Pool(path=...): mount -t hugetlbfs -o pagesize=2M none /mnt/huge"
+        yield Finding("hugetlbfs", "mounts", "none", NOTE, advice)
+
+
+def transparent(root: Path = ROOT) -> Iterator[Finding]:
+    """Transparent huge pages: the second choice."""
+    topic = "transparent huge pages"
+    for name in ("enabled", "defrag"):
+        yield Finding(topic, name, chosen_word(root / _THP / name), NOTE)
+    word = chosen_word(root / _THP / "shmem_enabled")
+    if word in ("always", "within_size", "advise", "force"):
+        yield Finding(topic, "shmem_enabled", word)
+    else:
+        advice = f"only matters without huge pages; for pools to fall back to THP: echo advise > /{_THP}/shmem_enabled"
+        yield Finding(topic, "shmem_enabled", word, NOTE, advice)
+
+
+def limits(root: Path = ROOT) -> Iterator[Finding]:
+    """What the kernel lets any process do, and what it lets this one."""
+    topic = "limits"
+    count = max_map_count(root)
+    if count is not None and count < 65530:
+        advice = "scattered slots cost a mapping each: sysctl vm.max_map_count=1048576"
+        yield Finding(topic, "vm.max_map_count", count, WARNING, advice)
+    else:
+        advice = (
+            "views cost one mapping each, scattered slots up to one a page; raise it for large reservations"
+        )
+        yield Finding(topic, "vm.max_map_count", count, OK, advice)
+    mode = overcommit_memory(root)
+    if mode == 2:
+        advice = "every mapping counts against CommitLimit: set 0 or 1, or vm.overcommit_ratio high"
+        yield Finding(topic, "vm.overcommit_memory", mode, WARNING, advice)
+    else:
+        yield Finding(topic, "vm.overcommit_memory", mode)
+    fixes = {
+        "RLIMIT_AS": "pools reserve much more address space than memory: ulimit -v unlimited",
+        "RLIMIT_FSIZE": "frames are one file, of this size at the most: ulimit -f unlimited",
+    }
+    for name in RLIMITS:
+        limit = rlimit(name)
+        fix = fixes.get(name) if limit is not None else None
+        value = (
+            "unlimited" if limit is None else str(limit) if name == "RLIMIT_NOFILE" else format_size(limit)
+        )
+        yield Finding(topic, name, value, WARNING if fix else OK, fix or "")
+
+
+def groups(root: Path = ROOT) -> Iterator[Finding]:
+    """Control groups' limits that apply to this process."""
+    topic = "control groups"
+    counted = counts_hugetlb_as_memory(root)
+    found = [(limit, True) for limit in hugetlb_limits(FRAME_SIZE, root)]
+    found += [(limit, False) for limit in memory_limits(root)]
+    for limit, huge in found:
+        value = f"{format_size(limit.limit)}, {format_size(limit.left)} left"
+        status, advice = NOTE, ""
+        if huge and limit.left < FRAME_SIZE:
+            status, advice = PROBLEM, "no huge page can be had here: raise the container's huge page limit"
+        elif not huge and counted:
+            advice = "huge pages count against it (memory_hugetlb_accounting)"
+        yield Finding(topic, f"{limit.directory}/{limit.file}", value, status, advice)
+    if not found:
+        yield Finding(topic, "limits on memory and huge pages", "none")

@@ -1,0 +1,257 @@
+"""The command line, and mrm fund: on a made-up kernel, so that no setting is touched."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mrm.errors import ArgumentError
+from mrm.tools import cli, fund
+
+pytest.importorskip("click")
+pytest.importorskip("rich")
+
+HERE = Path(__file__).parents[1]
+MIB = 1 << 20
+POOL = "sys/kernel/mm/hugepages/hugepages-2048kB"
+
+
+def run_python(*arguments: str, **options) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **options,
+    )
+
+
+# ---- mrm -----------------------------------------------------------------------------
+
+
+def test_help_imports_nothing_of_what_it_lists(capsys):
+    assert cli.run(["--help"]) == 0
+    said = capsys.readouterr().out
+    for name in ("doctor", "fund", "demo", "bench", "stress", "Begin with", "3  this machine"):
+        assert name in said
+    code = "import sys; from mrm.tools import cli; cli.run(['--help']); print(sorted(sys.modules))"
+    modules = run_python("-c", code).stdout.splitlines()[-1]
+    assert "mrm.tools.commands" in modules
+    for module in ("rich", "mrm.tools.doctor", "mrm.tools.fund"):
+        assert f"'{module}'" not in modules
+
+
+def test_without_the_extra_one_sentence_says_what_to_install():
+    code = "import sys; sys.modules['click'] = None; from mrm.tools.cli import main; main()"
+    done = run_python("-c", code)
+    assert done.returncode == 3
+    assert (
+        done.stderr
+        == "mrm: the command line needs click and rich: pip install 'managed-runtime-memory[cli]'\n"
+    )
+
+
+def test_version(capsys):
+    assert cli.run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("mrm ")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["fund"], ["fund", "2 apples"], ["fund", "--persist", "--release", "1M"]]
+)
+def test_usage_errors_are_2(arguments, capsys):
+    assert cli.run(arguments) == 2
+    assert "Usage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["doctor", "fund"])
+def test_every_help_has_examples_and_exit_codes(name, capsys):
+    assert cli.run([name, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "Examples:" in said
+    assert "Exit status:" in said
+
+
+def test_failures_have_their_exit_codes(monkeypatch, capsys):
+    import click
+
+    from mrm import errors
+    from mrm.tools import commands
+
+    def failing(error):
+        @click.command()
+        def command():
+            raise error
+
+        return command
+
+    for error, status in (
+        (errors.FundingError("no pages"), 3),
+        (errors.AuditError("lost"), 1),
+        (ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib"), 3),
+        (ModuleNotFoundError("No module named 'mrm.core'", name="mrm.core"), 3),
+        (KeyboardInterrupt(), 130),
+    ):
+        command = failing(error)
+        monkeypatch.setattr(commands.LazyGroup, "get_command", lambda *_, command=command: command)
+        assert cli.run(["demo"]) == status
+        assert capsys.readouterr().err.lstrip().startswith("mrm: ")
+
+
+# ---- mrm fund ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kernel(tmp_path, monkeypatch):
+    """A machine with 10 huge pages, 4 of them free, and memory for up to 100."""
+    for name, text in {
+        f"{POOL}/nr_hugepages": "10\n",
+        f"{POOL}/free_hugepages": "4\n",
+        "proc/meminfo": "MemFree: 204800 kB\n",
+        "proc/buddyinfo": "Node 0, zone Normal 1 1 1 1 1 1 1 1 1 2 3\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    def write(pages, node, root):
+        pages = min(pages, 100)
+        before = fund._pages(node, root)
+        setting = fund._setting(node, root)
+        setting.write_text(f"{pages}\n")
+        setting.with_name("free_hugepages").write_text(f"{max(0, before.free + pages - before.total)}\n")
+
+    monkeypatch.setattr(fund, "_write", write)
+    return tmp_path
+
+
+def pool(root):
+    found = fund._pages(None, root)
+    return found.total, found.free
+
+
+def test_what_is_free_counts(kernel):
+    outcome = fund.raise_available(8 * MIB, root=kernel)
+    assert (outcome.enough, outcome.added, pool(kernel)) == (True, 0, (10, 4))
+    outcome = fund.raise_available(15 * MIB, root=kernel)
+    assert (outcome.enough, outcome.added, pool(kernel)) == (True, 4, (14, 8))
+
+
+def test_fewer_than_wanted(kernel):
+    outcome = fund.raise_available(1 << 30, root=kernel)
+    assert (outcome.enough, pool(kernel)) == (False, (100, 94))
+    assert "drop the file cache" in fund.why_not_all(outcome, kernel)
+    assert fund.free_blocks(kernel) == 2 + 3 * 2
+    (kernel / "proc/meminfo").write_text("MemFree: 99999999 kB\n")
+    assert "fragmented" in fund.why_not_all(outcome, kernel)
+
+
+def test_release_takes_only_free_ones(kernel):
+    assert fund.release(4 * MIB, root=kernel).added == -2
+    assert pool(kernel) == (8, 2)
+    fund.release(1 << 30, root=kernel)
+    assert pool(kernel) == (6, 0)
+
+
+def test_available_takes_back_what_it_added_and_nothing_else(kernel):
+    with fund.available(20 * MIB, root=kernel) as outcome:
+        assert (outcome.added, pool(kernel)) == (6, (16, 10))
+        fund.raise_available(24 * MIB, root=kernel)  # somebody else wants 2 more
+    assert pool(kernel) == (12, 6)
+    with pytest.raises(KeyboardInterrupt), fund.available(20 * MIB, root=kernel):
+        raise KeyboardInterrupt
+    assert pool(kernel) == (12, 6)
+
+
+def test_no_such_node(kernel):
+    with pytest.raises(ArgumentError, match="no NUMA node 3"):
+        fund.raise_available(MIB, 3, kernel)
+
+
+def test_persistent_setting(kernel):
+    outcome = fund.raise_available(2 * MIB, root=kernel)
+    assert fund.persistent_setting(outcome) == ("etc/sysctl.d/60-mrm.conf", "vm.nr_hugepages = 10\n")
+    on_node = fund.Outcome(1, outcome.before, outcome.after, node=1)
+    file, line = fund.persistent_setting(on_node)
+    assert file == "etc/tmpfiles.d/60-mrm-node1.conf"
+    assert "node1/hugepages/hugepages-2048kB/nr_hugepages - - - - 10" in line
+
+
+def test_fund_command(kernel, capsys):
+    root = ["--root", str(kernel)]
+    assert cli.run(["fund", "16MiB", "--persist", *root]) == 0
+    assert "4 were added" in capsys.readouterr().out
+    assert (kernel / "etc/sysctl.d/60-mrm.conf").read_text().endswith("vm.nr_hugepages = 14\n")
+    assert cli.run(["fund", "1GiB", "--json", *root]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert (said["done"], said["added"], said["wanted"]) == (False, 86, 512)
+    assert said["reason"]
+    assert cli.run(["fund", "--release", "172MiB", *root]) == 0
+    assert "172 MiB given back" in capsys.readouterr().out
+    assert pool(kernel) == (14, 8)
+
+
+def test_fund_without_the_right_to_says_whom_to_ask(kernel, monkeypatch, capsys):
+    def refuse(pages, node, root):
+        return f"nr_hugepages cannot be written: ask the administrator to set vm.nr_hugepages={pages}"
+
+    monkeypatch.setattr(fund, "_write", refuse)
+    assert cli.run(["fund", "16MiB", "--root", str(kernel)]) == 3
+    assert "ask the administrator to set vm.nr_hugepages=14" in capsys.readouterr().err
+
+
+def test_a_refused_write_is_a_sentence(tmp_path):
+    assert "no huge pages" in fund._write(1, None, tmp_path)
+    setting = fund._setting(None, tmp_path)
+    setting.mkdir(parents=True)
+    assert "ask the administrator to set vm.nr_hugepages=7" in fund._write(7, None, tmp_path)
+
+
+# ---- python -m mrm.tools.fund with -----------------------------------------------------
+
+
+def test_with_runs_the_command_and_hands_on_its_status():
+    done = run_python(
+        "-m", "mrm.tools.fund", "with", "2MiB", "--", sys.executable, "-c", "print(3); raise SystemExit(7)"
+    )
+    assert (done.returncode, done.stdout) == (7, "3\n")
+    assert run_python("-m", "mrm.tools.fund", "with", "2MiB", "--", "/no/such/command").returncode == 127
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["with"], ["with", "2MiB", "true"], ["with", "much", "--", "true"]]
+)
+def test_with_usage(arguments):
+    assert run_python("-m", "mrm.tools.fund", *arguments).returncode == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_with_restores_after_a_signal(kernel, number):
+    """The signal reaches the command; the setting is taken back all the same."""
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            fund.available.__wrapped__.__defaults__ = (None, kernel)
+            # A command in the same group, as under a terminal.
+            os._exit(fund.run_with(20 * MIB, ["sleep", "30"]))
+        finally:
+            os._exit(99)
+    deadline = time.monotonic() + 20
+    while pool(kernel) != (16, 10) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    children = Path(f"/proc/{child}/task/{child}/children").read_text().split()
+    os.kill(child, number)
+    if number == signal.SIGINT:
+        os.kill(int(children[0]), number)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + number
+    assert pool(kernel) == (10, 4)

@@ -1,0 +1,251 @@
+"""mrm doctor: findings on made-up machines, and probes that crash and hang."""
+
+import json
+import textwrap
+import time
+
+import pytest
+
+from mrm.physical.limits import huge_pages
+from mrm.tools.doctor import facts, probes, trial
+from mrm.tools.doctor.features import FEATURES, features
+from mrm.tools.doctor.finding import NOTE, OK, PROBLEM, STATUSES, WARNING
+from mrm.tools.doctor.findings import findings
+from mrm.tools.doctor.rights import rights
+
+POOL = "sys/kernel/mm/hugepages/hugepages-2048kB"
+
+
+def write(root, files):
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+    return root
+
+
+def by_name(found):
+    return {finding.name: finding for finding in found}
+
+
+def all_work(names):
+    return dict.fromkeys(names, (True, ""))
+
+
+# ---- facts -----------------------------------------------------------------------------
+
+
+def test_this_machine_has_every_topic():
+    found = findings(trial=all_work)
+    assert {
+        "machine",
+        "huge pages",
+        "hugetlbfs",
+        "transparent huge pages",
+        "limits",
+        "control groups",
+        "rights",
+        "features",
+    } == {finding.topic for finding in found}
+    for finding in found:
+        assert finding.status in STATUSES
+        if finding.status in (WARNING, PROBLEM):
+            assert finding.advice, finding
+
+
+def test_a_machine_without_files_is_no_crash(tmp_path):
+    found = by_name(findings(tmp_path, all_work))
+    assert found["of 2 MiB"].status == PROBLEM
+    assert found["vm.max_map_count"].value is None
+
+
+@pytest.mark.parametrize(
+    ("total", "free", "overcommit", "status"), [(0, 0, 0, PROBLEM), (4, 0, 8, WARNING), (4, 2, 0, OK)]
+)
+def test_free_huge_pages_are_what_counts(tmp_path, total, free, overcommit, status):
+    files = {"nr_hugepages": total, "free_hugepages": free, "nr_overcommit_hugepages": overcommit}
+    write(tmp_path, {f"{POOL}/{name}": value for name, value in files.items()})
+    finding = by_name(facts.huge_page_pools(tmp_path))["of 2 MiB"]
+    assert finding.status == status
+    assert status == OK or "mrm fund" in finding.advice
+
+
+def test_huge_pages_by_node(tmp_path):
+    node = "sys/devices/system/node"
+    files = {f"{POOL}/nr_hugepages": 4, f"{POOL}/free_hugepages": 4, f"{node}/online": "0-1"}
+    files |= {f"{node}/node{n}/hugepages/hugepages-2048kB/nr_hugepages": 4 * n for n in (0, 1)}
+    files |= {f"{node}/node{n}/hugepages/hugepages-2048kB/free_hugepages": 4 * n for n in (0, 1)}
+    found = by_name(facts.huge_page_pools(write(tmp_path, files)))
+    assert "--node 0" in found["of 2 MiB on node 0"].advice
+    assert found["of 2 MiB on node 1"].status == OK
+
+
+def test_mounts(tmp_path):
+    lines = (
+        "40 23 0:30 / /mnt/huge rw - hugetlbfs none rw,pagesize=2M,size=64M\n"
+        "41 23 0:31 / /mnt/huge1g rw - hugetlbfs none rw,pagesize=1024M"
+    )
+    found = by_name(facts.mounts(write(tmp_path, {"proc/self/mountinfo": lines})))
+    assert found["/mnt/huge"].status == OK
+    assert "size=64M" in found["/mnt/huge"].value
+    assert "pagesize=2M" in found["/mnt/huge1g"].advice
+
+
+def test_limits_that_are_low(tmp_path):
+    files = {"proc/sys/vm/max_map_count": 1000, "proc/sys/vm/overcommit_memory": 2}
+    found = by_name(facts.limits(write(tmp_path, files)))
+    assert found["vm.max_map_count"].status == WARNING
+    assert found["vm.overcommit_memory"].status == WARNING
+
+
+def test_a_group_without_huge_pages_is_a_problem(tmp_path):
+    files = {
+        "proc/self/cgroup": "0::/",
+        "proc/self/mountinfo": "29 23 0:26 / /cg rw - cgroup2 cgroup2 rw,memory_hugetlb_accounting",
+        "cg/hugetlb.2MB.max": 0,
+        "cg/memory.max": 1 << 30,
+    }
+    huge, memory = facts.groups(write(tmp_path, files))
+    assert huge.status == PROBLEM
+    assert "memory_hugetlb_accounting" in memory.advice
+
+
+@pytest.mark.parametrize(("flags", "word"), [("fpu sse", "no"), ("fpu hypervisor", "yes")])
+def test_virtual_or_not(tmp_path, flags, word):
+    files = {"proc/cpuinfo": f"flags\t\t: {flags}", "sys/class/dmi/id/sys_vendor": "QEMU"}
+    finding = by_name(facts.machine(write(tmp_path, files)))["virtual machine"]
+    assert finding.value.startswith(word)
+
+
+def test_rights(tmp_path):
+    found = by_name(rights(write(tmp_path, {"proc/self/status": "CapEff:\t0000000000200000\nSeccomp:\t2"})))
+    assert found["CAP_SYS_ADMIN"].value is True
+    assert (found["CAP_PERFMON"].value, found["CAP_PERFMON"].status) == (False, NOTE)
+    assert found["seccomp"].value is True
+
+
+# ---- features ----------------------------------------------------------------------------
+
+
+def test_every_feature_has_its_probe():
+    assert {feature.probe for feature in FEATURES} == set(probes.PROBES)
+
+
+def test_features_that_are_missing_or_unknown():
+    answers = {feature.probe: (True, "") for feature in FEATURES}
+    answers["memfd_hugetlb"] = (False, "memfd_create says no")
+    answers["shared_page_tables"] = (None, "needs 2 free huge pages")
+    found = by_name(features(lambda names: answers))
+    assert found["huge pages in a memfd"].status == PROBLEM
+    assert "memfd_create says no" in found["huge pages in a memfd"].advice
+    assert found["shared page tables"].value is None
+    assert "unknown" in found["shared page tables"].advice
+
+
+def test_the_probes_answer_on_this_machine():
+    answers = trial.try_all(list(probes.PROBES))
+    assert list(answers) == list(probes.PROBES)
+    assert answers["fixed_noreplace"] == (True, "")
+    for value, said in answers.values():
+        assert value is not None or said
+
+
+_pages = huge_pages()
+
+
+@pytest.mark.skipif(_pages is None or _pages.available < 2, reason="needs 2 free huge pages of 2 MiB")
+def test_page_tables_that_are_not_shared_are_seen(monkeypatch):
+    """Mappings with different advice share none, on any kernel."""
+    real = probes.system_call
+    mapped = []
+
+    def with_other_advice(name, *arguments):
+        result = real(name, *arguments)
+        if name == "mmap" and arguments[1] == 1 << 30:
+            mapped.append(arguments[0])
+            if len(mapped) == 2:
+                real("madvise", *arguments[:2], 16)  # MADV_DONTDUMP
+        return result
+
+    monkeypatch.setattr(probes, "system_call", with_other_advice)
+    assert probes.shared_page_tables()[0] is False
+
+
+def test_a_probe_without_pages_is_unknown(monkeypatch):
+    monkeypatch.setattr(probes, "huge_pages", lambda: None)
+    assert probes.shared_page_tables() == (
+        None,
+        "needs 2 free huge pages to try: run `mrm fund 2GiB` as root",
+    )
+
+
+def test_a_refused_call_is_no(monkeypatch):
+    def refuse(name, *arguments):
+        raise PermissionError(1, "Operation not permitted", name)
+
+    monkeypatch.setattr(probes, "system_call", refuse)
+    assert probes.answer("userfaultfd") == (False, "userfaultfd says Operation not permitted")
+
+
+@pytest.fixture
+def hostile(tmp_path, monkeypatch):
+    """A module of probes that crash, hang, and talk nonsense."""
+    (tmp_path / "hostile_probes.py").write_text(
+        textwrap.dedent("""
+            import json, os, signal, sys, time
+            for name in sys.argv[1:]:
+                if name == "crash":
+                    os.kill(os.getpid(), signal.SIGBUS)
+                if name == "hang":
+                    time.sleep(60)
+                if name == "leave":
+                    sys.exit(5)
+                print(json.dumps([name, True, ""]), flush=True)
+        """)
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return "hostile_probes"
+
+
+def test_probes_that_crash_or_hang_cost_only_their_own_answer(hostile):
+    began = time.monotonic()
+    assert trial.try_all(["one"], hostile) == {"one": (True, "")}
+    # On an emulated machine Python takes its time to start.
+    patience = max(1.0, 5 * (time.monotonic() - began))
+    answers = trial.try_all(["one", "crash", "two", "hang", "leave", "three"], hostile, patience)
+    assert answers["crash"] == (None, "the attempt died of SIGBUS")
+    assert answers["hang"][1].startswith("the attempt did not come back")
+    assert answers["leave"] == (None, "the attempt failed (exit status 5)")
+    assert [answers[name] for name in ("one", "two", "three")] == [(True, "")] * 3
+
+
+def test_no_interpreter_no_answers(monkeypatch):
+    monkeypatch.setattr(trial.sys, "executable", "/no/such/python")
+    answers = trial.try_all(["one", "two"])
+    assert answers["two"] == (None, "/no/such/python cannot be started: No such file or directory")
+
+
+# ---- the command ---------------------------------------------------------------------------
+
+
+def test_json_and_exit_status(monkeypatch):
+    testing = pytest.importorskip("click.testing")
+    command = pytest.importorskip("mrm.tools.doctor.command")
+    good = [facts.Finding("topic", "name", 3)]
+    bad = [*good, facts.Finding("topic", "other", None, PROBLEM, "do [this]")]
+    for found, status in ((good, 0), (bad, 1)):
+        monkeypatch.setattr(command, "findings", lambda found=found: found)
+        result = testing.CliRunner().invoke(command.command, ["--json"])
+        assert result.exit_code == status
+        said = json.loads(result.stdout)
+        assert said["counts"]["problem"] == status
+        assert said["findings"][0] == {
+            "topic": "topic",
+            "name": "name",
+            "value": 3,
+            "status": "ok",
+            "advice": "",
+        }
+        shown = testing.CliRunner().invoke(command.command, [])
+        assert shown.exit_code == status
+        assert "[this]" in shown.stdout or not status

@@ -1,0 +1,110 @@
+"""Writes docs/api.md from the docstrings of the built package.
+
+    python tools/make_api.py           # writes it
+    python tools/make_api.py --check   # exit 1 if it is not what would be written
+
+The docstrings are the reference; this only lays them out. tests/test_api.py checks that
+the page is current, and that nothing public is without a docstring.
+"""
+
+import ast
+import dataclasses
+import inspect
+import sys
+from pathlib import Path
+
+import mrm
+
+PACKAGE = Path(mrm.__file__).parent
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "api.md"
+HEAD = """# Python interface
+
+Written by tools/make_api.py from the docstrings: `help(mrm)` says the same. The C
+interface is documented in include/mrm/mrm.h, call by call.
+"""
+ORDER = ["Pool", "Window", "View", "Reservation", "Batch", "Report", "PoolStats", "Mapping", "Place"]
+
+
+def split_signature(name: str, text: str) -> tuple[str, str]:
+    """Cython puts the signature into the docstring's first line: the two, apart."""
+    first, _, rest = text.partition("\n")
+    if first.startswith(f"{name}("):
+        return first, rest
+    return name, text
+
+
+def constructor_arguments(stub: str, cls: str) -> str:
+    """What a compiled class is made with: only its stub tells."""
+    for node in ast.walk(ast.parse((PACKAGE / stub).read_text())):
+        if isinstance(node, ast.ClassDef) and node.name == cls:
+            for method in node.body:
+                if isinstance(method, ast.FunctionDef) and method.name == "__init__":
+                    return ast.unparse(method.args).removeprefix("self, ")
+    raise LookupError(f"{stub} tells nothing of how a {cls} is made")
+
+
+def block(text: str) -> str:
+    """A docstring as it is laid out in the source."""
+    return "```text\n" + inspect.cleandoc(text).strip() + "\n```\n"
+
+
+def members(cls: type) -> list[tuple[str, object]]:
+    """What is public of a class, and its own: in the order of its definition where Python knows it."""
+    special = {"__getitem__", "__len__"}
+    return [
+        (name, value)
+        for name, value in vars(cls).items()
+        if (not name.startswith("_") or name in special) and getattr(value, "__doc__", None)
+    ]
+
+
+def section(name: str) -> str:
+    """One class or function of the package."""
+    thing = getattr(mrm, name)
+    signature, text = split_signature(name, thing.__doc__ or "")
+    if inspect.isfunction(thing):
+        signature = f"{name}{inspect.signature(thing)}"
+    elif name == "Pool":
+        signature = f"Pool({constructor_arguments('_core.pyi', 'Pool')})"
+    lines = [f"## mrm.{signature}\n", block(text)]
+    if dataclasses.is_dataclass(thing):
+        lines.append("Fields: " + ", ".join(f"`{field.name}`" for field in dataclasses.fields(thing)) + "\n")
+    if inspect.isclass(thing) and not issubclass(thing, BaseException):
+        for member, value in members(thing):
+            if dataclasses.is_dataclass(thing) and member in {
+                field.name for field in dataclasses.fields(thing)
+            }:
+                continue
+            signature, text = split_signature(member, value.__doc__ or "")
+            lines.append(f"### {name}.{signature.replace('(self, ', '(').replace('(self)', '()')}\n")
+            lines.append(block(text))
+    return "\n".join(lines)
+
+
+def page() -> str:
+    """The whole page."""
+    classes = [name for name in ORDER if name in mrm.__all__]
+    errors = sorted(
+        name
+        for name in mrm.__all__
+        if inspect.isclass(getattr(mrm, name)) and issubclass(getattr(mrm, name), (Exception, Warning))
+    )
+    rest = sorted(set(mrm.__all__) - set(classes) - set(errors))
+    parts = [HEAD, *map(section, classes), *map(section, rest), "# Errors\n", *map(section, errors)]
+    return "\n".join(parts)
+
+
+def main() -> int:
+    """Write the page, or say whether it is current."""
+    text = page()
+    if "--check" in sys.argv[1:]:
+        current = PAGE.exists() and PAGE.read_text() == text
+        print(f"{PAGE.name} is {'current' if current else 'not current: run python tools/make_api.py'}")
+        return 0 if current else 1
+    PAGE.write_text(text)
+    print(f"wrote {PAGE} ({len(text.splitlines())} lines)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
