@@ -1,6 +1,7 @@
 """What many tests need: stamps in memory, children that may die, and looks at the process."""
 
 import ctypes
+import faulthandler
 import os
 import pathlib
 import pickle
@@ -35,6 +36,11 @@ def stamp_at(address):
     last = ctypes.c_uint64.from_address(address + _LAST_WORD).value
     assert first == last, f"one frame with two stamps at {address:#x}: {first:#x} and {last:#x}"
     return first
+
+
+def peek_at(address):
+    """The byte at an address."""
+    return ctypes.c_uint8.from_address(address).value
 
 
 def stamp_all(pool, seed=0x5EED):
@@ -192,6 +198,7 @@ def after_fork(function):
     child = os.fork()
     if child == 0:
         os.close(reading)
+        faulthandler.disable()
         try:
             answer = function()
         except BaseException as error:

@@ -28,15 +28,16 @@ from mrm.space.plan cimport (
     plan_batch, plan_growth, plan_retire, plan_withdraw, step_name,
 )
 from mrm.space.reservation cimport (
-    change_t, mappings_allow, note_mapping, note_split, list_release, list_reservations,
+    change_t, mappings_allow, mappings_forget, note_mapping, note_split, list_release, list_reservations,
     reservation_address, reservation_enter, reservation_leave, reservation_t, slot_t, step_t,
 )
 from mrm.system.calls cimport (
-    CALL_MADVISE, CALL_MMAP, CALL_MPROTECT, CALL_MREMAP, advise, call, call_name, calls_made, seal,
+    CALL_MADVISE, CALL_MMAP, CALL_MPROTECT, CALL_MREMAP, CALL_MUNMAP, advise, call, call_name, calls_made, seal,
 )
 from mrm.system.failure cimport failure, mrm_fail
 from mrm.system.features cimport FEATURE_MREMAP, FEATURE_POPULATE, FEATURE_ZAP, feature_is_missing
 from mrm.system.maps cimport mapping_t, maps_within
+from mrm.system.ranges cimport range_is_low
 
 
 cdef extern from "system/atomic.h" nogil:
@@ -50,7 +51,7 @@ cdef extern from "<sys/mman.h>" nogil:
 
 cdef extern from "<errno.h>" nogil:
     enum:
-        EINVAL, EFAULT
+        EINVAL, EFAULT, ENOMEM
 
 cdef extern from "<string.h>" nogil:
     char *strerror(int error)
@@ -178,6 +179,21 @@ cdef uint32_t _same_run(const reservation_t *r, uint32_t first, uint32_t end) no
     return i - first
 
 
+cdef int64_t _empty(reservation_t *r, uint32_t first, uint32_t n) noexcept nogil:
+    """Seal a run that a step had filled, at vm.max_map_count too; not negative, or ``-errno``.
+
+    There mmap is refused, even where it would make mappings fewer, and munmap serves;
+    once it has, there is room for the seal. In the hole meanwhile nothing comes to lie,
+    as after an mremap.
+    """
+    cdef void *at = reservation_address(r, first)
+    cdef size_t nbytes = <size_t>n << r.pool.layout.frame_shift
+    cdef int64_t got = seal(at, nbytes)
+    if got == -ENOMEM and range_is_low(r.range) and call(CALL_MUNMAP, <int64_t>at, <int64_t>nbytes) == 0:
+        got = seal(at, nbytes)
+    return got
+
+
 cdef bint _restore(reservation_t *r, uint32_t first, uint32_t n) noexcept nogil:
     """Map the run as the table says; whether every call succeeded."""
     cdef uint32_t end = first + n, run
@@ -188,7 +204,7 @@ cdef bint _restore(reservation_t *r, uint32_t first, uint32_t n) noexcept nogil:
         run = _same_run(r, first, end)
         s = &r.slot[first]
         if s.state == MRM_SLOT_EMPTY:
-            got = seal(reservation_address(r, first), <size_t>run << r.pool.layout.frame_shift)
+            got = _empty(r, first, run)
         else:
             got = map_frames(
                 r.pool, reservation_address(r, first), s.frame, run, s.protection, s.protection != MRM_PROT_NONE
@@ -273,6 +289,8 @@ cdef int _undo(reservation_t *r, size_t failed, int which, int error) noexcept n
     cdef const char *different = text
     cdef step_t at = steps[failed]
     text[0] = 0
+    if error == ENOMEM:
+        mappings_forget()
     for i in range(failed + 1):
         k = failed - i
         if not _changes_mappings(&steps[k]):
@@ -282,6 +300,14 @@ cdef int _undo(reservation_t *r, size_t failed, int which, int error) noexcept n
             steps[k].shoots |= 1
         if steps[k].kind == STEP_MREMAP and not _restore(r, steps[k].source, steps[k].n):
             steps[k].shoots |= 2
+    for k in range(failed + 1):
+        # Once more: what was emptied since may have made room for mappings.
+        if not _changes_mappings(&steps[k]):
+            continue
+        if steps[k].shoots & 1 and _restore(r, steps[k].first, steps[k].n):
+            steps[k].shoots &= ~1
+        if steps[k].shoots & 2 and _restore(r, steps[k].source, steps[k].n):
+            steps[k].shoots &= ~2
         broken += steps[k].shoots != 0
     if broken == 0:
         plan_withdraw(r)

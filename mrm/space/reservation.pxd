@@ -84,4 +84,5 @@ cdef void list_release(reservation_t **listed, size_t n) noexcept nogil
 # The kernel's mappings: new boundaries that [first, first + n) brings, and noting them.
 cdef void note_mapping(reservation_t *reservation, uint32_t first, uint32_t n) noexcept nogil
 cdef void note_split(reservation_t *reservation, uint32_t first, uint32_t n) noexcept nogil
+cdef void mappings_forget() noexcept nogil
 cdef int mappings_allow(int64_t growth) noexcept nogil

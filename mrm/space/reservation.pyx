@@ -275,6 +275,11 @@ cdef void note_split(reservation_t *r, uint32_t first, uint32_t n) noexcept nogi
     mrm_add64(&mappings_left, <uint64_t>-<int64_t>(_note_cut(r, first) + _note_cut(r, first + n)))
 
 
+cdef void mappings_forget() noexcept nogil:
+    """The kernel has refused what the budget allowed: look again before the next commit."""
+    mrm_add64(&mappings_left, <uint64_t>-<int64_t>mrm_load64(&mappings_left))
+
+
 cdef int mappings_allow(int64_t growth) noexcept nogil:
     """MRM_OK if so many mappings more fit under vm.max_map_count."""
     cdef int64_t limit, count, left
