@@ -171,6 +171,9 @@ cdef class Pool:
         """Every frame at a permanent address: a Window."""
         return make_window(self.open_one(), self)
 
+    def __iter__(self):
+        raise TypeError("a pool is not iterable: its frames are range(len(pool))")
+
     # ---- frames --------------------------------------------------------------------
 
     def take(self, n=None):

@@ -148,6 +148,9 @@ cdef class Reservation:
         """Slots that it has."""
         return self.open_one().slots
 
+    def __iter__(self):
+        raise TypeError("a reservation is not iterable: its slots are range(len(reservation))")
+
     def address(self, slot):
         """Where a slot lies, as an int, whether it shows something or not.
 

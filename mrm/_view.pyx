@@ -154,6 +154,9 @@ cdef class Window:
         self.check_open()
         return self.pool.layout.frame_count
 
+    def __iter__(self):
+        raise TypeError("a view is not iterable: its frames are range(len(view))")
+
     def _exported(self, frame):
         self.exports += 1
         self.owner._exported(frame)
