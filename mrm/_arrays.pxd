@@ -12,4 +12,5 @@ cdef class Numbers:
 
 
 cdef Numbers numbers(object value, str what)
+cdef Numbers own_numbers(object value, str what)
 cdef object new_array(size_t n, uint32_t **data)

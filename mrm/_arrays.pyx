@@ -11,6 +11,7 @@ from cpython.buffer cimport PyObject_CheckBuffer
 from cpython.long cimport PyLong_AsLongLongAndOverflow
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
 
 from mrm.errors import ArgumentError
 
@@ -174,4 +175,19 @@ cdef Numbers numbers(object value, str what):
     _room(result, len(items))
     for i in range(<Py_ssize_t>result.n):
         result.data[i] = _one(items[i], what)
+    return result
+
+
+cdef Numbers own_numbers(object value, str what):
+    """The same, in memory of their own: for use without the GIL.
+
+    What points into a buffer of the caller's could be written by another thread between
+    a check and its use.
+    """
+    cdef Numbers result = numbers(value, what)
+    cdef uint32_t *shared = result.data
+    if result.exporter is not None:
+        _room(result, result.n)
+        memcpy(result.data, shared, result.n * sizeof(uint32_t))
+        result.exporter = None
     return result

@@ -10,7 +10,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from mrm cimport (
-    MRM_API_VERSION, MRM_BAD_ARGUMENT, MRM_OK, MRM_UNFUNDED, mrm_address, mrm_layout, mrm_pool_options, mrm_stats,
+    MRM_API_VERSION, MRM_BAD_ARGUMENT, MRM_OK, mrm_address, mrm_layout, mrm_pool_options, mrm_stats,
 )
 from mrm import errors
 from mrm._opening cimport open_pool
@@ -28,7 +28,7 @@ from mrm.space.reservation cimport (
 )
 from mrm.space.views cimport view_close, view_open, view_retire, view_t
 from mrm.system.calls cimport call_name
-from mrm.system.failure cimport failure, mrm_fail
+from mrm.system.failure cimport failure, mrm_fail, remember
 
 
 cdef extern from "mrm/mrm.h" nogil:
@@ -97,11 +97,7 @@ cdef int _pool_open(const mrm_pool_options *given, pool_t **opened) noexcept wit
             None, None, options.views or None, options.dump, 1,
         )
     except BaseException as error:
-        status = MRM_BAD_ARGUMENT if isinstance(error, errors.ArgumentError) else MRM_UNFUNDED
-        message = str(error) if isinstance(error, errors.Error) else f"{type(error).__name__}: {error}"
-        text = message.encode()
-        number = getattr(error, "errno", None) or 0
-        return mrm_fail(failure(), status, 0, number, NULL, options.bytes, b"%s", <char *>text)
+        return remember(error, options.bytes)
     return MRM_OK
 
 
@@ -114,19 +110,26 @@ cdef pool_t *_pool_from_object(PyObject *pool) noexcept with gil:
         handle = <pool_t *>address
         pool_retain(handle)
     except BaseException as error:
-        text = f"not an open mrm.Pool: {error}".encode()
-        mrm_fail(failure(), MRM_BAD_ARGUMENT, 0, 0, NULL, 0, b"%s", <char *>text)
+        if isinstance(error, errors.Error):
+            remember(error, 0)        # closed, or the parent's
+        else:
+            text = f"not an open mrm.Pool: {error}".encode()
+            mrm_fail(failure(), MRM_BAD_ARGUMENT, 0, 0, NULL, 0, b"%s", <char *>text)
     return handle
 
 
 cdef int _pool_layout(pool_t *pool, mrm_layout *layout) noexcept nogil:
-    layout[0] = pool.layout
-    return pool_usable(pool)
+    cdef int status = pool_usable(pool)
+    if status == MRM_OK:
+        layout[0] = pool.layout
+    return status
 
 
 cdef int _pool_stats(pool_t *pool, mrm_stats *stats) noexcept nogil:
-    pool_stats(pool, stats)
-    return pool_usable(pool)
+    cdef int status = pool_usable(pool)
+    if status == MRM_OK:
+        pool_stats(pool, stats)
+    return status
 
 
 cdef uint32_t _view_number(const view_t *view) noexcept nogil:

@@ -15,7 +15,7 @@ from mrm cimport (
     MRM_FRAME_RELEASED, MRM_FRAME_STRICT, MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW, MRM_SLOT_EMPTY,
     MRM_STATE_OPEN, mrm_address, mrm_place, mrm_slot, mrm_stats,
 )
-from mrm._arrays cimport Numbers, new_array, numbers
+from mrm._arrays cimport Numbers, new_array, own_numbers
 from mrm._capi import _C_API, api_address  # no-cython-lint: the capsule's name says that it is here
 from mrm._live cimport LIVE_POOLS, live_changed
 from mrm._opening cimport open_pool
@@ -203,15 +203,17 @@ cdef class Pool:
         cdef uint32_t *data
         cdef size_t count
         cdef int status
-        cdef pool_t *pool = self.pool
-        if pool == NULL:
-            self.open_one()
+        cdef pool_t *pool
         if n is None:
+            pool = self.pool
+            if pool == NULL:
+                self.open_one()
             status = pool_take(pool, &frame)
             if status:
                 check(status)
             return frame
-        count = self._count(n)
+        count = self._count(n)      # which may run Python, and so comes before the pointer
+        pool = self.open_one()
         if count > pool.layout.frame_count:
             check(pool_take_many(pool, NULL, count))
         taken = new_array(count, &data)
@@ -276,9 +278,7 @@ cdef class Pool:
         cdef int how, status
         cdef Numbers given
         cdef uint32_t frame
-        cdef pool_t *pool = self.pool
-        if pool == NULL:
-            self.open_one()
+        cdef pool_t *pool
         if reuse == "now":
             how = MRM_REUSE_NOW
         elif reuse == "after_retire":
@@ -289,11 +289,15 @@ cdef class Pool:
             frame = frames
             if self.pinned:
                 self._check_unpinned(&frame, 1)
+            pool = self.pool
+            if pool == NULL:
+                self.open_one()
             status = pool_give(pool, frame, how)
             if status:
                 check(status)
             return
-        given = numbers(frames, "frames")
+        given = own_numbers(frames, "frames")
+        pool = self.open_one()
         if self.pinned:
             self._check_unpinned(given.data, given.n)
         pool_retain(pool)
@@ -311,7 +315,7 @@ cdef class Pool:
                 )
         return 0
 
-    def _exported(self, frame):
+    def _exported(self, frame, readonly):
         self.pinned[frame] = self.pinned.get(frame, 0) + 1
 
     def _released(self, frame):
@@ -321,22 +325,25 @@ cdef class Pool:
 
     def state_of(self, frame):
         """``"ready"``, ``"released"``, ``"strict"`` or ``"held"``: a frame's state now."""
-        return FRAME_STATES[frames_state(&self.open_one().frames, self._frame(frame))]
+        cdef uint32_t f = self._frame(frame)
+        return FRAME_STATES[frames_state(&self.open_one().frames, f)]
 
     cpdef uint32_t _frame(self, frame) except? 0xFFFFFFFF:
         """A frame number of this pool, checked."""
-        cdef pool_t *pool = self.open_one()
         if isinstance(frame, bool) or not hasattr(frame, "__index__"):
             raise ArgumentError(f"a frame is an int, not {frame!r}")
-        if not 0 <= frame.__index__() < pool.layout.frame_count:
-            raise FrameError(f"frame {frame} is none of this pool's: they are 0 to {pool.layout.frame_count - 1}")
-        return frame.__index__()
+        number = frame.__index__()
+        count = self.open_one().layout.frame_count
+        if not 0 <= number < count:
+            raise FrameError(f"frame {number} is none of this pool's: they are 0 to {count - 1}")
+        return number
 
     # ---- contents ------------------------------------------------------------------
 
     def address(self, frame):
         """Address of a frame in the window, for the pool's life, as an int."""
-        return <uint64_t>pool_address(self.open_one(), self._frame(frame))
+        cdef uint32_t f = self._frame(frame)
+        return <uint64_t>pool_address(self.open_one(), f)
 
     def __getitem__(self, frame):
         """A writable memoryview of a frame's bytes, through the window.
@@ -352,7 +359,7 @@ cdef class Pool:
         ----------
         frames : int or array of int
         """
-        cdef Numbers cleared = numbers(frames, "frames")
+        cdef Numbers cleared = own_numbers(frames, "frames")
         cdef pool_t *pool = self.open_one()
         cdef int status
         pool_retain(pool)
@@ -441,8 +448,16 @@ cdef class Pool:
         -----
         Looks through the tables of every reservation: 1 ns a slot.
         """
+        cdef uint32_t f = self._frame(frame)
         cdef pool_t *pool = self.open_one()
-        cdef uint32_t f = self._frame(frame), number
+        pool_retain(pool)           # another thread may close this Pool between two lines of Python
+        try:
+            return self._mappings(pool, f)
+        finally:
+            pool_release(pool)
+
+    cdef list _mappings(self, pool_t *pool, uint32_t f):
+        cdef uint32_t number
         cdef reservation_t **listed
         cdef size_t n, i
         found = [Mapping("window", 0, f, <uint64_t>pool_address(pool, f), "rw")]
@@ -506,7 +521,7 @@ cdef class Pool:
     def page_size_of(self, frame):
         """Bytes of the kernel's pages that a frame really is made of, read from /proc/self/smaps.
 
-        Reading it takes the kernel milliseconds; touches the frame once.
+        Reading it takes the kernel milliseconds. The window's pages are there from the start.
         """
         from mrm.verify import page_size_at
 

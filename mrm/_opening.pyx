@@ -3,8 +3,6 @@
 Both ways to a pool go through here: the class Pool and the C table's pool_open.
 """
 
-import os
-
 from libc.stdint cimport uint32_t
 
 from mrm.errors import ArgumentError
@@ -13,7 +11,6 @@ from mrm.physical.limits import FRAME_SIZE
 from mrm.physical.pool cimport pool_open, pool_release, pool_t
 from mrm.sizes import parse_size
 from mrm.space.views cimport views_attach
-from mrm.system.calls cimport CALL_CLOSE, call
 from mrm.system.failure cimport check
 
 
@@ -45,13 +42,12 @@ cdef pool_t *open_pool(
         with nogil:
             status = pool_open(&pool, fd, backing, frame_count, frame_shift, view_numbers, dumped)
         check(status)
-    except BaseException:
-        call(CALL_CLOSE, fd)
-        if funded.path is not None:
-            os.unlink(funded.path)
-        raise
-    status = views_attach(pool)
-    if status:
-        pool_release(pool)
+        status = views_attach(pool)
         check(status)
+    except BaseException:
+        if pool != NULL:
+            pool.fd = -1            # given up below, with its name
+            pool_release(pool)
+        funded.give_up()
+        raise
     return pool

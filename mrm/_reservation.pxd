@@ -12,6 +12,8 @@ cdef class Reservation:
     cdef reservation_t *reservation     # NULL once closed
     cdef object owner                   # keeps the pool alive
     cdef dict pinned                    # exports by slot
+    cdef int busy                       # batches that have let go of the GIL to commit
+    cdef uint32_t _slot(self, slot) except? 0xFFFFFFFF
     cdef reservation_t *open_one(self) except NULL
 
 

@@ -10,7 +10,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from mrm cimport (
     MRM_DEFERRED, MRM_MISSING_OK, MRM_PROT_NONE, MRM_PROT_READ, MRM_PROT_READ_WRITE, MRM_SLOT_DEFERRED,
-    MRM_SLOT_EMPTY, mrm_slot,
+    MRM_SLOT_EMPTY, MRM_SLOT_SHOWN, mrm_slot,
 )
 from mrm._arrays cimport Numbers, numbers
 from mrm._live cimport LIVE_BATCHES, LIVE_RESERVATIONS, live_changed
@@ -30,6 +30,10 @@ from mrm.space.reservation cimport (
 from mrm.stats import Mapping
 from mrm.system.failure cimport check
 from mrm.system.ranges cimport STATE_FORKED, STATE_OPEN
+
+
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
 
 
 cdef dict PROTECTIONS = {"rw": MRM_PROT_READ_WRITE, "r": MRM_PROT_READ, "none": MRM_PROT_NONE}
@@ -159,11 +163,16 @@ cdef class Reservation:
         SlotError
             If there is no such slot.
         """
-        cdef reservation_t *r = self.open_one()
+        cdef uint32_t s = self._slot(slot)
+        return <uint64_t>reservation_address(self.open_one(), s)
+
+    cdef uint32_t _slot(self, slot) except? 0xFFFFFFFF:
+        """A slot of this reservation, checked; what __index__ does comes before the pointer."""
         cdef Py_ssize_t s = index(slot)
+        cdef reservation_t *r = self.open_one()
         if not 0 <= s < r.slots:
             raise SlotError(f"slot {slot} is none of reservation {r.number}'s: they are 0 to {r.slots - 1}")
-        return <uint64_t>reservation_address(r, <uint32_t>s)
+        return <uint32_t>s
 
     def __getitem__(self, slot):
         """What a slot shows.
@@ -174,9 +183,8 @@ cdef class Reservation:
             The frame; None if the slot shows nothing, or only until the next retire.
         """
         cdef mrm_slot shown
-        cdef reservation_t *r = self.open_one()
-        self.address(slot)
-        check(reservation_slot(r, slot, &shown))
+        cdef uint32_t s = self._slot(slot)
+        check(reservation_slot(self.open_one(), s, &shown))
         return shown.frame if shown.state != MRM_SLOT_EMPTY and shown.state != MRM_SLOT_DEFERRED else None
 
     def mapping(self, slot):
@@ -188,13 +196,12 @@ cdef class Reservation:
             None if the slot shows nothing.
         """
         cdef mrm_slot shown
-        cdef reservation_t *r = self.open_one()
-        self.address(slot)
-        check(reservation_slot(r, slot, &shown))
+        cdef uint32_t s = self._slot(slot)
+        check(reservation_slot(self.open_one(), s, &shown))
         if shown.state == MRM_SLOT_EMPTY:
             return None
         return Mapping(
-            "reservation", r.number, slot, shown.address, PROTECTION_NAMES[shown.protection],
+            "reservation", self.open_one().number, s, shown.address, PROTECTION_NAMES[shown.protection],
             shown.state == MRM_SLOT_DEFERRED,
         )
 
@@ -210,9 +217,8 @@ cdef class Reservation:
             If the slot shows nothing that can be read, or only until the next retire.
         """
         cdef mrm_slot shown
-        cdef reservation_t *r = self.open_one()
-        self.address(slot)
-        check(reservation_slot(r, slot, &shown))
+        cdef uint32_t s = self._slot(slot)
+        check(reservation_slot(self.open_one(), s, &shown))
         if shown.state == MRM_SLOT_EMPTY or shown.protection == MRM_PROT_NONE:
             raise SlotError(f"slot {slot} shows nothing that can be read")
         if shown.state == MRM_SLOT_DEFERRED:
@@ -221,11 +227,22 @@ cdef class Reservation:
                 f"slot {slot} was unmapped, deferred until the next retire: look at another slot of its frame"
             )
         return make_buffer(
-            self, <void *>shown.address, r.pool.layout.frame_size, shown.protection != MRM_PROT_READ_WRITE, slot
+            self, <void *>shown.address, self.open_one().pool.layout.frame_size,
+            shown.protection != MRM_PROT_READ_WRITE, s,
         )
 
-    def _exported(self, slot):
-        self.pinned[slot] = self.pinned.get(slot, 0) + 1
+    def _exported(self, slot, readonly):
+        cdef mrm_slot shown
+        cdef uint32_t s = slot
+        while self.busy:            # a batch that began before may change the slot
+            with nogil:
+                sched_yield()
+        check(reservation_slot(self.open_one(), s, &shown))
+        if shown.state != MRM_SLOT_SHOWN or shown.protection == MRM_PROT_NONE:
+            raise SlotError(f"slot {s} shows nothing that can be read")
+        if shown.protection != MRM_PROT_READ_WRITE and not readonly:
+            raise SlotError(f"slot {s} is mapped for reading only")
+        self.pinned[s] = self.pinned.get(s, 0) + 1
 
     def _released(self, slot):
         self.pinned[slot] -= 1
@@ -473,20 +490,23 @@ cdef class Batch:
         InconsistentError
             If undoing failed, too; the message says which slots show what.
         """
-        cdef batch_t *batch = self.open_one()
+        cdef batch_t *batch
         cdef Report report = Report.__new__(Report)
         cdef int status
         counter = None
-        if self.reservation.pinned:
-            self._check_pins()
         if self.measure:
             from mrm.shootdowns import shootdowns
 
             counter = shootdowns()
             counter.__enter__()
+        batch = self.open_one()
+        if self.reservation.pinned:
+            self._check_pins()
         self.batch = NULL           # until it is done, for other threads it is over
+        self.reservation.busy += 1  # ... and no buffer of its slots is made
         with nogil:
             status = batch_commit(batch, &report.figures)
+        self.reservation.busy -= 1
         self.batch = batch
         if counter is not None:
             counter.__exit__(None, None, None)
@@ -517,16 +537,19 @@ cdef class Batch:
         lines = []
         check(reservation_enter(r))
         status = plan_batch(batch)
-        if status == 0:
-            for i in range(r.plan.step_count):
-                step = &r.plan.steps[i]
-                many = 2 if step.kind == STEP_MREMAP or step.kind == STEP_ADVISE else 1
-                calls += many
-                shoots += step.shoots
-                lines.append(_describe(step, many))
-            title = f"{r.plan.change_count} slots change in {r.plan.runs} runs"
-            plan_withdraw(r)
-        reservation_leave(r)
+        try:
+            if status == 0:
+                for i in range(r.plan.step_count):
+                    step = &r.plan.steps[i]
+                    many = 2 if step.kind == STEP_MREMAP or step.kind == STEP_ADVISE else 1
+                    calls += many
+                    shoots += step.shoots
+                    lines.append(_describe(step, many))
+                title = f"{r.plan.change_count} slots change in {r.plan.runs} runs"
+        finally:
+            if status == 0:
+                plan_withdraw(r)
+            reservation_leave(r)
         check(status)
         return "\n".join([f"{title}: {calls} system calls, {shoots} shootdowns expected", *lines])
 
@@ -536,7 +559,7 @@ cdef class Batch:
 
     def __exit__(self, kind, value, traceback):
         try:
-            if kind is None:
+            if kind is None and self.batch != NULL:     # it may have been aborted inside
                 self.commit()
         finally:
             self.abort()

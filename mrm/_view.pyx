@@ -33,7 +33,8 @@ cdef class FrameBuffer:
         if self.readonly and flags & PyBUF_WRITABLE:
             raise BufferError("the slot is mapped for reading only")
         if self.views == 0:
-            self.owner._exported(self.key)
+            # Asked anew each time: a memoryview's .obj may be kept, and exported from later.
+            self.owner._exported(self.key, self.readonly)
         self.views += 1
         buffer.buf = self.address
         buffer.len = self.nbytes
@@ -157,9 +158,14 @@ cdef class Window:
     def __iter__(self):
         raise TypeError("a view is not iterable: its frames are range(len(view))")
 
-    def _exported(self, frame):
+    def _exported(self, frame, readonly):
+        self._check_shown()
+        self.owner._exported(frame, readonly)
         self.exports += 1
-        self.owner._exported(frame)
+
+    def _check_shown(self):
+        """Raise unless its addresses show their frames."""
+        self.check_open()
 
     def _released(self, frame):
         self.exports -= 1
@@ -221,10 +227,14 @@ cdef class View(Window):
         ClosedError
             If the view is retired or closed.
         """
-        self.check_open()
-        if self.view.state != MRM_STATE_OPEN:
-            raise ClosedError(f"view {self.view.number} is retired: its addresses trap")
+        self._check_shown()
         return Window.__getitem__(self, frame)
+
+    def _check_shown(self):
+        self.check_open()
+        # Busy: another thread has let go of the GIL to retire it.
+        if self.busy or self.view.state != MRM_STATE_OPEN:
+            raise ClosedError(f"view {self.view.number} is retired: its addresses trap")
 
     cdef int _check_unpinned(self, str verb) except -1:
         if self.exports:

@@ -64,6 +64,11 @@ class FrameFile:
         """Its name in the file system, if it has one."""
         return None if self.path is None or os.path.isdir(self.path) else self.path
 
+    @property
+    def made_name(self) -> bool:
+        """Whether the name is there because of this object."""
+        return self._created is not None
+
     def make(self) -> None:
         """Make the file, at its full size and without a single page."""
         labour([self._make])

@@ -82,6 +82,8 @@ class Funded:
         The file's name on a hugetlbfs mount, if it has one.
     description : str
         What was got, in a sentence.
+    made_name : bool
+        Whether the file's name is there because of this funding.
     """
 
     fd: int
@@ -90,6 +92,15 @@ class Funded:
     frame_count: int
     path: str | None
     description: str
+    made_name: bool = False
+
+    def give_up(self) -> None:
+        """Give the frames back: nothing is left, but for an empty file that was there before."""
+        if self.path is not None and self.made_name:
+            os.unlink(self.path)
+        elif self.path is not None:
+            os.ftruncate(self.fd, 0)
+        system_call("close", self.fd)
 
 
 def fund(
@@ -238,10 +249,13 @@ def _get(order: _Order, backing: int) -> Funded:
         file.make()
         threads = order.threads_for(backing)
         _fill(order, backing, file.fd, threads)
+        made_name = file.made_name
         file.finish()
         seconds = time.perf_counter() - began
         description = _describe(order, backing, threads, seconds)
-        return Funded(file.fd, backing, FRAME_SIZE, order.nbytes // FRAME_SIZE, file.kept_path, description)
+        return Funded(
+            file.fd, backing, FRAME_SIZE, order.nbytes // FRAME_SIZE, file.kept_path, description, made_name
+        )
     except OSError as error:
         file.undo()
         # Only now: the pages that were got are back, and the figures are those of before.

@@ -59,7 +59,7 @@ cdef enum:
 
 cdef uint64_t GIB = 1 << 30
 cdef uint64_t DEFAULT_ARENA = <uint64_t>1 << 40
-cdef uint64_t LARGEST_ARENA = <uint64_t>1 << 46     # half of what a process can address
+cdef uint64_t LARGEST_ARENA = <uint64_t>1 << 45     # a quarter of what a process can address: it is aligned to its own size
 cdef uint32_t pools_opened = 0
 
 

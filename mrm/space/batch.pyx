@@ -13,13 +13,18 @@ from mrm cimport (
     MRM_BAD_ARGUMENT, MRM_DEFERRED, MRM_MISSING_OK, MRM_NO_MEMORY, MRM_OK, MRM_PROT_NONE, MRM_PROT_READ,
     MRM_PROT_READ_WRITE,
 )
+from mrm.physical.pool cimport pool_usable
 from mrm.space.reservation cimport reservation_release, reservation_retain, reservation_t
 from mrm.system.failure cimport failure, mrm_fail
 
 
 cdef int batch_begin(reservation_t *reservation, batch_t **begun) noexcept nogil:
     """An empty batch for the reservation."""
-    cdef batch_t *batch = <batch_t *>calloc(1, sizeof(batch_t))
+    cdef batch_t *batch
+    cdef int status = pool_usable(reservation.pool)
+    if status != MRM_OK:
+        return status
+    batch = <batch_t *>calloc(1, sizeof(batch_t))
     if batch == NULL:
         return mrm_fail(failure(), MRM_NO_MEMORY, 0, 12, NULL, sizeof(batch_t), b"no memory for a batch")
     batch.reservation = reservation
@@ -49,8 +54,9 @@ cdef int _add(
         )
     if flags & ~flags_allowed:
         return mrm_fail(failure(), MRM_BAD_ARGUMENT, 0, 0, NULL, 0, b"flags %#x are not for this operation", flags)
-    if batch.count + n > batch.room:
-        room = max(batch.count + n, 2 * batch.room)
+    if n > batch.room - batch.count:
+        # More than 2**32 changes are more than there are slots; their sum could overflow.
+        room = max(batch.count + n, 2 * batch.room) if n <= <size_t>1 << 32 else n
         ops = <op_t *>realloc(batch.ops, room * sizeof(op_t)) if n <= <size_t>1 << 32 else NULL
         if ops == NULL:
             return mrm_fail(

@@ -44,6 +44,10 @@ cdef extern from "system/atomic.h" nogil:
     void mrm_store64(uint64_t *p, uint64_t v)
     uint64_t mrm_add64(uint64_t *p, uint64_t v)
 
+cdef extern from "system/lock.h" nogil:
+    void mrm_lock(uint32_t *lock)
+    void mrm_unlock(uint32_t *lock)
+
 cdef extern from "<sys/mman.h>" nogil:
     enum:
         PROT_NONE, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE, MAP_FIXED_NOREPLACE
@@ -51,7 +55,7 @@ cdef extern from "<sys/mman.h>" nogil:
 
 cdef extern from "<errno.h>" nogil:
     enum:
-        EINVAL, EFAULT, ENOMEM
+        EINVAL, EFAULT, ENOMEM, EEXIST
 
 cdef extern from "<string.h>" nogil:
     char *strerror(int error)
@@ -298,7 +302,10 @@ cdef int _undo(reservation_t *r, size_t failed, int which, int error) noexcept n
         steps[k].shoots = 0                     # from here on: what could not be restored
         if not _restore(r, steps[k].first, steps[k].n):
             steps[k].shoots |= 1
-        if steps[k].kind == STEP_MREMAP and not _restore(r, steps[k].source, steps[k].n):
+        if steps[k].kind != STEP_MREMAP:
+            continue
+        # Something of somebody else's lies in the hole: it is not ours to map over.
+        if (k == failed and error == EEXIST) or not _restore(r, steps[k].source, steps[k].n):
             steps[k].shoots |= 2
     for k in range(failed + 1):
         # Once more: what was emptied since may have made room for mappings.
@@ -306,7 +313,7 @@ cdef int _undo(reservation_t *r, size_t failed, int which, int error) noexcept n
             continue
         if steps[k].shoots & 1 and _restore(r, steps[k].first, steps[k].n):
             steps[k].shoots &= ~1
-        if steps[k].shoots & 2 and _restore(r, steps[k].source, steps[k].n):
+        if steps[k].shoots & 2 and not (k == failed and error == EEXIST) and _restore(r, steps[k].source, steps[k].n):
             steps[k].shoots &= ~2
         broken += steps[k].shoots != 0
     if broken == 0:
@@ -462,7 +469,10 @@ cdef int pool_retire(pool_t *pool, mrm_report *report) noexcept nogil:
         if status == MRM_OK:
             status = _retire_one(listed[i], report)
             if status == MRM_CLOSED:
-                status = MRM_OK     # by another thread, and so retired
+                # By another thread: retired when that is done, which holds the lock till then.
+                mrm_lock(&listed[i].lock)
+                mrm_unlock(&listed[i].lock)
+                status = MRM_OK
     list_release(listed, n)
     if status == MRM_OK:
         frames_retire_end(&pool.frames, begun)

@@ -1,8 +1,9 @@
 """What an address is: for signal handlers, and for anyone who holds a pointer.
 
 Async-signal-safe and lock-free: it finds the address's range in the registry and reads
-the owner's tables, which stay while it reads (ranges.pyx). What it says was true at
-some moment of the call; a commit on another processor may change it the moment after.
+the owner's tables, which stay while it reads (ranges.pyx). What it says is what the
+tables say at some moment of the call: while a commit is at work, a slot that it takes away
+traps a little before its table says so, and one that it fills shows its frame before.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -69,13 +70,14 @@ cdef void classify(const void *address, mrm_place *place) noexcept nogil:
     """Fill ``place`` with what ``address`` is; never fails."""
     cdef uint32_t ticket
     cdef range_t *found
+    cdef uint64_t into
     memset(place, 0, sizeof(mrm_place))
     place.frame = 0xFFFFFFFF
     ticket = range_enter()
-    found = range_find(<uint64_t>address)
+    found = range_find(<uint64_t>address, &into)
     if found != NULL:
         if found.kind == RANGE_ARENA:
             _in_arena(<pool_t *>found.owner, address, place)
         else:
-            _in_reservation(<reservation_t *>found.owner, <uint64_t>address - found.base, address, place)
+            _in_reservation(<reservation_t *>found.owner, into, address, place)
     range_leave(ticket)

@@ -704,10 +704,10 @@ cdef int64_t plan_growth(const reservation_t *r) noexcept nogil:
         step = &r.plan.steps[i]
         if step.kind == STEP_ZAP or step.kind == STEP_POPULATE or step.kind == STEP_ADVISE:
             continue
-        growth += step.first != previous and not r.slot[step.first].cut
+        growth += step.first != 0 and step.first != previous and not r.slot[step.first].cut
         previous = step.first + step.n
         growth += previous < r.slots and not r.slot[previous].cut
         if step.kind == STEP_MREMAP:
-            growth += not r.slot[step.source].cut
+            growth += step.source != 0 and not r.slot[step.source].cut
             growth += step.source + step.n < r.slots and not r.slot[step.source + step.n].cut
     return growth

@@ -236,6 +236,9 @@ cdef void *reservation_address(const reservation_t *r, uint32_t slot) noexcept n
 cdef int reservation_slot(reservation_t *r, uint32_t slot, mrm_slot *shown) noexcept nogil:
     """What a slot shows now."""
     cdef slot_t seen
+    cdef int status = pool_usable(r.pool)
+    if status != MRM_OK:
+        return status
     if slot >= r.slots:
         return mrm_fail(
             failure(), MRM_BAD_SLOT, 0, 0, NULL, 0,
@@ -283,7 +286,8 @@ cdef void mappings_forget() noexcept nogil:
 cdef int mappings_allow(int64_t growth) noexcept nogil:
     """MRM_OK if so many mappings more fit under vm.max_map_count."""
     cdef int64_t limit, count, left
-    if growth <= <int64_t>mrm_load64(&mappings_left):
+    # What adds none may always go on, at the limit above all: it may be what makes room.
+    if growth <= 0 or growth <= <int64_t>mrm_load64(&mappings_left):
         return MRM_OK
     limit = maps_limit()
     count = maps_count()

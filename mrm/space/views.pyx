@@ -136,8 +136,11 @@ cdef int view_retire(view_t *view) noexcept nogil:
             failure(), MRM_CLOSED, 0, 0, view.base, pool.whole, b"view %u is retired already", view.number
         )
     begun = frames_retire_begin(&pool.frames)
+    # Said before it is done: whoever traps there finds the reason.
+    mrm_store8(&pool.view_state[view.number], MRM_STATE_RETIRED)
     got = seal(view.base, pool.whole)
     if got < 0:
+        mrm_store8(&pool.view_state[view.number], MRM_STATE_OPEN)
         mrm_store32(&view.state, MRM_STATE_OPEN)
         return mrm_fail(
             failure(), MRM_SYSTEM_CALL, CALL_MMAP, <int>-got, view.base, pool.whole,
@@ -145,7 +148,6 @@ cdef int view_retire(view_t *view) noexcept nogil:
             b"raise vm.max_map_count",
             view.number, view.base, strerror(<int>-got),
         )
-    mrm_store8(&pool.view_state[view.number], MRM_STATE_RETIRED)
     frames_retire_end(&pool.frames, begun)
     mrm_lock(&pool.view_lock)
     pool.views_open -= 1

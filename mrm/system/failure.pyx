@@ -5,12 +5,15 @@ a negative status. Whoever holds the GIL again calls ``check(status)``, which
 raises the exception of that status with the record's sentence and figures.
 """
 
+from libc.stdint cimport uint64_t
+
 from mrm cimport (
     MRM_BAD_ARGUMENT, MRM_BAD_FRAME, MRM_BAD_SLOT, MRM_CLOSED, MRM_FORKED, MRM_INCONSISTENT,
     MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, MRM_OUT_OF_FRAMES, MRM_SYSTEM_CALL, MRM_UNFUNDED, mrm_failure,
 )
 from mrm import errors
 from mrm.system.calls cimport call_name
+from mrm.system.calls import KINDS
 
 
 cdef extern from *:
@@ -52,3 +55,21 @@ cdef int check(int status) except -1:
         address=record.address or None,
         nbytes=record.bytes or None,
     )
+
+
+cdef int remember(object error, size_t nbytes) noexcept:
+    """The way back: make an exception this thread's failure; its status."""
+    cdef int status = MRM_UNFUNDED
+    for known, kind in CLASSES.items():
+        if type(error) is kind:
+            status = known
+    text = (str(error) if isinstance(error, errors.Error) else f"{type(error).__name__}: {error}").encode()
+    return mrm_fail(
+        &mrm_thread_failure, status, call_number(getattr(error, "call", None)), getattr(error, "errno", None) or 0,
+        <void *><uint64_t>(getattr(error, "address", None) or 0), nbytes, b"%s", <char *>text,
+    )
+
+
+cdef int call_number(object name) except -1:
+    """A call's number by its name; 0 for none."""
+    return KINDS.get(name, 0)

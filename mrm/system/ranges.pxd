@@ -36,5 +36,4 @@ cdef bint range_is_low(const range_t *entry) noexcept nogil
 # owner that was found is not freed before leave.
 cdef uint32_t range_enter() noexcept nogil
 cdef void range_leave(uint32_t ticket) noexcept nogil
-cdef range_t *range_find(uint64_t address) noexcept nogil
-cdef range_t *range_next(range_t *after) noexcept nogil
+cdef range_t *range_find(uint64_t address, uint64_t *into) noexcept nogil

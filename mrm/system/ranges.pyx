@@ -35,6 +35,8 @@ cdef extern from "system/atomic.h" nogil:
     uint32_t mrm_sub32(uint32_t *p, uint32_t v)
     uint64_t mrm_load64(const uint64_t *p)
     void mrm_store64(uint64_t *p, uint64_t v)
+    void *mrm_load_ptr(void **p)
+    void mrm_store_ptr(void **p, void *v)
     void mrm_pause()
 
 cdef extern from "system/lock.h" nogil:
@@ -92,29 +94,21 @@ cdef void range_leave(uint32_t ticket) noexcept nogil:
     mrm_sub32(&readers[ticket & 1], 1)
 
 
-cdef range_t *range_find(uint64_t address) noexcept nogil:
-    """The range that ``address`` lies in, or NULL."""
-    cdef range_t *entry = range_next(NULL)
-    while entry != NULL:
-        if address - entry.base < entry.nbytes:
-            return entry
-        entry = range_next(entry)
-    return NULL
+cdef range_t *range_find(uint64_t address, uint64_t *into) noexcept nogil:
+    """The range that ``address`` lies in, and how far in; or NULL.
 
-
-cdef range_t *range_next(range_t *after) noexcept nogil:
-    """The next range in use; the first one after NULL."""
+    ``base`` is read once: a release wipes it while readers still look.
+    """
     cdef chunk_t *chunk = &first_chunk
-    cdef bint passed = after == NULL
+    cdef uint64_t base
     cdef int i
     while chunk != NULL:
         for i in range(ENTRIES):
-            if passed:
-                if mrm_load64(&chunk.entries[i].base):
-                    return &chunk.entries[i]
-            elif &chunk.entries[i] == after:
-                passed = True
-        chunk = chunk.next
+            base = mrm_load64(&chunk.entries[i].base)
+            if base and address - base < chunk.entries[i].nbytes:
+                into[0] = address - base
+                return &chunk.entries[i]
+        chunk = <chunk_t *>mrm_load_ptr(<void **>&chunk.next)
     return NULL
 
 
@@ -129,7 +123,7 @@ cdef range_t *_unused_entry() noexcept nogil:
             if chunk.entries[i].base == 0:
                 return &chunk.entries[i]
         if chunk.next == NULL:
-            chunk.next = <chunk_t *>calloc(1, sizeof(chunk_t))
+            mrm_store_ptr(<void **>&chunk.next, calloc(1, sizeof(chunk_t)))
             if chunk.next == NULL:
                 return NULL
         chunk = chunk.next
@@ -282,19 +276,24 @@ cdef int range_release(range_t *entry) noexcept nogil:
 cdef void forked() noexcept nogil:
     """In the child: nothing of the parent's can be reached from here on."""
     global registry_lock
+    cdef chunk_t *chunk = &first_chunk
     cdef range_t *entry
+    cdef int i
     registry_lock = 0
     readers[0] = readers[1] = 0
-    entry = range_next(NULL)
-    while entry != NULL:
-        # Views are not copied into the child and left holes, which are closed again, so
-        # that a stale pointer does not meet what the child maps later.
-        seal(<void *>entry.base, entry.nbytes)
-        mrm_store32(entry.state, STATE_FORKED)
-        if entry.fd != NULL and entry.fd[0] >= 0:
-            call(CALL_CLOSE, entry.fd[0])
-            entry.fd[0] = -1
-        entry = range_next(entry)
+    while chunk != NULL:
+        for i in range(ENTRIES):
+            entry = &chunk.entries[i]
+            if entry.base == 0:
+                continue
+            # Views are not copied into the child and left holes, which are closed again, so
+            # that a stale pointer does not meet what the child maps later.
+            seal(<void *>entry.base, entry.nbytes)
+            mrm_store32(entry.state, STATE_FORKED)
+            if entry.fd != NULL and entry.fd[0] >= 0:
+                call(CALL_CLOSE, entry.fd[0])
+                entry.fd[0] = -1
+        chunk = chunk.next
 
 
 pthread_atfork(NULL, NULL, forked)

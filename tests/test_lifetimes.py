@@ -1,0 +1,137 @@
+"""Who may end what while somebody else looks at it, or is about to."""
+
+import threading
+
+import pytest
+from helpers import FRAME
+
+import mrm
+
+
+def held_back(pool, reservation=None):
+    """A held frame, shown by slot 0 of the reservation if there is one."""
+    frame = pool.take()
+    if reservation is not None:
+        with reservation.batch() as batch:
+            batch.map(0, frame)
+    return frame
+
+
+def test_a_buffer_kept_by_a_memoryview_is_asked_anew(pool):
+    frame = held_back(pool)
+    with pool.open_view() as view:
+        memory = view[frame]
+        kept = memory.obj
+        memory.release()
+        view.retire()
+        with pytest.raises(mrm.ClosedError):
+            memoryview(kept)
+    with pytest.raises(mrm.ClosedError):
+        memoryview(kept)
+
+
+def test_a_slots_buffer_kept_by_a_memoryview_is_asked_anew(pool, reservation):
+    frame = held_back(pool, reservation)
+    memory = reservation.buffer(0)
+    kept = memory.obj
+    memory.release()
+    with reservation.batch() as batch:
+        batch.protect(0, "r")
+    with pytest.raises(mrm.SlotError, match="reading only"):
+        memoryview(kept)
+    with reservation.batch() as batch:
+        batch.unmap(0)
+    with pytest.raises(mrm.SlotError, match="shows nothing"):
+        memoryview(kept)
+    pool.give(frame)
+    reservation.close()
+    with pytest.raises(mrm.ClosedError):
+        memoryview(kept)
+
+
+def test_a_pool_closed_by_the_argument_of_a_call_is_closed(huge):
+    def closing(pool, number):
+        pool.close()
+        yield number
+
+    class Closing:
+        def __init__(self, pool):
+            self.pool = pool
+
+        def __index__(self):
+            self.pool.close()
+            return 0
+
+    for use in (
+        lambda pool: pool.give(closing(pool, 0)),
+        lambda pool: pool.zero(closing(pool, 0)),
+        lambda pool: pool.take(Closing(pool)),
+        lambda pool: pool.address(Closing(pool)),
+        lambda pool: pool.state_of(Closing(pool)),
+        lambda pool: pool.mappings(Closing(pool)),
+    ):
+        pool = mrm.Pool(4 * FRAME, huge=huge)
+        with pytest.raises(mrm.ClosedError):
+            use(pool)
+
+
+def test_a_batch_may_be_aborted_inside_its_block(reservation):
+    with reservation.batch() as batch:
+        batch.unmap(0)
+        batch.abort()
+    assert reservation[0] is None
+
+
+def test_no_buffer_is_made_of_a_slot_that_a_commit_takes_away(pool):
+    """It either pins the slot before the commit, or finds it empty after."""
+    slots = 2000
+    frame = held_back(pool)
+    with pool.reserve(slots) as reservation:
+        for _ in range(5):
+            with reservation.batch() as batch:
+                batch.map(range(slots), [frame] * slots)
+            emptying = reservation.batch()
+            emptying.unmap(range(slots))
+            started = threading.Event()
+
+            def empty(batch=emptying, started=started):
+                started.set()
+                try:
+                    batch.commit()
+                except mrm.PinnedError:
+                    pass
+                finally:
+                    batch.abort()
+
+            thread = threading.Thread(target=empty)
+            thread.start()
+            started.wait()
+            try:
+                memory = reservation.buffer(0)
+                memory[0] = 1
+                thread.join()
+                memory[0] = 2
+                memory.release()
+            except mrm.SlotError:
+                thread.join()
+            with reservation.batch() as batch:
+                batch.unmap(range(slots), missing_ok=True)
+    pool.give(frame)
+
+
+def test_an_address_may_be_asked_for_while_its_range_is_closed(pool):
+    at = 40 << 40
+    stop = threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            place = mrm.classify(at)
+            assert place.kind in ("nothing", "reservation")
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    for _ in range(200):
+        pool.reserve(1, at=at).close()
+    stop.set()
+    asking.join()
+    assert mrm.classify(0).kind == "nothing"
