@@ -59,7 +59,8 @@ cdef enum:
 
 cdef uint64_t GIB = 1 << 30
 cdef uint64_t DEFAULT_ARENA = <uint64_t>1 << 40
-cdef uint64_t LARGEST_ARENA = <uint64_t>1 << 45     # a quarter of what a process can address: it is aligned to its own size
+# A quarter of what a process can address: it has to find a place aligned to its own size.
+cdef uint64_t LARGEST_ARENA = <uint64_t>1 << 45
 cdef uint32_t pools_opened = 0
 
 
