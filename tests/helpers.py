@@ -92,7 +92,12 @@ def give_all(pool, *reservations):
 
 def steps_of(explanation):
     """The kinds of steps in what ``batch.explain()`` says, in order."""
-    return [line.split()[0] for line in explanation.splitlines()[1:]]
+    return [line.split()[0] for line in explanation.splitlines()[1:] if line.startswith("  ")]
+
+
+def notes_of(explanation):
+    """What ``batch.explain()`` says of features that the plan goes without."""
+    return [line for line in explanation.splitlines()[1:] if not line.startswith("  ")]
 
 
 def counts_of(explanation):

@@ -324,7 +324,8 @@ class TestPath:
         assert list(hugetlbfs.iterdir()) == []
         os.close(got.fd)
 
-    def test_unnamed_on_an_old_kernel(self, hugetlbfs):
+    def test_unnamed_on_an_old_kernel(self, hugetlbfs, features):
+        features()
         with calls.Script(fail=2, kinds=["openat"], error=errno.EOPNOTSUPP, record=False):
             got = fund(8 * MIB, path=hugetlbfs)
         assert list(hugetlbfs.iterdir()) == []
