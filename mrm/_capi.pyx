@@ -15,8 +15,8 @@ from mrm cimport (
 from mrm import errors
 from mrm._opening cimport open_pool
 from mrm.physical.pool cimport (
-    pool_audit, pool_copy_frame, pool_description, pool_give, pool_give_many, pool_release, pool_retain, pool_stats, pool_t,
-    pool_take, pool_take_many, pool_take_run, pool_usable, pool_zero,
+    pool_audit, pool_copy_frame, pool_description, pool_give, pool_give_many, pool_release, pool_retain,
+    pool_stats, pool_t, pool_take, pool_take_many, pool_take_run, pool_usable, pool_zero,
 )
 from mrm.space.batch cimport (
     batch_abort, batch_alias, batch_begin, batch_map, batch_move, batch_protect, batch_swap, batch_unmap,

@@ -48,10 +48,11 @@ def _sharing(backing: int) -> list[str]:
     """How a view gets its page tables, and what that costs."""
     row = features.TABLE[features.NAMES.index(SHARING)]
     if backing != HUGETLB:
-        return [
+        said = (
             "Page tables are not shared, as those of huge pages are: the first touch of each page of the "
             "kernel's through a view takes a fault, and retiring it visits each"
-        ]
+        )
+        return [said]
     answer = features.answers()[SHARING]
     if answer is None:
         return ["Whether page tables are shared is not known: that takes a pool of two frames to be seen"]

@@ -26,7 +26,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from dataclasses import dataclass
 
 from mrm.errors import ArgumentError, BackingWarning, FundingError
 from mrm.physical.cgroups import counts_hugetlb_as_memory, memory_limits
@@ -322,9 +321,7 @@ def _fill(order: _Order, backing: int, fd: int, threads: int) -> None:
                 ctypes.c_ubyte.from_address(address + offset).value  # noqa: B018
         if backing == THP and not has_huge_frames(address):
             without = (
-                ""
-                if _populates()
-                else ": without MADV_POPULATE_WRITE it looks for one if shmem_enabled is always"
+                "" if _populates() else ", as it has no MADV_POPULATE_WRITE: set shmem_enabled to always"
             )
             raise _NoHugeFrames(f"the kernel found no transparent huge page{without}", nbytes=order.nbytes)
     finally:
