@@ -58,7 +58,7 @@ def _sharing(backing: int) -> list[str]:
         return ["Whether page tables are shared is not known: that takes a pool of two frames to be seen"]
     if answer:
         return [
-            "Page tables are shared: a view costs a fault a GiB (where userfaultfd is armed on it, a fault a page)"
+            "Page tables are shared: a view costs a fault a GiB (a fault a page where userfaultfd is armed on it)"
         ]
     return [f"Page tables are not shared: {row.instead}. Cost: {row.cost}"]
 

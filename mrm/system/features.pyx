@@ -23,7 +23,7 @@ line, for a filter that comes into force later. Nothing is locked. Threads that 
 find the same, and a child of fork has its parent's answers, or tries again.
 
 MADV_DONTNEED on huge pages rounded its length up to whole huge pages before late 2022
-(6.1, and fixes of 5.18 and 6.0), and rounds it down since. It does not matter here: what
+(commit 8ebe0a5eaaeb, in 6.1), and rounds it down since. It does not matter here: what
 it is given is slots, which are whole, aligned huge pages. Nor could it lose contents: those
 lie in the pool's file. (MADV_REMOVE and PUNCH_HOLE, which would lose them, are no way
 around its lack; unmapping run by run is.)
