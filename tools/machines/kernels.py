@@ -9,6 +9,7 @@ is 6.1.162-1 but not 6.12, and ``newest`` is the newest that there is.
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,14 @@ from tools.machines.needs import MachineError
 NEWEST = "newest"
 
 # Besides what this machine's own sources have; a release that a mirror lacks is passed over.
-_SUITES = ("bullseye-security", "bookworm", "bookworm-backports", "trixie", "trixie-backports", "sid")
-_PACKAGE = re.compile(r"linux-image-(\d\S*-cloud-amd64)")
+_SUITES = (
+    *("bullseye-security", "bookworm", "bookworm-security", "bookworm-backports"),
+    *("trixie", "trixie-security", "trixie-backports", "sid"),
+)
+# What the mirrors have is asked for once a week.
+_SECONDS_KEPT = 7 * 24 * 3600
+# Not linux-image-6.1-cloud-amd64, which only names another.
+_PACKAGE = re.compile(r"linux-image-(\d+\.\d+\.\d\S*-cloud-amd64)")
 
 
 @dataclass(frozen=True)
@@ -127,7 +134,8 @@ def _fetch(version: str) -> bool:
 
 def _to_be_had() -> list[str]:
     """Versions that Debian's packages have."""
-    if not list((cache() / "apt").glob("lists/*Packages*")):
+    lists = [path.stat().st_mtime for path in (cache() / "apt").glob("lists/*Packages*")]
+    if not lists or max(lists) < time.time() - _SECONDS_KEPT:
         _update()
     try:
         listed = _apt("apt-cache", "search", "--names-only", "^linux-image-[0-9].*-cloud-amd64$")
