@@ -10,7 +10,7 @@ planner, and by hand: a planner that changes its mind is to be noticed.
 
 import os
 
-from mrm.system.features import missing_features
+from mrm.system.features import found_by_trial, missing_features
 
 #: Processors that this process may run on: with one, no shootdown is ever sent.
 PROCESSORS = len(os.sched_getaffinity(0))
@@ -22,8 +22,13 @@ SHARING = "shared page tables"
 
 
 def has(name):
-    """Whether this kernel has a feature, or at least is not known to lack it."""
+    """Whether plans may use a feature: the kernel is not known to lack it, and no test pretends so."""
     return name not in missing_features()
+
+
+def shares_page_tables():
+    """Whether this kernel lets mappings of huge pages share page tables; no test can pretend otherwise."""
+    return found_by_trial()[SHARING] is not False
 
 
 def lone_move(huge):
@@ -50,7 +55,7 @@ def view_faults(frames):
 
     One fault links a GiB where page tables are shared; a few more are the interpreter's own.
     """
-    return (0, frames // 2 - 1) if has(SHARING) else (frames, frames + frames // 2)
+    return (0, frames // 2 - 1) if shares_page_tables() else (frames, frames + frames // 2)
 
 
 def funding_threads(huge, asked):

@@ -342,6 +342,11 @@ def answers():
     }
 
 
+def found_by_trial():
+    """The same, but as the trials found it, whatever tests pretend."""
+    return {name: {UNKNOWN: None, YES: True, NO: False}[tried[i]] for i, name in enumerate(NAMES)}
+
+
 def is_missing(name):
     """Whether a feature is known not to be there, or a test pretends so; what is cheap is tried first."""
     features_try(-1, 0)
