@@ -30,7 +30,7 @@ from mrm.space.reservation cimport (
 )
 from mrm.stats import Mapping
 from mrm.system.failure cimport check
-from mrm.system.features import NAMES
+from mrm.system.features import NAMES as _FEATURES
 from mrm.system.ranges cimport STATE_FORKED, STATE_OPEN
 
 
@@ -549,7 +549,7 @@ cdef class Batch:
                     shoots += step.shoots
                     lines.append(_describe(step, many))
                 title = f"{r.plan.change_count} slots change in {r.plan.runs} runs"
-                lines += [lack(name) for i, name in enumerate(NAMES) if r.plan.without >> i & 1]
+                lines += [lack(name) for i, name in enumerate(_FEATURES) if r.plan.without >> i & 1]
         finally:
             if status == 0:
                 plan_withdraw(r)
