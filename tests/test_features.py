@@ -328,6 +328,15 @@ def test_the_window_is_filled_by_touching(needs_huge, features):
         assert pool.audit().ready == 32
 
 
+@pytest.mark.parametrize(("asked", "size"), [(3, 512 * MIB), (3, 128 * MIB), (1, 512 * MIB)])
+def test_a_description_says_how_many_threads_funded(features, asked, size):
+    """On the fake, which clears nothing: as many as asked for, as far as there is work for them."""
+    with calls.Script(fake=True, record=False):
+        by = funding.fund(size, huge="require", threads=asked).description.rpartition(" by ")[2]
+    expected = facts.funding_threads("require", min(asked, size // (64 * MIB)))
+    assert by == ("1 thread)" if expected == 1 else f"{expected} threads)")
+
+
 def test_one_thread_funds_where_pages_cannot_be_populated(needs_huge, features):
     features("MADV_POPULATE_WRITE")
     with calls.Script() as script:

@@ -207,13 +207,14 @@ class _Order:
         self.name = name or "mrm"
         self.threads = threads
         self.progress = progress
+        self.part = max(_PART, -(-nbytes // _MOST_PARTS) // FRAME_SIZE * FRAME_SIZE)
 
     def threads_for(self, backing: int) -> int:
         """How many threads clear pages."""
         if backing != SMALL and not _populates():
             return 1  # fallocate does it, and lets in one at a time
         if self.threads is not None:
-            return self.threads
+            return min(self.threads, -(-self.nbytes // self.part))  # no more than have something to do
         if backing == SMALL:
             # fallocate alone, which one thread does as fast as two (4 GB/s, measured);
             # page faults of 4 KiB are slower still.
@@ -353,9 +354,8 @@ def _labour(order: _Order, tasks: Iterator[Task], threads: int) -> None:
 
 def _parts(order: _Order, fd: int, address: int) -> Iterator[Task]:
     """The tasks: each part of the file, populated through ``address`` unless that is 0."""
-    part = max(_PART, -(-order.nbytes // _MOST_PARTS) // FRAME_SIZE * FRAME_SIZE)
-    for offset in range(0, order.nbytes, part):
-        yield _Part(fd, address, offset, min(part, order.nbytes - offset))
+    for offset in range(0, order.nbytes, order.part):
+        yield _Part(fd, address, offset, min(order.part, order.nbytes - offset))
 
 
 @dataclass(frozen=True)
