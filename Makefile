@@ -48,6 +48,7 @@ lint: build $(VENV)/.linters  ## Check style and types, and the stubs against th
 	ruff format --check .
 	cython-lint mrm
 	mypy
+	mypy --explicit-package-bases tools/machines
 	python -m mypy.stubtest --ignore-disjoint-bases --ignore-unused-allowlist --mypy-config-file pyproject.toml --allowlist tests/typing/stubtest.txt mrm
 
 format: $(VENV)/.linters  ## Lay the Python files out
