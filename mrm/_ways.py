@@ -5,7 +5,9 @@ them, with what it costs: nothing is slower in silence.
 """
 
 from mrm.physical.funding import HUGETLB, THP, Funded
+from mrm.sizes import format_size
 from mrm.system import features
+from mrm.system.pages import page_table_span
 
 SHARING = "shared page tables"
 
@@ -57,9 +59,9 @@ def _sharing(backing: int) -> list[str]:
     if answer is None:
         return ["Whether page tables are shared is not known: that takes a pool of two frames to be seen"]
     if answer:
-        return [
-            "Page tables are shared: a view costs a fault a GiB (a fault a page where userfaultfd is armed on it)"
-        ]
+        span = format_size(page_table_span())
+        usual = f"Page tables are shared: a view costs a fault every {span}"
+        return [f"{usual} (a fault a page where userfaultfd is armed on it)"]
     return [f"Page tables are not shared: {row.instead}. Cost: {row.cost}"]
 
 

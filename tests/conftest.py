@@ -4,13 +4,13 @@ import gc
 import os
 
 import pytest
-from helpers import MIB, open_files, own_mappings
+from helpers import FRAME, open_files, own_mappings
 
 import mrm
 import mrm.system.calls
 import mrm.system.features
 
-_WANTED = 64 * MIB
+_WANTED = 32 * FRAME
 # MRM_TEST_WITHOUT=all, or names with commas between: the whole run goes the ways of a kernel
 # that lacks these.
 _WITHOUT = tuple(filter(None, os.environ.get("MRM_TEST_WITHOUT", "").split(",")))
@@ -69,7 +69,7 @@ def needs_huge():
 @pytest.fixture
 def pool(huge):
     """16 frames; audited at the end, unless the test has closed it."""
-    pool = mrm.Pool(32 * MIB, huge=huge, name="test")
+    pool = mrm.Pool(16 * FRAME, huge=huge, name="test")
     yield pool
     if not pool.closed:
         pool.audit()

@@ -27,7 +27,9 @@ from helpers import (
 import mrm
 import mrm.system.calls as calls
 from mrm.physical import funding
+from mrm.sizes import format_size
 from mrm.system import features as table
+from mrm.system import pages
 
 # ---- the table -------------------------------------------------------------------------
 
@@ -93,7 +95,7 @@ def test_a_pool_tries_what_it_uses_and_takes_no_page_for_it(needs_huge):
         from mrm.system import features as table
         free = huge_pages().free
         say([name for name, there in table.answers().items() if there is not None])
-        with mrm.Pool(8 * MIB, huge="require") as pool:
+        with mrm.Pool(4 * FRAME, huge="require") as pool:
             say(free - huge_pages().free)
             stamp_all(pool)
             names = ["hugetlb mremap", "MADV_POPULATE_WRITE", "hugetlb MADV_DONTNEED", "shared page tables"]
@@ -119,7 +121,7 @@ def test_refused_trials_leave_features_unknown_or_missing_and_pools_usable(needs
         import mrm.system.calls as calls
         from mrm.system import features as table
         def known():
-            with mrm.Pool(8 * MIB, huge="require"):
+            with mrm.Pool(4 * FRAME, huge="require"):
                 return table.missing_features()
         missing = set(after_fork(known))    # in a child: this process tries nothing
         def attempt(turn):
@@ -129,7 +131,7 @@ def test_refused_trials_leave_features_unknown_or_missing_and_pools_usable(needs
                 word = "?"
                 with calls.Script(fail=turn, error=1, kinds=["madvise", "mremap", "mincore"]) as script:
                     try:
-                        pool = mrm.Pool(8 * MIB, huge="require")
+                        pool = mrm.Pool(4 * FRAME, huge="require")
                     except mrm.Error:
                         pool = None
                 if pool is not None:
@@ -174,7 +176,7 @@ def test_nothing_is_learned_from_the_fake():
         import mrm.system.calls as calls
         from mrm.system import features as table
         with calls.Script(fake=True):
-            with mrm.Pool(8 * MIB, huge="require") as pool:
+            with mrm.Pool(4 * FRAME, huge="require") as pool:
                 pass
             table.try_all()
         say([name for name, there in table.answers().items() if there is not None])
@@ -227,7 +229,7 @@ def test_page_tables_that_are_not_shared_are_seen(needs_huge):
     """Mappings with different advice share none, on any kernel; and show the same all the same."""
     with mrm.Pool(16 * FRAME, huge="require") as pool, pool.open_view() as odd, pool.open_view() as usual:
         stamp_all(pool)
-        calls.system_call("madvise", odd.base, 1 << 30, 17)  # MADV_DODUMP
+        calls.system_call("madvise", odd.base, pages.page_table_span(), 17)  # MADV_DODUMP
         assert odd._shares_page_tables() is False
         assert usual._shares_page_tables() is facts.shares_page_tables()
         assert [stamp_at(odd.address(f)) for f in range(16)] == [stamp_at(pool.address(f)) for f in range(16)]
@@ -319,7 +321,7 @@ def test_a_plan_that_needs_no_feature_speaks_of_none(pool, reservation, features
 
 def test_the_window_is_filled_by_touching(needs_huge, features):
     features("MADV_POPULATE_WRITE")
-    with mrm.Pool(64 * MIB, huge="require") as pool:
+    with mrm.Pool(32 * FRAME, huge="require") as pool:
         present = (ctypes.c_uint8 * 1)()
         for frame in range(32):
             calls.system_call("mincore", pool.address(frame), 1, ctypes.addressof(present))
@@ -340,7 +342,7 @@ def test_a_description_says_how_many_threads_funded(features, asked, size):
 def test_one_thread_funds_where_pages_cannot_be_populated(needs_huge, features):
     features("MADV_POPULATE_WRITE")
     with calls.Script() as script:
-        got = funding.fund(32 * MIB, huge="require", threads=3)
+        got = funding.fund(16 * FRAME, huge="require", threads=3)
     os.close(got.fd)
     assert "by 1 thread)" in got.description
     assert not [
@@ -377,8 +379,10 @@ def test_views_and_all_else_work_without_any_of_them(huge, features):
 
 
 def test_a_pool_describes_itself(pool, huge):
-    kind = {"require": "huge pages of 2 MiB", "off": "pages of 4 KiB"}[huge]
-    assert pool.description.startswith(f"32 MiB of {kind} (16 frames, funded in ")
+    size = {"require": FRAME, "off": pages.base_page_size()}[huge]
+    kind = "huge pages" if huge == "require" else "pages"
+    begin = f"{format_size(16 * FRAME)} of {kind} of {format_size(size)} (16 frames, funded in "
+    assert pool.description.startswith(begin)
     assert ", in a memfd, on whichever NUMA nodes" in pool.description
     assert "Page tables are" in pool.description
     assert pool.description.endswith(".")
@@ -393,7 +397,7 @@ def test_a_description_names_the_node(huge):
 def test_a_description_says_each_lack_and_its_cost(needs_huge, features):
     lacking = ("hugetlb mremap", "MADV_POPULATE_WRITE", "hugetlb MADV_DONTNEED")
     features(*lacking)
-    with mrm.Pool(8 * MIB, huge="require") as pool:
+    with mrm.Pool(4 * FRAME, huge="require") as pool:
         for row in table.TABLE:
             sentence = f"{row.name} is missing (Linux {row.since}): {row.instead}. Cost: {row.cost}"
             assert (sentence in pool.description) == (row.name in lacking)
@@ -402,7 +406,7 @@ def test_a_description_says_each_lack_and_its_cost(needs_huge, features):
 @pytest.mark.parametrize(
     ("lacking", "said"),
     [
-        ((), "Page tables are shared: a view costs a fault a GiB"),
+        ((), f"Page tables are shared: a view costs a fault every {format_size(pages.page_table_span())}"),
         (("shared page tables",), "Page tables are not shared: a view has page tables of its own"),
     ],
     ids=["shared", "not shared"],
@@ -411,7 +415,7 @@ def test_a_description_says_what_a_view_costs(needs_huge, features, lacking, sai
     if not lacking and not facts.has(facts.SHARING):
         said = "Page tables are not shared"
     features(*lacking)
-    with mrm.Pool(8 * MIB, huge="require") as pool:
+    with mrm.Pool(4 * FRAME, huge="require") as pool:
         assert said in pool.description
 
 

@@ -37,6 +37,7 @@ from mrm.system.calls cimport (
     CALL_CLOSE, CALL_IOCTL, CALL_MADVISE, CALL_MEMFD_CREATE, CALL_MMAP, CALL_MREMAP, CALL_MUNMAP,
     CALL_PKEY_ALLOC, CALL_PKEY_FREE, CALL_USERFAULTFD, call, is_fake,
 )
+from mrm.system.pages cimport base_page, frame_bytes
 
 
 cdef extern from "system/atomic.h" nogil:
@@ -56,9 +57,6 @@ cdef extern from "<errno.h>" nogil:
     enum:
         EINVAL, EFAULT, EEXIST, ENOSYS, ENOSPC, EMFILE, ENFILE, ENOMEM
 
-cdef extern from "<unistd.h>" nogil:
-    int getpagesize()
-
 
 cdef enum:
     UNKNOWN = 0
@@ -71,7 +69,6 @@ cdef enum:
     MINOR_HUGETLBFS = 1 << 9
 
 cdef uint64_t USERFAULTFD_ASK = 0xC018AA3F      # UFFDIO_API
-cdef int64_t HUGE_PAGE = 2 << 20
 
 cdef uint8_t tried[FEATURES]        # what a trial found
 cdef uint8_t refused_later[FEATURES]
@@ -231,7 +228,7 @@ cdef void _try_hugetlb(int fd, int64_t size) noexcept nogil:
 
 cdef void _try_many() noexcept nogil:
     """Move two mappings at once: of small pages, as the kernel treats huge ones alike."""
-    cdef int64_t page = getpagesize(), start = _reserve(4 * page), end = start + 4 * page, got
+    cdef int64_t page = <int64_t>base_page(), start = _reserve(4 * page), end = start + 4 * page, got
     if start < 0:
         return
     got = call(
@@ -249,7 +246,7 @@ cdef void _try_many() noexcept nogil:
 
 cdef void _try_noreplace() noexcept nogil:
     """Map over something that is there: refused, or put elsewhere by a kernel that ignores the flag."""
-    cdef int64_t page = getpagesize(), start = _reserve(page), got
+    cdef int64_t page = <int64_t>base_page(), start = _reserve(page), got
     if start < 0:
         return
     got = call(
@@ -304,19 +301,29 @@ cdef void features_try(int fd, int64_t page_size) noexcept nogil:
         _try_hugetlb(fd, page_size)
 
 
+cdef int _log2(uint64_t size) noexcept nogil:
+    cdef int bits = 0
+    while size >> bits > 1:
+        bits += 1
+    return bits
+
+
 cdef void _try_rest() noexcept nogil:
     """Try whatever can be tried here, and is not known."""
     cdef int64_t fd
     if is_fake():
         return
     if feature_unknown(FEATURE_MEMFD) or feature_unknown(FEATURE_MREMAP) or feature_unknown(FEATURE_ZAP):
-        fd = call(CALL_MEMFD_CREATE, <int64_t><const char *>b"mrm-features", MFD_CLOEXEC | MFD_HUGETLB | 21 << 26)
+        fd = call(
+            CALL_MEMFD_CREATE, <int64_t><const char *>b"mrm-features",
+            MFD_CLOEXEC | MFD_HUGETLB | <int64_t>_log2(frame_bytes()) << 26,
+        )
         if fd >= 0 or not _for_want_of_room(fd):
             feature_found(FEATURE_MEMFD, fd >= 0)
         if fd >= 0:
-            features_try(<int>fd, HUGE_PAGE)
+            features_try(<int>fd, <int64_t>frame_bytes())
             call(CALL_CLOSE, fd)
-    features_try(-1, HUGE_PAGE)
+    features_try(-1, 0)
     if feature_unknown(FEATURE_MANY):
         _try_many()
     if feature_unknown(FEATURE_NOREPLACE):

@@ -20,8 +20,9 @@ from collections.abc import Callable
 
 import mrm
 from mrm.errors import Error
-from mrm.physical.limits import FRAME_SIZE, huge_pages
+from mrm.physical.limits import huge_pages
 from mrm.shootdowns import Shootdowns
+from mrm.system.pages import FRAME_SIZE
 from mrm.tools.doctor import facts
 from mrm.tools.doctor.finding import OK
 
