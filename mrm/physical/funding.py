@@ -19,6 +19,7 @@ those the answer comes too late: the kernel promises ordinary memory and later k
 process to find it. What is available is therefore checked first.
 """
 
+import mmap
 import os
 import time
 import warnings
@@ -34,11 +35,12 @@ from mrm.physical.limits import (
     explain_ordinary_shortage,
     explain_shortage,
     group_sentence,
+    node_refusal,
     nodes,
     process_shortage,
     shmem_thp,
 )
-from mrm.physical.placement import bind_thread, frames_elsewhere, has_huge_frames
+from mrm.physical.placement import bind_thread, bound_nodes, free_thread, has_huge_frames, places
 from mrm.sizes import format_size
 from mrm.system.calls import system_call
 
@@ -50,7 +52,8 @@ SMALL = 3
 Progress = Callable[[int, int], object]
 
 _PROT_NONE, _PROT_READ_WRITE = 0, 3
-_MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS, _MAP_NORESERVE = 1, 2, 0x10, 0x20, 0x4000
+_MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS = 1, 2, 0x10, 0x20
+_MAP_NORESERVE, _MAP_POPULATE = 0x4000, 0x8000
 _MADV_DONTFORK, _MADV_HUGEPAGE, _MADV_POPULATE_WRITE = 10, 14, 23
 
 # One call's share: so small that Ctrl-C is answered within a tenth of a second even
@@ -267,9 +270,9 @@ def _get(order: _Order, backing: int) -> Funded:
 
 def _check_beforehand(order: _Order, backing: int) -> None:
     """Refuse what the kernel would answer with a signal, or never."""
-    found: list[str | None] = []
+    found: list[str | None] = [node_refusal(order.node)]
     if backing != HUGETLB:
-        found = [explain_ordinary_shortage(order.nbytes, order.node)]
+        found += [explain_ordinary_shortage(order.nbytes, order.node)]
     else:
         # Beyond RLIMIT_FSIZE the kernel sends SIGXFSZ, which kills by default.
         found += process_shortage(order.nbytes, None)
@@ -287,7 +290,7 @@ def _check_beforehand(order: _Order, backing: int) -> None:
 
 def _fill(order: _Order, backing: int, fd: int, threads: int) -> None:
     """Fetch every page of the file."""
-    if backing == SMALL:
+    if backing == SMALL and order.node is None:
         _labour(order, _parts(order, fd, 0), threads)
         return
     # Room for one frame more: the kernel aligns mappings of huge pages, but not of memory
@@ -296,27 +299,54 @@ def _fill(order: _Order, backing: int, fd: int, threads: int) -> None:
     start = system_call("mmap", 0, room, _PROT_NONE, _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE, -1, 0)
     try:
         address = -(-start // FRAME_SIZE) * FRAME_SIZE
-        # Without MAP_NORESERVE: this is what reserves the pages, all or none.
-        system_call("mmap", address, order.nbytes, _PROT_READ_WRITE, _MAP_SHARED | _MAP_FIXED, fd, 0)
+        _reserve(order, fd, address)
         system_call("madvise", address, order.nbytes, _MADV_DONTFORK)
         if backing == THP:
             system_call("madvise", address, order.nbytes, _MADV_HUGEPAGE)
-        _labour(order, _parts(order, fd, address), threads)
-        if order.node is not None:
-            _check_node(order, address)
+        _labour(order, _parts(order, fd, 0 if backing == SMALL else address), threads)
         if backing == THP and not has_huge_frames(address):
             raise _NoHugeFrames("the kernel found no transparent huge page", nbytes=order.nbytes)
+        if order.node is not None:
+            _check_node(order, backing, fd, address)
     finally:
         system_call("munmap", start, room)
 
 
-def _check_node(order: _Order, address: int) -> None:
-    """Refuse frames that lie on another node after all."""
-    assert order.node is not None
-    elsewhere = frames_elsewhere(address, order.nbytes // FRAME_SIZE, order.node)
-    if elsewhere:
+def _reserve(order: _Order, fd: int, address: int) -> None:
+    """Map the file without MAP_NORESERVE, which reserves its huge pages, all or none.
+
+    The kernel refuses more than what lies on the nodes of the calling thread's policy.
+    A caller that is bound to one node may want its pool on another; so where a node is
+    given, a thread without any policy maps.
+    """
+
+    def task() -> int:
+        system_call("mmap", address, order.nbytes, _PROT_READ_WRITE, _MAP_SHARED | _MAP_FIXED, fd, 0)
+        return 0
+
+    if order.node is None:
+        task()
+    else:
+        labour([task], prepare=free_thread)
+
+
+def _check_node(order: _Order, backing: int, fd: int, address: int) -> None:
+    """Refuse memory of which the kernel does not say that all of it lies on the right node."""
+    # move_pages knows a page only where it is mapped, which a kernel without
+    # MADV_POPULATE_WRITE has done nowhere. By now all of them are there to be mapped.
+    flags = _MAP_SHARED | _MAP_FIXED | _MAP_POPULATE
+    system_call("mmap", address, order.nbytes, _PROT_READ_WRITE, flags, fd, 0)
+    system_call("madvise", address, order.nbytes, _MADV_DONTFORK)
+    page, kind = (FRAME_SIZE, "frames") if backing == HUGETLB else (mmap.PAGESIZE, "pages")
+    found = places(address, order.nbytes, page)
+    count = order.nbytes // page
+    if there := count - found[order.node or 0]:
+        spread = ", ".join(
+            f"{n} on node {place}" if place >= 0 else f"{n} nobody knows where ({os.strerror(-place)})"
+            for place, n in sorted(found.items())
+        )
         raise FundingError(
-            f"{elsewhere} of {order.nbytes // FRAME_SIZE} frames came from another node than {order.node}. "
+            f"{there} of {count} {kind} came from another node than {order.node}: {spread}. "
             f"{explain_shortage(order.nbytes, None, order.node)}",
             nbytes=order.nbytes,
         )
@@ -383,7 +413,8 @@ def _describe(order: _Order, backing: int, threads: int, seconds: float) -> str:
 def _why(order: _Order, backing: int, error: OSError, directory: str | None) -> str:
     """The sentence of a refusal."""
     if backing == HUGETLB:
-        reason = explain_shortage(order.nbytes, error.errno, order.node, directory=directory)
+        bound = bound_nodes() if order.node is None else None
+        reason = explain_shortage(order.nbytes, error.errno, order.node, directory=directory, bound=bound)
     else:
         reason = explain_ordinary_shortage(order.nbytes, order.node) or (
             "No limit that mrm knows of is too low now: another process may have held the memory for a moment."

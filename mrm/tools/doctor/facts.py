@@ -13,12 +13,14 @@ from mrm.physical.cgroups import ROOT, counts_hugetlb_as_memory, hugetlb_limits,
 from mrm.physical.limits import (
     FRAME_SIZE,
     RLIMITS,
+    allowed_nodes,
     chosen_word,
     huge_page_sizes,
     huge_pages,
     max_map_count,
     meminfo,
     nodes,
+    numbered,
     overcommit_memory,
     read_text,
     rlimit,
@@ -40,7 +42,7 @@ def machine(root: Path = ROOT) -> Iterator[Finding]:
         advice = "a huge page has 2 MiB only where base pages have 4 KiB: use a kernel with those"
         yield Finding(topic, "base page size", page, PROBLEM, advice)
     yield Finding(topic, "processors", _processors())
-    yield Finding(topic, "NUMA nodes", len(nodes(root)), OK, _node_advice(root))
+    yield Finding(topic, "NUMA nodes", _nodes(root), OK, _node_advice(root))
     info = meminfo(root)
     yield Finding(topic, "memory", format_size(info.get("MemTotal", 0)))
     yield Finding(topic, "memory available", format_size(info.get("MemAvailable", 0)))
@@ -50,6 +52,13 @@ def machine(root: Path = ROOT) -> Iterator[Finding]:
 def _processors() -> str:
     allowed, there = len(os.sched_getaffinity(0)), os.cpu_count() or 1
     return str(there) if allowed == there else f"{allowed} of {there} (affinity or cpuset)"
+
+
+def _nodes(root: Path) -> str:
+    there, allowed = nodes(root), allowed_nodes(root)
+    if allowed == there:
+        return str(len(there))
+    return f"{len(there)}, memory of {numbered(allowed)} allowed"
 
 
 def _node_advice(root: Path) -> str:
