@@ -16,7 +16,7 @@ WITH = $(BIN)/python -m mrm.tools.fund with
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test lint format bench stress wheel clean
+.PHONY: help venv build demo test lint format bench matrix stress wheel clean
 
 help:  ## Say what targets there are
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -35,6 +35,9 @@ test: build  ## Run all tests
 bench: build  ## Measure ways of remapping side by side
 	@$(WITH) $(DEMO_PAGES) -- $(BIN)/mrm bench remap $(ARGS)
 
+matrix: build  ## Run the tests on other kernels, more processors, nodes, limits (root; Debian packages)
+	@$(BIN)/python -m tools.machines matrix $(ARGS)
+
 stress: build  ## Race threads on a pool, and check it all
 	@$(WITH) $(DEMO_PAGES) -- $(BIN)/mrm stress $(ARGS)
 
@@ -45,6 +48,7 @@ lint: build $(VENV)/.linters  ## Check style and types, and the stubs against th
 	ruff format --check .
 	cython-lint mrm
 	mypy
+	mypy --explicit-package-bases tools/machines
 	python -m mypy.stubtest --ignore-disjoint-bases --ignore-unused-allowlist --mypy-config-file pyproject.toml --allowlist tests/typing/stubtest.txt mrm
 
 format: $(VENV)/.linters  ## Lay the Python files out

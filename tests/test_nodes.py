@@ -16,7 +16,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from helpers import FRAME, MIB, in_child, peek_at
+from helpers import FRAME, in_child, peek_at
 from machine import needs_nodes, throwaway
 
 import mrm
@@ -29,7 +29,6 @@ pytestmark = [needs_nodes(2), pytest.mark.timeout(600)]
 NODES = memory_nodes()
 DEFAULT, PREFERRED, BIND, INTERLEAVE = range(4)
 _BITS = 1024
-_HUGEPAGES = "/sys/devices/system/node/node{}/hugepages/hugepages-2048kB/nr_hugepages"
 
 
 # ---- what the kernel says ------------------------------------------------------------------
@@ -168,10 +167,10 @@ def test_a_node_that_is_short_is_an_error_that_says_what_each_has(uneven, mode):
     with bound(mode, *where), pytest.raises(mrm.FundingError) as caught:
         mrm.Pool(wanted * FRAME, huge="require", numa_node=poor)
     said = str(caught.value)
-    assert f"{wanted} huge pages of 2 MiB are needed on node {poor}" in said
+    assert f"{wanted} huge pages of {FRAME >> 20} MiB are needed on node {poor}" in said
     for node in NODES:
         assert f"node {node} has {free(node)} of {huge_pages(node=node).total} free" in said
-    assert f"mrm fund {wanted * 2}MiB --node {poor}" in said
+    assert f"mrm fund {wanted * FRAME >> 20}MiB --node {poor}" in said
     assert {node: free(node) for node in NODES} == before
 
 
@@ -307,16 +306,17 @@ def test_fund_raises_the_pages_of_its_node_alone(node):
     pytest.importorskip("click")
     before = {other: huge_pages(node=other) for other in NODES}
     more = before[node].free + 6
-    status, said = mrm_command("fund", f"{2 * more}MiB", "--node", str(node))
+    setting = f"/sys/devices/system/node/node{node}/hugepages/hugepages-{FRAME >> 10}kB/nr_hugepages"
+    status, said = mrm_command("fund", f"{more * FRAME >> 20}MiB", "--node", str(node))
     try:
         assert status == 0, said
         assert (said["added"], said["node"], free(node)) == (6, node, more)
-        assert said["persist"]["line"] == f"w {_HUGEPAGES.format(node)} - - - - {before[node].total + 6}"
+        assert said["persist"]["line"] == f"w {setting} - - - - {before[node].total + 6}"
         for other in set(NODES) - {node}:
             assert huge_pages(node=other) == before[other]
-        assert mrm_command("fund", f"{2 * more}MiB", "--node", str(node))[1]["added"] == 0
+        assert mrm_command("fund", f"{more * FRAME >> 20}MiB", "--node", str(node))[1]["added"] == 0
     finally:
-        status, said = mrm_command("fund", "--release", "12MiB", "--node", str(node))
+        status, said = mrm_command("fund", "--release", f"{6 * FRAME >> 20}MiB", "--node", str(node))
     assert (status, said["added"]) == (0, -6)
     assert {other: huge_pages(node=other) for other in NODES} == before
 
@@ -325,7 +325,7 @@ def test_the_doctor_says_what_each_node_has():
     found = {finding.name: finding for finding in facts.huge_page_pools()}
     for node in NODES:
         pages = huge_pages(node=node)
-        finding = found[f"of 2 MiB on node {node}"]
+        finding = found[f"of {FRAME >> 20} MiB on node {node}"]
         assert finding.value == f"{pages.total} in all, {pages.free} free, {pages.surplus} surplus"
         assert bool(finding.advice) == (pages.free == 0)
     there = {finding.name: finding for finding in facts.machine()}["NUMA nodes"]
@@ -351,5 +351,5 @@ def test_warnings_are_the_only_way_to_small_pages(uneven):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(mrm.BackingWarning):
-            mrm.Pool((before + 1) * 2 * MIB, numa_node=poor)
+            mrm.Pool((before + 1) * FRAME, numa_node=poor)
     assert free(poor) == before

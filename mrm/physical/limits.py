@@ -18,8 +18,7 @@ from pathlib import Path
 
 from mrm.physical.cgroups import ROOT, GroupLimit, counts_hugetlb_as_memory, hugetlb_limits, memory_limits
 from mrm.sizes import format_size
-
-FRAME_SIZE = 2 << 20
+from mrm.system.pages import base_page_size, frame_size, huge_pages_folder
 
 RLIMITS = {
     "RLIMIT_AS": resource.RLIMIT_AS,
@@ -62,19 +61,20 @@ class HugePages:
         return max(0, self.overcommit - self.surplus)
 
 
-def huge_pages(page_size: int = FRAME_SIZE, node: int | None = None, root: Path = ROOT) -> HugePages | None:
+def huge_pages(page_size: int | None = None, node: int | None = None, root: Path = ROOT) -> HugePages | None:
     """The pool of huge pages of one size; None where the kernel has none of that size.
 
     Parameters
     ----------
     page_size : int, optional
-        Bytes of one page.
+        Bytes of one page; those of a frame when not given.
     node : int, optional
         One NUMA node's part; all of the machine when not given.
     root : Path, optional
         What to read below.
     """
     base = "sys/kernel/mm" if node is None else f"sys/devices/system/node/node{node}"
+    page_size = page_size or frame_size()
     directory = root / base / f"hugepages/hugepages-{page_size >> 10}kB"
     total = read_int(directory / "nr_hugepages")
     if total is None:
@@ -164,7 +164,7 @@ def rlimit(name: str) -> int | None:
 def address_space_used(root: Path = ROOT) -> int:
     """Bytes of address space that this process has mapped."""
     words = read_text(root / "proc/self/statm").split()
-    return int(words[0]) * os.sysconf("SC_PAGE_SIZE") if words else 0
+    return int(words[0]) * base_page_size() if words else 0
 
 
 # ---- what stood in the way -------------------------------------------------------
@@ -204,7 +204,7 @@ def explain_shortage(
     found = _page_shortage(nbytes, node, bound, root)
     found += _mount_shortage(nbytes, directory)
     found += [
-        group_sentence(limit, nbytes) for limit in hugetlb_limits(FRAME_SIZE, root) if limit.left < nbytes
+        group_sentence(limit, nbytes) for limit in hugetlb_limits(frame_size(), root) if limit.left < nbytes
     ]
     if counts_hugetlb_as_memory(root):
         found += [group_sentence(limit, nbytes) for limit in memory_limits(root) if limit.left < nbytes]
@@ -299,12 +299,13 @@ def node_refusal(node: int | None, root: Path = ROOT) -> str | None:
 
 def _page_shortage(nbytes: int, node: int | None, bound: list[int] | None, root: Path) -> list[str]:
     """What the kernel's pool of huge pages lacks."""
-    pages = huge_pages(FRAME_SIZE, node, root)
-    machine = huge_pages(FRAME_SIZE, None, root)
+    size = format_size(frame_size())
+    pages = huge_pages(None, node, root)
+    machine = huge_pages(None, None, root)
     if pages is None or machine is None:
-        said = "This kernel has no huge pages of 2 MiB (no hugepages-2048kB below /sys/kernel/mm/hugepages)"
-        return [f"{said}: it needs CONFIG_HUGETLBFS, and base pages of 4 KiB."]
-    needed = -(-nbytes // FRAME_SIZE)
+        said = f"This kernel has no huge pages of {size} (no {huge_pages_folder()} below /sys/kernel/mm/hugepages)"
+        return [f"{said}: it needs CONFIG_HUGETLBFS."]
+    needed = -(-nbytes // frame_size())
     if pages.available >= needed and machine.available >= needed:
         return _beyond_reach(needed, bound, root) if node is None else []
     where, option = ("", "") if node is None else (f" on node {node}", f" --node {node}")
@@ -312,7 +313,7 @@ def _page_shortage(nbytes: int, node: int | None, bound: list[int] | None, root:
     if node is not None and pages.available >= needed:
         where, pages = " on the machine as a whole", machine
     said = (
-        f"{needed} huge pages of 2 MiB are needed{where}, and {pages.available} of {pages.total} are free "
+        f"{needed} huge pages of {size} are needed{where}, and {pages.available} of {pages.total} are free "
         f"(free_hugepages {pages.free}, reserved {pages.reserved})"
     )
     spread = _by_node(root)
@@ -327,7 +328,7 @@ def _by_node(root: Path) -> list[str]:
     """What each node has, where there are several."""
     if len(nodes(root)) < 2:
         return []
-    pools = {node: huge_pages(FRAME_SIZE, node, root) for node in nodes(root)}
+    pools = {node: huge_pages(None, node, root) for node in nodes(root)}
     said = [f"node {node} has {pages.free} of {pages.total} free" for node, pages in pools.items() if pages]
     return [f"Of the machine's huge pages {', '.join(said)}."]
 
@@ -336,7 +337,7 @@ def _beyond_reach(needed: int, bound: list[int] | None, root: Path) -> list[str]
     """That enough pages are free, but not on the nodes that the caller may use."""
     allowed = allowed_nodes(root)
     reach = [node for node in allowed if bound is None or node in bound]
-    pools = [huge_pages(FRAME_SIZE, node, root) for node in reach]
+    pools = [huge_pages(None, node, root) for node in reach]
     free = sum(pages.free for pages in pools if pages)
     if reach == memory_nodes(root) or free >= needed:
         return []
@@ -344,7 +345,8 @@ def _beyond_reach(needed: int, bound: list[int] | None, root: Path) -> list[str]
         whose, fix = "this process may use", "raise cpuset.mems of its control group"
     else:
         whose, fix = "this thread's memory policy allows", "give the pool a numa_node"
-    said = f"{needed} huge pages of 2 MiB are needed, and {free} are free on {numbered(reach)}"
+    size = format_size(frame_size())
+    said = f"{needed} huge pages of {size} are needed, and {free} are free on {numbered(reach)}"
     fix += ", or fund more there (`mrm fund SIZE --node N`)"
     return [f"{said}, whose memory alone {whose}: {fix}.", *_by_node(root)]
 
