@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(900)
 
 PROCESSORS = sorted(os.sched_getaffinity(0))
 CPU = Path("/sys/devices/system/cpu")
-FRAMES = 512  # a whole GiB, of which page tables are shared
+FRAMES = (1 << 30) // FRAME  # a whole GiB, of which page tables are shared
 
 
 # ---- interrupts ------------------------------------------------------------------------
@@ -112,19 +112,19 @@ def test_a_flip_interrupts_each_processor_once(gib, crowd):
 
 
 @needs_processors(2)
-@pytest.mark.parametrize("kind", [View, Batch, BatchRuns])
-def test_relocating_a_gib_is_one_shootdown(gib, crowd, kind):
-    lane = kind(gib, FRAME)
-    lane.open()
-    try:
-        lane.run(0)
-        for _ in range(2):
-            with Interrupts() as seen:
-                pages, _ = lane.run(0)
-            assert pages == FRAMES
-            check(seen, crowd, 1)
-    finally:
-        lane.close()
+def test_relocating_a_gib_is_one_shootdown(gib, crowd):
+    for kind in (View, Batch, BatchRuns):
+        lane = kind(gib, FRAME)
+        lane.open()
+        try:
+            lane.run(0)
+            for _ in range(2):
+                with Interrupts() as seen:
+                    pages, _ = lane.run(0)
+                assert pages == FRAMES
+                check(seen, crowd, 1)
+        finally:
+            lane.close()
 
 
 @needs_processors(2)
