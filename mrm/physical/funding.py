@@ -35,11 +35,12 @@ from mrm.physical.limits import (
     explain_ordinary_shortage,
     explain_shortage,
     group_sentence,
+    node_refusal,
     nodes,
     process_shortage,
     shmem_thp,
 )
-from mrm.physical.placement import bind_thread, frames_elsewhere, has_huge_frames
+from mrm.physical.placement import bind_thread, bound_nodes, free_thread, has_huge_frames, places
 from mrm.sizes import format_size
 from mrm.system import features
 from mrm.system.calls import system_call
@@ -53,7 +54,8 @@ SMALL = 3
 Progress = Callable[[int, int], object]
 
 _PROT_NONE, _PROT_READ_WRITE = 0, 3
-_MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS, _MAP_NORESERVE = 1, 2, 0x10, 0x20, 0x4000
+_MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS = 1, 2, 0x10, 0x20
+_MAP_NORESERVE, _MAP_POPULATE = 0x4000, 0x8000
 _MADV_DONTFORK, _MADV_HUGEPAGE, _MADV_POPULATE_WRITE = 10, 14, 23
 
 # One call's share: so small that Ctrl-C is answered within a tenth of a second even
@@ -276,9 +278,9 @@ def _get(order: _Order, backing: int) -> Funded:
 
 def _check_beforehand(order: _Order, backing: int) -> None:
     """Refuse what the kernel would answer with a signal, or never."""
-    found: list[str | None] = []
+    found: list[str | None] = [node_refusal(order.node)]
     if backing != HUGETLB:
-        found = [explain_ordinary_shortage(order.nbytes, order.node)]
+        found += [explain_ordinary_shortage(order.nbytes, order.node)]
     else:
         # Beyond RLIMIT_FSIZE the kernel sends SIGXFSZ, which kills by default.
         found += process_shortage(order.nbytes, None)
@@ -301,7 +303,7 @@ def _populates() -> bool:
 
 def _fill(order: _Order, backing: int, fd: int, threads: int) -> None:
     """Fetch every page of the file."""
-    if backing == SMALL:
+    if backing == SMALL and order.node is None:
         _labour(order, _parts(order, fd, 0), threads)
         return
     # Room for one frame more: the kernel aligns mappings of huge pages, but not of memory
@@ -310,35 +312,60 @@ def _fill(order: _Order, backing: int, fd: int, threads: int) -> None:
     start = system_call("mmap", 0, room, _PROT_NONE, _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE, -1, 0)
     try:
         address = -(-start // frame_size()) * frame_size()
-        # Without MAP_NORESERVE: this is what reserves the pages, all or none.
-        system_call("mmap", address, order.nbytes, _PROT_READ_WRITE, _MAP_SHARED | _MAP_FIXED, fd, 0)
+        _reserve(order, fd, address)
         system_call("madvise", address, order.nbytes, _MADV_DONTFORK)
         if backing == THP:
             system_call("madvise", address, order.nbytes, _MADV_HUGEPAGE)
-        _labour(order, _parts(order, fd, address if _populates() else 0), threads)
-        if order.node is not None:
-            _check_node(order, address)
-        if backing == THP and not _populates():
-            # Pages that are there show whether they are huge once they are mapped.
-            for offset in range(0, order.nbytes, frame_size()):
-                ctypes.c_ubyte.from_address(address + offset).value  # noqa: B018
+        populated = backing != SMALL and _populates()
+        _labour(order, _parts(order, fd, address if populated else 0), threads)
+        if not populated and (backing == THP or order.node is not None):
+            _map_pages(order, fd, address)
         if backing == THP and not has_huge_frames(address):
-            without = (
-                "" if _populates() else ", as it has no MADV_POPULATE_WRITE: set shmem_enabled to always"
-            )
+            without = "" if populated else ", as it has no MADV_POPULATE_WRITE: set shmem_enabled to always"
             raise _NoHugeFrames(f"the kernel found no transparent huge page{without}", nbytes=order.nbytes)
+        if order.node is not None:
+            _check_node(order, backing, address)
     finally:
         system_call("munmap", start, room)
 
 
-def _check_node(order: _Order, address: int) -> None:
-    """Refuse frames that lie on another node after all."""
-    assert order.node is not None
-    count = order.nbytes // frame_size()
-    elsewhere = frames_elsewhere(address, count, order.node)
-    if elsewhere:
+def _reserve(order: _Order, fd: int, address: int) -> None:
+    """Map the file without MAP_NORESERVE, which reserves its huge pages, all or none.
+
+    The kernel refuses more than what lies on the nodes of the calling thread's policy.
+    A caller that is bound to one node may want its pool on another; so where a node is
+    given, a thread without any policy maps.
+    """
+
+    def task() -> int:
+        system_call("mmap", address, order.nbytes, _PROT_READ_WRITE, _MAP_SHARED | _MAP_FIXED, fd, 0)
+        return 0
+
+    if order.node is None:
+        task()
+    else:
+        labour([task], prepare=free_thread)
+
+
+def _map_pages(order: _Order, fd: int, address: int) -> None:
+    """Map every page that is there: the kernel tells where a page is, and of what kind, only then."""
+    flags = _MAP_SHARED | _MAP_FIXED | _MAP_POPULATE
+    system_call("mmap", address, order.nbytes, _PROT_READ_WRITE, flags, fd, 0)
+    system_call("madvise", address, order.nbytes, _MADV_DONTFORK)
+
+
+def _check_node(order: _Order, backing: int, address: int) -> None:
+    """Refuse memory of which the kernel does not say that all of it lies on the right node."""
+    page, kind = (frame_size(), "frames") if backing == HUGETLB else (base_page_size(), "pages")
+    found = places(address, order.nbytes, page)
+    count = order.nbytes // page
+    if there := count - found[order.node or 0]:
+        spread = ", ".join(
+            f"{n} on node {place}" if place >= 0 else f"{n} nobody knows where ({os.strerror(-place)})"
+            for place, n in sorted(found.items())
+        )
         raise FundingError(
-            f"{elsewhere} of {count} frames came from another node than {order.node}. "
+            f"{there} of {count} {kind} came from another node than {order.node}: {spread}. "
             f"{explain_shortage(order.nbytes, None, order.node)}",
             nbytes=order.nbytes,
         )
@@ -408,7 +435,8 @@ def _describe(order: _Order, backing: int, threads: int, seconds: float) -> str:
 def _why(order: _Order, backing: int, error: OSError, directory: str | None) -> str:
     """The sentence of a refusal."""
     if backing == HUGETLB:
-        reason = explain_shortage(order.nbytes, error.errno, order.node, directory=directory)
+        bound = bound_nodes() if order.node is None else None
+        reason = explain_shortage(order.nbytes, error.errno, order.node, directory=directory, bound=bound)
     else:
         reason = explain_ordinary_shortage(order.nbytes, order.node) or (
             "No limit that mrm knows of is too low now: another process may have held the memory for a moment."
