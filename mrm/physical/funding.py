@@ -20,7 +20,6 @@ those the answer comes too late: the kernel promises ordinary memory and later k
 process to find it. What is available is therefore checked first.
 """
 
-import ctypes
 import os
 import time
 import warnings
