@@ -6,8 +6,9 @@ files: ``/proc/self/cgroup`` names the group, ``/proc/self/mountinfo`` says wher
 hierarchy is mounted and which part of it. Both versions of cgroups are read; a
 machine can have both at once, with different controllers.
 
-Nothing here fails: a file that is missing or unreadable is a limit that is not there.
-Every function takes the root that it reads below, so that tests can hand it a tree of
+Nothing here fails: a file that is missing or unreadable is a limit that is not told of.
+Whether anything can be seen at all, ``hidden`` says: where it cannot, there may be limits
+all the same. Every function takes the root that it reads below, so that tests can hand it a tree of
 their own.
 """
 
@@ -108,6 +109,15 @@ def counts_hugetlb_as_memory(root: Path = ROOT) -> bool:
     return any(
         kind == "cgroup2" and "memory_hugetlb_accounting" in options for kind, _, _, options in _mounts(root)
     )
+
+
+def hidden(root: Path = ROOT) -> str | None:
+    """Why limits of control groups cannot be looked at; None where they can."""
+    if not _text(root / "proc/self/cgroup"):
+        return "/proc/self/cgroup cannot be read"
+    if not any(_mounts(root)):
+        return "no control group file system is mounted here"
+    return None
 
 
 def _page_size_name(page_size: int) -> str:

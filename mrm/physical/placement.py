@@ -2,16 +2,20 @@
 
 The kernel takes a node as an order and huge pages as a wish, and reports neither. So
 what came of it is looked up: nodes by move_pages, which moves nothing when it is given
-no target, and huge pages in ``/proc/self/smaps``.
+no target, and huge pages in ``/proc/self/smaps``. Where a container's filter refuses
+move_pages, as Docker's does, get_mempolicy tells the same, an address a call.
 """
 
 import array
+from collections.abc import Sequence
 from pathlib import Path
 
 from mrm.physical.limits import FRAME_SIZE
+from mrm.physical.permission import is_refused
 from mrm.system.calls import system_call
 
 _MPOL_BIND = 2
+_MPOL_F_NODE_ADDR = 1 | 2  # the node of the page at an address
 _NODE_BITS = 1024
 # One call's share: 4096 addresses and answers are 48 KiB.
 _PAGES_A_CALL = 4096
@@ -47,10 +51,25 @@ def frames_elsewhere(address: int, count: int, node: int) -> int:
     for first in range(0, count, _PAGES_A_CALL):
         n = min(_PAGES_A_CALL, count - first)
         pages = array.array("Q", (address + (first + i) * FRAME_SIZE for i in range(n)))
-        found = array.array("i", [-1]) * n
-        system_call("move_pages", 0, n, pages.buffer_info()[0], 0, found.buffer_info()[0], 0)
+        try:
+            found = array.array("i", [-1]) * n
+            system_call("move_pages", 0, n, pages.buffer_info()[0], 0, found.buffer_info()[0], 0)
+        except OSError as error:
+            if not is_refused(error):
+                raise
+            found = _nodes_one_by_one(pages)
         wrong += sum(1 for place in found if place >= 0 and place != node)
     return wrong
+
+
+def _nodes_one_by_one(pages: Sequence[int]) -> "array.array[int]":
+    """The node of each page, which is there and mapped."""
+    found = array.array("i", [-1]) * len(pages)
+    for i, page in enumerate(pages):
+        system_call(
+            "get_mempolicy", found.buffer_info()[0] + i * found.itemsize, 0, 0, page, _MPOL_F_NODE_ADDR
+        )
+    return found
 
 
 def has_huge_frames(address: int) -> bool:

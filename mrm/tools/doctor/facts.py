@@ -14,6 +14,7 @@ from mrm.physical.limits import (
     FRAME_SIZE,
     RLIMITS,
     chosen_word,
+    default_huge_page_size,
     huge_page_sizes,
     huge_pages,
     max_map_count,
@@ -108,7 +109,8 @@ def _cpu_flags(root: Path) -> set[str]:
 def huge_page_pools(root: Path = ROOT) -> Iterator[Finding]:
     """Huge pages of every size: total, free, reserved, surplus; by node."""
     topic = "huge pages"
-    for size in huge_page_sizes(root):
+    # Where /sys is hidden, /proc/meminfo knows of one size.
+    for size in huge_page_sizes(root) or [FRAME_SIZE]:
         pages = huge_pages(size, None, root)
         if pages is None:
             continue
@@ -132,7 +134,14 @@ def huge_page_pools(root: Path = ROOT) -> Iterator[Finding]:
         yield Finding(topic, name, value, status, advice)
         if len(nodes(root)) > 1:
             yield from _by_node(size, root)
-    if FRAME_SIZE not in huge_page_sizes(root):
+    default = default_huge_page_size(root)
+    if default not in (FRAME_SIZE, None):
+        advice = (
+            "vm.nr_hugepages, `hugepages=` and mounts without pagesize= are about that size: use `mrm fund`, "
+            f"`hugepagesz={FRAME_SIZE >> 20}M hugepages=N` and pagesize={FRAME_SIZE >> 20}M"
+        )
+        yield Finding(topic, "default size", format_size(default), WARNING, advice)
+    if FRAME_SIZE not in huge_page_sizes(root) and huge_pages(FRAME_SIZE, None, root) is None:
         advice = "the kernel needs CONFIG_HUGETLBFS, and base pages of 4 KiB; pools fall back to small pages"
         yield Finding(topic, "of 2 MiB", "none", PROBLEM, advice)
 
@@ -220,7 +229,11 @@ def groups(root: Path = ROOT) -> Iterator[Finding]:
         if huge and limit.left < FRAME_SIZE:
             status, advice = PROBLEM, "no huge page can be had here: raise the container's huge page limit"
         elif not huge and counted:
-            advice = "huge pages count against it (memory_hugetlb_accounting)"
+            status = WARNING
+            advice = (
+                "huge pages count against it (memory_hugetlb_accounting). A pool beyond it is refused, but a program "
+                "that touches a huge page beyond it hangs (6.12 to 7.2) or dies of SIGBUS: raise it by what pools need"
+            )
         yield Finding(topic, f"{limit.directory}/{limit.file}", value, status, advice)
     if not found:
         yield Finding(topic, "limits on memory and huge pages", "none")

@@ -246,9 +246,12 @@ def _peek(address: int) -> int:
 
 def _present(address: int) -> bool:
     """Whether a page is mapped there, by this process's own page map, without touching it."""
-    with Path("/proc/self/pagemap").open("rb", buffering=0) as pages:
-        pages.seek(address // _PAGE * 8)
-        return bool(struct.unpack("Q", pages.read(8))[0] >> 63)
+    try:
+        with Path("/proc/self/pagemap").open("rb", buffering=0) as pages:
+            pages.seek(address // _PAGE * 8)
+            return bool(struct.unpack("Q", pages.read(8))[0] >> 63)
+    except OSError as error:
+        raise _Unseen(f"/proc/self/pagemap cannot be read ({error.strerror}), which would tell") from error
 
 
 # ---- the process ---------------------------------------------------------------------
@@ -270,10 +273,16 @@ PROBES: dict[str, Callable[[], Answer]] = {
 }
 
 
+class _Unseen(Exception):
+    """What would tell is hidden, so that the answer is unknown."""
+
+
 def answer(name: str) -> Answer:
     """Try one; a system call that is refused means no."""
     try:
         return PROBES[name]()
+    except _Unseen as unseen:
+        return None, str(unseen)
     except OSError as error:
         if error.errno in (errno.ENOMEM, errno.ENOSPC):
             return None, f"{error.filename} says {error.strerror}: not enough memory to try"
