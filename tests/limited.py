@@ -20,11 +20,13 @@ import subprocess
 import time
 
 import pytest
+from helpers import in_child
+from machine import THROWAWAY
 
 from mrm.physical.limits import FRAME_SIZE, huge_pages
 
 __all__ = [
-    "DOCKER_ALLOWS", "DOCKER_REFUSES", "become_nobody", "bind_over", "docker_filter", "errno", "hide", "limit",
+    "DOCKER_ALLOWS", "DOCKER_REFUSES", "become_nobody", "docker_filter", "errno", "hide", "hide_mounts", "limit",
     "lock_what_is_mapped", "mount", "own_mounts", "pages", "read_only", "refuse", "refused", "resource", "set_sysctl",
 ]  # fmt: skip
 
@@ -48,6 +50,35 @@ def needs_pages(count):
 
 
 # ---- how it ended --------------------------------------------------------------------
+
+_USES = """
+from limited import *
+def use(pool):
+    r = pool.reserve(8)
+    fill(r, [0, 2])
+    stamp_all(pool)
+    commit(r, "move", [0, 2], [1, 3])
+    check_contents(r)
+    view = pool.open_view()
+    assert peek(view.address(1)) == peek(pool.address(1))
+    view.close(); r.close()
+    pool.audit()
+    pool.close()
+    say("usable")
+"""
+
+
+def ends_well(code, *said, huge="off", timeout=180):
+    """Run a child, which must say this and end by itself: by no signal, and in time.
+
+    Besides what ``helpers.in_child`` gives it has all of this file, and ``use(pool)``, which
+    does something of everything with a pool and closes it.
+    """
+    before = pages()
+    ending = in_child(_USES + code, huge, timeout)
+    assert (ending.out.splitlines(), ending.code) == (list(said), 0), ending
+    # Elsewhere there may be others who take and give huge pages meanwhile.
+    assert pages() == before or not THROWAWAY, "huge pages are not as they were"
 
 
 def pages():
@@ -121,7 +152,8 @@ _NUMBERS = {
 }  # fmt: skip
 
 needs_filter = pytest.mark.skipif(
-    platform.machine() not in _NUMBERS, reason=f"no numbers of system calls for {platform.machine()} in this test"
+    platform.machine() not in _NUMBERS,
+    reason=f"no numbers of system calls for {platform.machine()} in this test",
 )
 
 # Docker's default profile, of a container without added capabilities: moby/profiles,
@@ -144,7 +176,12 @@ DOCKER_ALLOWS = {
 
 
 class _Instruction(ctypes.Structure):
-    _fields_ = (("code", ctypes.c_uint16), ("yes", ctypes.c_uint8), ("no", ctypes.c_uint8), ("k", ctypes.c_uint32))
+    _fields_ = (
+        ("code", ctypes.c_uint16),
+        ("yes", ctypes.c_uint8),
+        ("no", ctypes.c_uint8),
+        ("k", ctypes.c_uint32),
+    )
 
 
 class _Program(ctypes.Structure):
@@ -180,7 +217,9 @@ def docker_filter(capabilities=()):
 def mount(source, target, kind, flags=0, options=""):
     """mount(2)."""
     if _libc.mount(source.encode(), target.encode(), kind.encode(), flags, options.encode()):
-        raise OSError(ctypes.get_errno(), f"mount {kind} {options}: {os.strerror(ctypes.get_errno())}", target)
+        raise OSError(
+            ctypes.get_errno(), f"mount {kind} {options}: {os.strerror(ctypes.get_errno())}", target
+        )
 
 
 def own_mounts():
@@ -197,9 +236,11 @@ def hide(*directories):
         mount("none", directory, "tmpfs", 0, "size=64k")
 
 
-def bind_over(source, target):
-    """Have one file or directory appear in the place of another."""
-    mount(source, target, "none", _MS_BIND)
+def hide_mounts(kind):
+    """Put an empty directory over every mount of a kind."""
+    for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
+        if f" - {kind} " in line:
+            mount("none", line.split()[4], "tmpfs", 0, "size=64k")
 
 
 def read_only():

@@ -61,6 +61,9 @@ SMALL = 3
 
 Progress = Callable[[int, int], object]
 
+# Words of shmem_enabled with which a memfd may have huge pages.
+_THP_ALLOWED = ("always", "within_size", "advise", "force")
+
 _PROT_NONE, _PROT_READ_WRITE = 0, 3
 _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS, _MAP_NORESERVE = 1, 2, 0x10, 0x20, 0x4000
 _MADV_DONTFORK, _MADV_HUGEPAGE, _MADV_POPULATE_WRITE = 10, 14, 23
@@ -176,6 +179,8 @@ def fund(
     funded = _get_lesser(order, shortage)
     try:
         message = f"the pool is on {funded.description}, not on huge pages. {shortage}"
+        if funded.backing == SMALL:
+            message += f" Nor are they transparent huge pages: {_why_not_transparent()}."
         warnings.warn(message, BackingWarning, stacklevel)
     except BaseException:
         # Whoever makes warnings errors gets no pool.
@@ -233,7 +238,7 @@ def _get_lesser(order: _Order, shortage: FundingError) -> Funded:
     """The best there is without huge pages."""
     try:
         setting = shmem_thp()
-        if setting in ("always", "within_size", "advise", "force"):
+        if setting in _THP_ALLOWED:
             try:
                 return _get(order, THP)
             except _NoHugeFrames:
@@ -432,6 +437,15 @@ def _why(order: _Order, backing: int, error: OSError, directory: str | None) -> 
         )
         reason = reason or nothing_found(error.errno)
     return f"{_what(order, backing)} cannot be funded: {error.filename} says {error.strerror}. {reason}"
+
+
+def _why_not_transparent() -> str:
+    setting = shmem_thp()
+    if setting is None:
+        return "shmem_enabled of /sys/kernel/mm/transparent_hugepage cannot be read"
+    if setting in _THP_ALLOWED:
+        return f"shmem_enabled is {setting}, but the kernel made none"
+    return f"shmem_enabled is {setting}"
 
 
 def _list(numbers: list[int]) -> str:

@@ -164,7 +164,9 @@ def _no_thread() -> str:
             f"a thread's stack takes up to {_limit(stack)} bytes of the {addresses} that RLIMIT_AS (`ulimit -v`) allows"
         )
     if (locked := resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]) != resource.RLIM_INFINITY:
-        found.append(f"where all that is mapped is locked, RLIMIT_MEMLOCK (`ulimit -l`) allows {locked} bytes")
+        found.append(
+            f"where all that is mapped is locked, RLIMIT_MEMLOCK (`ulimit -l`) allows {locked} bytes"
+        )
     found.append("with vm.overcommit_memory=2 its stack counts against CommitLimit")
     return f"no thread could be started to fund the pool: {'; '.join(found)}"
 
