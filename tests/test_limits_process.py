@@ -5,7 +5,6 @@ import os
 import pytest
 from limited import ends_well, needs_pages, needs_root
 
-import mrm
 from mrm.tools.doctor.facts import limits
 
 # ---- resource limits -------------------------------------------------------------------

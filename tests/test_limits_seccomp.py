@@ -24,7 +24,8 @@ docker_filter()
 use(mrm.Pool(8 * MIB, huge=huge))
 from mrm.shootdowns import shootdowns
 say(shootdowns().scope)
-say(refused(lambda: shootdowns("process"), "CAP_PERFMON" if os.path.exists("/sys/kernel/tracing/events") else "tracefs"))
+seen = os.path.exists("/sys/kernel/tracing/events")
+say(refused(lambda: shootdowns("process"), "CAP_PERFMON" if seen else "tracefs"))
 """,
         "usable",
         "system",

@@ -249,7 +249,8 @@ def nothing_found(error: int | None, root: Path = ROOT) -> str:
     if unseen := unseen_limits(root):
         return (
             f"The kernel said {reason}, and what refused cannot be seen from here: {'; '.join(unseen)}. Look from "
-            "outside at the container's limits on huge pages and memory, and at the machine's free huge pages."
+            "outside at the container's limits on huge pages and memory, and at the machine's free huge pages; "
+            "`mrm doctor` shows what can be seen from inside."
         )
     return (
         f"The kernel said {reason}, and no limit that mrm knows of is too low now: another process may "

@@ -33,7 +33,7 @@ def explain_permission(call: str | None, error: int | None, directory: str | Non
             f"This user may not make files in {directory}: mount it with uid=, gid= and mode= for this user, "
             "or leave path out."
         )
-    if error not in _REFUSED:
+    if error not in _REFUSED or call is None:
         return None
     if call in _POLICY:
         return (
@@ -47,7 +47,7 @@ def explain_permission(call: str | None, error: int | None, directory: str | Non
             "instead that this user may write to: allow the call, or mount a hugetlbfs "
             "(`mount -t hugetlbfs -o pagesize=2M none /dev/hugepages`; a tmpfs on /dev/shm for small pages)."
         )
-    return f"{_FILTER[0].upper()}{_FILTER[1:]} refuses {call or 'the call'}: allow it."
+    return f"{_FILTER[0].upper()}{_FILTER[1:]} refuses {call}: allow it."
 
 
 def is_refused(error: OSError) -> bool:

@@ -29,8 +29,10 @@ def sight(root: Path = ROOT) -> Iterator[Finding]:
             yield Finding(topic, f"/{name}", "hidden", status, loss)
     if reason := hidden(root):
         found = True
-        advice = "limits on memory and huge pages may be there all the same: the kernel's refusal is then the first sign"
-        yield Finding(topic, "control groups' limits", "hidden", WARNING, f"{reason}; {advice}")
+        advice = (
+            f"{reason}; limits may be there all the same, and the kernel's refusal is then the first sign"
+        )
+        yield Finding(topic, "control groups' limits", "hidden", WARNING, advice)
     if not found:
         yield Finding(topic, "/proc, /sys and control groups", "can be seen", OK)
 
