@@ -16,7 +16,7 @@ WITH = $(BIN)/python -m mrm.tools.fund with
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test lint format bench stress wheel clean
+.PHONY: help venv build demo test lint format bench matrix stress wheel clean
 
 help:  ## Say what targets there are
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -34,6 +34,9 @@ test: build  ## Run all tests
 
 bench: build  ## Measure ways of remapping side by side
 	@$(WITH) $(DEMO_PAGES) -- $(BIN)/mrm bench remap $(ARGS)
+
+matrix: build  ## Run the tests on other kernels, more processors, nodes, limits (root; Debian packages)
+	@$(BIN)/python -m tools.machines matrix $(ARGS)
 
 stress: build  ## Race threads on a pool, and check it all
 	@$(WITH) $(DEMO_PAGES) -- $(BIN)/mrm stress $(ARGS)
