@@ -300,7 +300,7 @@ def _remove(path):
 
 def join(path):
     """Code with which a child joins a group."""
-    return f"open({str(path / 'cgroup.procs')!r}, 'w').write(str(os.getpid()))\n"
+    return f"with open({str(path / 'cgroup.procs')!r}, 'w') as group:\n    group.write(str(os.getpid()))\n"
 
 
 @contextlib.contextmanager

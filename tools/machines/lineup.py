@@ -61,4 +61,34 @@ LINEUP = (
         Machine(processors=4, nodes=2, hugepages="0:80,1:20"),
         ("funding",),
     ),
+    Entry(
+        "limits, 5.10",
+        "control groups that know no memory_hugetlb_accounting; the oldest calls",
+        Machine(kernel="5.10"),
+        ("limits",),
+    ),
+    Entry(
+        "limits, 6.12",
+        "a touch beyond memory.max hangs, where huge pages count as memory",
+        Machine(kernel="6.12"),
+        ("limits",),
+    ),
+    Entry(
+        "limits, newest",
+        "the same touch is SIGBUS, and memfds may have to be told that nobody executes them",
+        Machine(kernel=NEWEST),
+        ("limits",),
+    ),
+    Entry(
+        "no huge pages",
+        "hugepages=0",
+        Machine(hugepages="0"),
+        ("funding", "limits"),
+    ),
+    Entry(
+        "1 GiB pages",
+        "as the default size, which vm.nr_hugepages and /proc/meminfo are about",
+        Machine(memory="4GiB", hugepages="1", words=("default_hugepagesz=1G",)),
+        ("funding", "limits", "tools"),
+    ),
 )

@@ -18,6 +18,11 @@ SUITES = {
     "races": ("test_threads", "test_fork"),
     # how a pool comes to its frames
     "funding": ("test_funding", "test_limits", "test_limits_in_use"),
+    # limits of a process, a control group, a mount, a filter, a machine
+    "limits": (
+        *("test_limits_process", "test_limits_seccomp", "test_limits_mounts"),
+        *("test_limits_cgroups", "test_limits_machine"),
+    ),
     # commands that people run
     "tools": ("test_doctor", "test_cli"),
 }
