@@ -27,7 +27,8 @@ from mrm.physical.limits import FRAME_SIZE, huge_pages
 
 __all__ = [
     "DOCKER_ALLOWS", "DOCKER_REFUSES", "become_nobody", "docker_filter", "errno", "hide", "hide_mounts", "limit",
-    "lock_what_is_mapped", "mount", "own_mounts", "pages", "read_only", "refuse", "refused", "resource", "set_sysctl",
+    "lock_what_is_mapped", "mount", "own_cgroups", "own_mounts", "pages", "read_only",
+    "refuse", "refused", "resource", "set_sysctl",
 ]  # fmt: skip
 
 MIB = 1 << 20
@@ -35,7 +36,7 @@ MIB = 1 << 20
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = (ctypes.c_char_p,) * 3 + (ctypes.c_ulong, ctypes.c_char_p)
 
-_CLONE_NEWNS = 0x20000
+_CLONE_NEWNS, _CLONE_NEWCGROUP = 0x20000, 0x2000000
 _MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 4, 22, 38
 
@@ -236,6 +237,15 @@ def hide(*directories):
         mount("none", directory, "tmpfs", 0, "size=64k")
 
 
+def own_cgroups():
+    """Go into a namespace of control groups, whose root is the group we are in, and mount what is seen of it."""
+    top = str(group2())
+    if _libc.unshare(_CLONE_NEWCGROUP):
+        raise OSError(ctypes.get_errno(), "unshare")
+    own_mounts()
+    mount("none", top, "cgroup2")
+
+
 def hide_mounts(kind):
     """Put an empty directory over every mount of a kind."""
     for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
@@ -277,7 +287,7 @@ def group(**limits):
             (path / _file(name)).write_text(str(value))
         yield path
     finally:
-        _remove(path)
+        remove(path)
 
 
 def _file(name):
@@ -287,7 +297,7 @@ def _file(name):
     return f"{kind}{size}.{rest.replace('_', '.')}"
 
 
-def _remove(path):
+def remove(path):
     """A group can be removed when the last process in it is quite gone."""
     for _ in range(100):
         try:

@@ -233,6 +233,8 @@ def test_fund_without_the_right_to_says_whom_to_ask(kernel, monkeypatch, capsys)
 
 
 def test_a_refused_write_is_a_sentence(tmp_path):
+    assert "/sys is hidden" in fund._write(1, None, tmp_path)
+    (tmp_path / "sys/kernel/mm").mkdir(parents=True)
     assert "no huge pages" in fund._write(1, None, tmp_path)
     setting = fund._setting(None, tmp_path)
     setting.mkdir(parents=True)

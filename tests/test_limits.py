@@ -118,6 +118,8 @@ def test_what_is_hidden_is_said(root):
     write(root, {"proc/meminfo": "MemAvailable: 1 kB"} | version_2())
     (root / "sys/kernel/mm").mkdir(parents=True)
     assert unseen_limits(root) == []
+    write(root, {"sys/fs/cgroup/cgroup.type": "domain"})  # which the root of the whole tree has not
+    assert "groups above the one at /sys/fs/cgroup are hidden" in unseen_limits(root)[0]
     write(root, {"proc/self/mountinfo": ""})
     assert "no control group file system is mounted" in unseen_limits(root)[0]
 

@@ -8,7 +8,7 @@ repeated for ever (6.7 to 7.2; SIGBUS on 7.3). Each test has a timeout.
 import pathlib
 
 import pytest
-from limited import ends_well, group, group2, hugetlb_accounting, join, needs_pages, needs_root
+from limited import ends_well, group, group2, hugetlb_accounting, join, needs_pages, needs_root, remove
 from machine import throwaway
 
 from mrm.physical.limits import FRAME_SIZE
@@ -95,6 +95,26 @@ use(pool)
             "True",
             "usable",
         )
+
+
+def test_a_limit_above_the_container_is_said_to_be_hidden():
+    """As in a pod that allows less than its container: of the tree only the container's part is mounted."""
+    with group(hugetlb_max=4 * FRAME_SIZE) as path:
+        inner = path / "container"
+        inner.mkdir()
+        try:
+            ends_well(
+                join(inner)
+                + """
+own_cgroups()
+use(mrm.Pool(4 * FRAME, huge="require"))
+say(refused(lambda: mrm.Pool(5 * FRAME, huge="require"), "fallocate says", "groups above the one at", "are hidden"))
+""",
+                "usable",
+                "FundingError",
+            )
+        finally:
+            remove(inner)
 
 
 def test_the_doctor_calls_a_group_without_huge_pages_a_problem():

@@ -217,7 +217,7 @@ def test_a_refusal_that_cannot_be_explained_says_what_is_hidden():
 from mrm.tools.doctor.findings import findings
 total = pages()[0]
 hide("/proc", "/sys")
-words = "cannot be seen from here", "/proc/meminfo", "/sys is hidden", "limits of control groups are unknown"
+words = "cannot be seen from here", "/proc/meminfo", "/sys is hidden", "not all limits of control groups are known"
 say(refused(lambda: mrm.Pool((total + 512) * FRAME, huge="require"), "mmap says", *words))
 found = {f.name: f for f in findings(trial=lambda names: dict.fromkeys(names, (True, "")))}
 say(found["control groups' limits"].status)

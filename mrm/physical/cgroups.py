@@ -112,11 +112,16 @@ def counts_hugetlb_as_memory(root: Path = ROOT) -> bool:
 
 
 def hidden(root: Path = ROOT) -> str | None:
-    """Why limits of control groups cannot be looked at; None where they can."""
+    """Why not all limits of control groups can be looked at; None where they can."""
     if not _text(root / "proc/self/cgroup"):
         return "/proc/self/cgroup cannot be read"
     if not any(_mounts(root)):
         return "no control group file system is mounted here"
+    for kind, _, point, _ in _mounts(root):
+        # Only the root of the whole tree has no type. A container's mount begins at the
+        # container's own group, and what a pod above it allows is not to be seen.
+        if kind == "cgroup2" and (root / point.lstrip("/") / "cgroup.type").exists():
+            return f"groups above the one at {point} are hidden"
     return None
 
 

@@ -248,8 +248,9 @@ def nothing_found(error: int | None, root: Path = ROOT) -> str:
     reason = f"{errno.errorcode.get(error, error)} ({os.strerror(error)})" if error else "no error number"
     if unseen := unseen_limits(root):
         return (
-            f"The kernel said {reason}, and what refused cannot be seen from here: {'; '.join(unseen)}. Look from "
-            "outside at the container's limits on huge pages and memory, and at the machine's free huge pages; "
+            f"The kernel said {reason}, and what refused cannot be seen from here: {'; '.join(unseen)}. If trying "
+            "again does not help, look from outside at the container's limits on huge pages and memory, and at the "
+            "machine's free huge pages; "
             "`mrm doctor` shows what can be seen from inside."
         )
     return (
@@ -267,7 +268,7 @@ def unseen_limits(root: Path = ROOT) -> list[str]:
     if not (root / "sys/kernel/mm").is_dir():
         found.append("/sys is hidden, and with it the pools of huge pages")
     if groups := hidden(root):
-        found.append(f"{groups}, so that limits of control groups are unknown")
+        found.append(f"{groups}, so that not all limits of control groups are known")
     return found
 
 
