@@ -23,7 +23,8 @@ import pytest
 from helpers import in_child
 from machine import THROWAWAY
 
-from mrm.physical.limits import FRAME_SIZE, huge_pages
+from mrm.physical.limits import huge_pages
+from mrm.system.pages import FRAME_SIZE
 
 __all__ = [
     "DOCKER_ALLOWS", "DOCKER_REFUSES", "become_nobody", "docker_filter", "errno", "hide", "hide_mounts", "limit",

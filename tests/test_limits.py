@@ -11,7 +11,6 @@ import pytest
 
 from mrm.physical.cgroups import counts_hugetlb_as_memory, hugetlb_limits, memory_limits
 from mrm.physical.limits import (
-    FRAME_SIZE,
     RLIMITS,
     chosen_word,
     default_huge_page_size,
@@ -152,7 +151,7 @@ def test_huge_pages_of_the_machine_and_of_a_node(root):
     assert (found.available, found.growth) == (40, 20)
     assert huge_pages(node=1, root=root).available == 5
     assert huge_pages(node=0, root=root) is None
-    assert huge_page_sizes(root) == [FRAME_SIZE]
+    assert huge_page_sizes(root) == [2 << 20]
 
 
 def test_nodes_and_lists(root):

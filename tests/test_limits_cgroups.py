@@ -11,7 +11,7 @@ import pytest
 from limited import ends_well, group, group2, hugetlb_accounting, join, needs_pages, needs_root, remove
 from machine import throwaway
 
-from mrm.physical.limits import FRAME_SIZE
+from mrm.system.pages import FRAME_SIZE
 from mrm.tools.doctor import facts
 
 MIB = 1 << 20

@@ -13,7 +13,8 @@ from limited import ends_well, needs_pages, needs_root, pages, set_sysctl
 from machine import throwaway
 
 import mrm
-from mrm.physical.limits import FRAME_SIZE, default_huge_page_size, huge_pages, meminfo, shmem_thp
+from mrm.physical.limits import default_huge_page_size, huge_pages, meminfo, shmem_thp
+from mrm.system.pages import FRAME_SIZE
 from mrm.tools.doctor.facts import huge_page_pools, limits
 from mrm.tools.fund import persistent_setting, raise_available, release
 
@@ -132,7 +133,8 @@ use(pool)
 
 _OTHER = """
 import mmap, sys, time
-from mrm.physical.limits import FRAME_SIZE, huge_pages
+from mrm.physical.limits import huge_pages
+from mrm.system.pages import FRAME_SIZE
 MAP_HUGETLB = 0x40000 | (FRAME_SIZE.bit_length() - 1) << 26
 end = time.monotonic() + float(sys.argv[1])
 taken = 0

@@ -9,6 +9,8 @@ call says ENOSYS, and so do some filters.
 
 import errno
 
+from mrm.system.pages import mount_option
+
 _REFUSED = (errno.EPERM, errno.EACCES, errno.ENOSYS)
 _POLICY = ("set_mempolicy", "get_mempolicy", "mbind", "move_pages")
 _FILTER = "a filter of system calls (seccomp, as container runtimes have it) or a security module"
@@ -45,7 +47,7 @@ def explain_permission(call: str | None, error: int | None, directory: str | Non
         return (
             f"{_FILTER[0].upper()}{_FILTER[1:]} refuses memfd_create, and there is no mount to make the file on "
             "instead that this user may write to: allow the call, or mount a hugetlbfs "
-            "(`mount -t hugetlbfs -o pagesize=2M none /dev/hugepages`; a tmpfs on /dev/shm for small pages)."
+            f"(`mount -t hugetlbfs -o {mount_option()} none /dev/hugepages`; a tmpfs on /dev/shm for small pages)."
         )
     return f"{_FILTER[0].upper()}{_FILTER[1:]} refuses {call}: allow it."
 

@@ -10,9 +10,9 @@ import array
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrm.physical.limits import FRAME_SIZE
 from mrm.physical.permission import is_refused
 from mrm.system.calls import system_call
+from mrm.system.pages import frame_size
 
 _MPOL_BIND = 2
 _MPOL_F_NODE_ADDR = 1 | 2  # the node of the page at an address
@@ -48,9 +48,10 @@ def frames_elsewhere(address: int, count: int, node: int) -> int:
         being there.
     """
     wrong = 0
+    size = frame_size()
     for first in range(0, count, _PAGES_A_CALL):
         n = min(_PAGES_A_CALL, count - first)
-        pages = array.array("Q", (address + (first + i) * FRAME_SIZE for i in range(n)))
+        pages = array.array("Q", (address + (first + i) * size for i in range(n)))
         try:
             found = array.array("i", [-1]) * n
             system_call("move_pages", 0, n, pages.buffer_info()[0], 0, found.buffer_info()[0], 0)

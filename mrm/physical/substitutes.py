@@ -13,7 +13,8 @@ import os
 from pathlib import Path
 
 from mrm.physical.cgroups import ROOT
-from mrm.physical.limits import FRAME_SIZE, read_text
+from mrm.physical.limits import read_text
+from mrm.system.pages import frame_size
 
 # Where systemd mounts the default size of huge pages; looked at even if /proc is hidden.
 _HUGE = "/dev/hugepages"
@@ -35,7 +36,7 @@ def substitute(huge: bool, root: Path = ROOT) -> str | None:
     for directory in dict.fromkeys([*_hugetlbfs_mounts(root), _HUGE]):
         try:
             # Its block size is a hugetlbfs's page size; no other file system's is as large.
-            if os.statvfs(directory).f_bsize == FRAME_SIZE and _writable(directory):
+            if os.statvfs(directory).f_bsize == frame_size() and _writable(directory):
                 return directory
         except OSError:
             continue

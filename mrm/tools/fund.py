@@ -27,7 +27,6 @@ from typing import Self
 from mrm.errors import ArgumentError
 from mrm.physical.cgroups import ROOT
 from mrm.physical.limits import (
-    FRAME_SIZE,
     HugePages,
     default_huge_page_size,
     huge_pages,
@@ -36,6 +35,7 @@ from mrm.physical.limits import (
     read_text,
 )
 from mrm.sizes import format_size, parse_size
+from mrm.system.pages import base_page_size, frame_size, huge_pages_folder
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def raise_available(nbytes: int, node: int | None = None, root: Path = ROOT) -> 
     Parameters
     ----------
     nbytes : int
-        How much is to be free, rounded up to pages of 2 MiB.
+        How much is to be free, rounded up to whole pages.
     node : int, optional
         On which NUMA node; anywhere when not given.
     root : Path, optional
@@ -88,7 +88,7 @@ def raise_available(nbytes: int, node: int | None = None, root: Path = ROOT) -> 
     Outcome
         Look at ``enough``: fewer pages are no error to the kernel.
     """
-    wanted = -(-nbytes // FRAME_SIZE)
+    wanted = -(-nbytes // frame_size())
     with _one_at_a_time(node, root):
         before = after = _pages(node, root)
         for attempt in range(2):
@@ -116,7 +116,7 @@ def release(nbytes: int, node: int | None = None, root: Path = ROOT) -> Outcome:
     root : Path, optional
         Where /proc and /sys are.
     """
-    wanted = nbytes // FRAME_SIZE
+    wanted = nbytes // frame_size()
     with _one_at_a_time(node, root):
         before = _pages(node, root)
         persistent = before.total - before.surplus
@@ -157,15 +157,17 @@ def why_not_all(outcome: Outcome, root: Path = ROOT) -> str:
     if outcome.refused:
         return outcome.refused
     info = meminfo(root)
-    missing = (outcome.wanted - outcome.after.available) * FRAME_SIZE
+    missing = (outcome.wanted - outcome.after.available) * frame_size()
     free = info.get("MemFree", 0)
     said = f"{format_size(missing)} are missing. {format_size(free)} of memory is free"
     blocks = free_blocks(root)
     if blocks is not None:
-        said += f", {format_size(blocks * FRAME_SIZE)} of it in blocks of 2 MiB and more"
+        said += (
+            f", {format_size(blocks * frame_size())} of it in blocks of {format_size(frame_size())} and more"
+        )
     if free < missing:
         return f"{said}: end what uses the memory, or drop the file cache (`sysctl vm.drop_caches=3`), and try again."
-    size = "" if _is_default(root) else f"hugepagesz={FRAME_SIZE >> 20}M "
+    size = "" if _is_default(root) else f"hugepagesz={frame_size() >> 20}M "
     return (
         f"{said}: memory is fragmented, and compacting did not help. Set huge pages aside early, best at boot: "
         f"`{size}hugepages={outcome.wanted}` on the kernel's command line."
@@ -173,8 +175,8 @@ def why_not_all(outcome: Outcome, root: Path = ROOT) -> str:
 
 
 def free_blocks(root: Path = ROOT) -> int | None:
-    """Free blocks of physical memory, counted in pages of 2 MiB; None if unknown."""
-    order = (FRAME_SIZE // os.sysconf("SC_PAGE_SIZE")).bit_length() - 1
+    """Free blocks of physical memory, counted in huge pages; None if unknown."""
+    order = (frame_size() // base_page_size()).bit_length() - 1
     found = None
     for line in read_text(root / "proc/buddyinfo").splitlines():
         counts = line.split()[4:]
@@ -196,7 +198,7 @@ def persistent_setting(outcome: Outcome, root: Path = ROOT) -> tuple[str, str]:
 
 def _is_default(root: Path) -> bool:
     """Whether ``vm.nr_hugepages`` and ``hugepages=`` are about pages of a frame's size."""
-    return default_huge_page_size(root) in (FRAME_SIZE, None)
+    return default_huge_page_size(root) in (frame_size(), None)
 
 
 def _pages(node: int | None, root: Path) -> HugePages:
@@ -204,20 +206,20 @@ def _pages(node: int | None, root: Path) -> HugePages:
         raise ArgumentError(
             f"this machine has no NUMA node {node}; it has {', '.join(map(str, nodes(root)))}"
         )
-    return huge_pages(FRAME_SIZE, node, root) or HugePages(FRAME_SIZE, 0, 0)
+    return huge_pages(None, node, root) or HugePages(frame_size(), 0, 0)
 
 
 def _setting(node: int | None, root: Path) -> Path:
     """Where the number is written: below /sys; in /proc, if that is hidden and means the same."""
     setting = _size_setting(node, root)
-    if node is None and not setting.parent.is_dir() and default_huge_page_size(root) == FRAME_SIZE:
+    if node is None and not setting.parent.is_dir() and default_huge_page_size(root) == frame_size():
         return root / "proc/sys/vm/nr_hugepages"
     return setting
 
 
 def _size_setting(node: int | None, root: Path) -> Path:
     base = "sys/kernel/mm" if node is None else f"sys/devices/system/node/node{node}"
-    return root / base / "hugepages/hugepages-2048kB/nr_hugepages"
+    return root / base / "hugepages" / huge_pages_folder() / "nr_hugepages"
 
 
 def _write(pages: int, node: int | None, root: Path) -> str | None:
@@ -228,7 +230,7 @@ def _write(pages: int, node: int | None, root: Path) -> str | None:
     except FileNotFoundError:
         if not (root / "sys/kernel/mm").is_dir():
             return f"/sys is hidden here, so that {setting} cannot be written: do it outside of the container"
-        return "this kernel has no huge pages of 2 MiB"
+        return f"this kernel has no huge pages of {format_size(frame_size())}"
     except OSError as error:
         plain = node is None and _is_default(root)
         value = f"vm.nr_hugepages={pages}" if plain else f"{pages} in {setting}"

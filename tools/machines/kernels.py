@@ -134,9 +134,10 @@ def _fetch(version: str) -> bool:
 
 def _to_be_had() -> list[str]:
     """Versions that Debian's packages have."""
-    lists = [path.stat().st_mtime for path in (cache() / "apt").glob("lists/*Packages*")]
-    if not lists or max(lists) < time.time() - _SECONDS_KEPT:
+    asked = cache() / "apt" / "asked"
+    if not asked.exists() or asked.stat().st_mtime < time.time() - _SECONDS_KEPT:
         _update()
+        asked.touch()
     try:
         listed = _apt("apt-cache", "search", "--names-only", "^linux-image-[0-9].*-cloud-amd64$")
     except subprocess.CalledProcessError:

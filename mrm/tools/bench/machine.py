@@ -10,6 +10,7 @@ from mrm.errors import Error
 from mrm.physical.limits import huge_pages
 from mrm.shootdowns import received
 from mrm.sizes import format_size
+from mrm.system.pages import FRAME_SIZE
 
 
 def machine() -> dict[str, Any]:
@@ -42,7 +43,7 @@ def in_words(facts: dict[str, Any]) -> str:
         f"{facts['cpu']}, {facts['cpus']} processors, {nodes}, "
         f"{'virtual machine' if facts['virtualised'] else 'bare metal'}, "
         f"{format_size(facts['memory_bytes'])}, Linux {facts['kernel']}, "
-        f"{facts['huge_pages_total']} huge pages of 2 MiB ({facts['huge_pages_free']} free)"
+        f"{facts['huge_pages_total']} huge pages of {format_size(FRAME_SIZE)} ({facts['huge_pages_free']} free)"
     )
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from mrm.physical.cgroups import ROOT, counts_hugetlb_as_memory, hugetlb_limits, memory_limits
 from mrm.physical.limits import (
-    FRAME_SIZE,
     RLIMITS,
     chosen_word,
     default_huge_page_size,
@@ -25,6 +24,7 @@ from mrm.physical.limits import (
     rlimit,
 )
 from mrm.sizes import format_size
+from mrm.system.pages import base_page_size, bits_of_addresses, frame_size, mount_option, shared_table_span
 from mrm.tools.doctor.finding import NOTE, OK, PROBLEM, WARNING, Finding
 
 _THP = "sys/kernel/mm/transparent_hugepage"
@@ -34,12 +34,13 @@ def machine(root: Path = ROOT) -> Iterator[Finding]:
     """Kernel, processors, memory, and whether there is a host below."""
     topic = "machine"
     yield Finding(topic, "kernel", platform.release())
-    page = os.sysconf("SC_PAGE_SIZE")
-    if page == 4096:
-        yield Finding(topic, "base page size", page)
-    else:
-        advice = "a huge page has 2 MiB only where base pages have 4 KiB: use a kernel with those"
-        yield Finding(topic, "base page size", page, PROBLEM, advice)
+    yield Finding(topic, "base page size", base_page_size())
+    span = shared_table_span()
+    shared = format_size(span) if span else "nothing"
+    advice = "" if span else "views have page tables of their own: the first touch of each page takes a fault"
+    yield Finding(topic, "huge page that is a frame", format_size(frame_size()))
+    yield Finding(topic, "mappings can share page tables of", shared, OK if span else NOTE, advice)
+    yield Finding(topic, "addresses of a process", f"{bits_of_addresses()} bits")
     yield Finding(topic, "processors", _processors())
     yield Finding(topic, "NUMA nodes", len(nodes(root)), OK, _node_advice(root))
     info = meminfo(root)
@@ -110,7 +111,7 @@ def huge_page_pools(root: Path = ROOT) -> Iterator[Finding]:
     """Huge pages of every size: total, free, reserved, surplus; by node."""
     topic = "huge pages"
     # Where /sys is hidden, /proc/meminfo knows of one size.
-    for size in huge_page_sizes(root) or [FRAME_SIZE]:
+    for size in huge_page_sizes(root) or [frame_size()]:
         pages = huge_pages(size, None, root)
         if pages is None:
             continue
@@ -119,7 +120,7 @@ def huge_page_pools(root: Path = ROOT) -> Iterator[Finding]:
             f"overcommit {pages.overcommit}"
         )
         name = f"of {format_size(size)}"
-        if size != FRAME_SIZE:
+        if size != frame_size():
             advice = (
                 "mrm does not use these; `nr_hugepages` of this size gives them back" if pages.total else ""
             )
@@ -134,16 +135,16 @@ def huge_page_pools(root: Path = ROOT) -> Iterator[Finding]:
         yield Finding(topic, name, value, status, advice)
         if len(nodes(root)) > 1:
             yield from _by_node(size, root)
-    default = default_huge_page_size(root)
-    if default not in (FRAME_SIZE, None):
+    default, size = default_huge_page_size(root), frame_size()
+    if default not in (size, None):
         advice = (
             "vm.nr_hugepages, `hugepages=` and mounts without pagesize= are about that size: use `mrm fund`, "
-            f"`hugepagesz={FRAME_SIZE >> 20}M hugepages=N` and pagesize={FRAME_SIZE >> 20}M"
+            f"`hugepagesz={size >> 20}M hugepages=N` and pagesize={size >> 20}M"
         )
         yield Finding(topic, "default size", format_size(default), WARNING, advice)
-    if FRAME_SIZE not in huge_page_sizes(root) and huge_pages(FRAME_SIZE, None, root) is None:
-        advice = "the kernel needs CONFIG_HUGETLBFS, and base pages of 4 KiB; pools fall back to small pages"
-        yield Finding(topic, "of 2 MiB", "none", PROBLEM, advice)
+    if size not in huge_page_sizes(root) and huge_pages(size, None, root) is None:
+        advice = "the kernel needs CONFIG_HUGETLBFS; pools fall back to small pages"
+        yield Finding(topic, f"of {format_size(size)}", "none", PROBLEM, advice)
 
 
 def _by_node(size: int, root: Path) -> Iterator[Finding]:
@@ -164,12 +165,12 @@ def mounts(root: Path = ROOT) -> Iterator[Finding]:
         if kind == "hugetlbfs":
             found = True
             options = rest[1] if len(rest) > 1 else ""
-            page_size = next((o for o in options.split(",") if o.startswith("pagesize=")), "pagesize=2M")
-            right = page_size in ("pagesize=2M", "pagesize=2048K")
-            advice = "" if right else "pools need a mount with pagesize=2M"
+            page_size = next((o for o in options.split(",") if o.startswith("pagesize=")), mount_option())
+            right = page_size in (mount_option(), f"pagesize={frame_size() >> 10}K")
+            advice = "" if right else f"pools need a mount with {mount_option()}"
             yield Finding("hugetlbfs", mount.split()[4], options, OK if right else NOTE, advice)
     if not found:
-        advice = "only needed for Pool(path=...): mount -t hugetlbfs -o pagesize=2M none /mnt/huge"
+        advice = f"only needed for Pool(path=...): mount -t hugetlbfs -o {mount_option()} none /mnt/huge"
         yield Finding("hugetlbfs", "mounts", "none", NOTE, advice)
 
 
@@ -221,12 +222,12 @@ def groups(root: Path = ROOT) -> Iterator[Finding]:
     """Control groups' limits that apply to this process."""
     topic = "control groups"
     counted = counts_hugetlb_as_memory(root)
-    found = [(limit, True) for limit in hugetlb_limits(FRAME_SIZE, root)]
+    found = [(limit, True) for limit in hugetlb_limits(None, root)]
     found += [(limit, False) for limit in memory_limits(root)]
     for limit, huge in found:
         value = f"{format_size(limit.limit)}, {format_size(limit.left)} left"
         status, advice = NOTE, ""
-        if huge and limit.left < FRAME_SIZE:
+        if huge and limit.left < frame_size():
             status, advice = PROBLEM, "no huge page can be had here: raise the container's huge page limit"
         elif not huge and counted:
             status = WARNING
