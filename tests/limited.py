@@ -39,6 +39,7 @@ _libc.mount.argtypes = (ctypes.c_char_p,) * 3 + (ctypes.c_ulong, ctypes.c_char_p
 
 _CLONE_NEWNS, _CLONE_NEWCGROUP = 0x20000, 0x2000000
 _MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
+_MNT_DETACH = 2
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 4, 22, 38
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to put the limit on")
@@ -244,6 +245,8 @@ def own_cgroups():
     if _libc.unshare(_CLONE_NEWCGROUP):
         raise OSError(ctypes.get_errno(), "unshare")
     own_mounts()
+    if _libc.umount2(top.encode(), _MNT_DETACH):
+        raise OSError(ctypes.get_errno(), "umount2")
     mount("none", top, "cgroup2")
 
 

@@ -93,7 +93,7 @@ def test_a_kernel_without_huge_pages_is_not_taken_for_a_hidden_one(root):
 
 def test_where_sys_is_hidden_proc_tells_of_the_default_size(root):
     lines = "HugePages_Total: 9\nHugePages_Free: 7\nHugePages_Rsvd: 1\nHugePages_Surp: 2\nHugepagesize: {} kB"
-    write(root, {"proc/meminfo": lines.format(FRAME_SIZE >> 10), "proc/sys/vm/nr_overcommit_hugepages": 5})
+    write(root, {"proc/meminfo": lines.format(2048), "proc/sys/vm/nr_overcommit_hugepages": 5})
     found = huge_pages(root=root)
     assert (found.total, found.free, found.reserved, found.surplus, found.overcommit) == (9, 7, 1, 2, 5)
     assert "6 of 9 are free" in explain_shortage(GIB, errno.ENOMEM, root=root)

@@ -50,7 +50,7 @@ say("all")
             "FundingError",
             "usable",
             "all",
-            timeout=60,
+            timeout=300,
         )
         assert current.read_text() == "0\n"
 
@@ -74,7 +74,7 @@ for frame in range(32):
     poke(view.address(frame), frame)
 say(sum(peek(pool.address(frame)) for frame in range(32)))
 view.close(); pool.close()
-say(refused(lambda: mrm.Pool(33 * FRAME, huge="require"), "is {32 * FRAME_SIZE >> 20} MiB with 0 B left"))
+say(refused(lambda: mrm.Pool(33 * FRAME, huge="require"), "is {32 * FRAME_SIZE >> 20} MiB with"))
 """,
             "EBUSY",
             str(sum(range(32))),
@@ -207,7 +207,7 @@ use(pool)
                 "[]",
                 "FundingError",
                 "usable",
-                timeout=60,
+                timeout=300,
             )
             assert "oom_kill 0" in (path / "memory.events").read_text()
 
@@ -234,7 +234,7 @@ say("funded")
                 "FundingError",
                 "FundingError",
                 "funded",
-                timeout=60,
+                timeout=300,
             )
             assert "oom_kill 0" in (path / "memory.events").read_text()
 
