@@ -2,7 +2,7 @@
 
 What the kernel does when a page is touched beyond the limit is not left to it: SIGBUS with
 hugetlb.max, and with memory.max, where huge pages count as memory, a fault that is
-repeated for ever (6.7 to 7.2; SIGBUS on 7.3). Each test has a timeout.
+repeated for ever (6.12, 6.18; SIGBUS on 7.3). Each test has a timeout.
 """
 
 import pathlib

@@ -233,7 +233,7 @@ def groups(root: Path = ROOT) -> Iterator[Finding]:
             status = WARNING
             advice = (
                 "huge pages count against it (memory_hugetlb_accounting). A pool beyond it is refused, but a program "
-                "that touches a huge page beyond it hangs (6.12 to 7.2) or dies of SIGBUS: raise it by what pools need"
+                "that touches one beyond it hangs (6.12, 6.18) or dies of SIGBUS (7.3): raise it by what pools need"
             )
         yield Finding(topic, f"{limit.directory}/{limit.file}", value, status, advice)
     if not found:
