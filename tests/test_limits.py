@@ -30,9 +30,17 @@ from mrm.physical.limits import (
     unseen_limits,
 )
 from mrm.physical.permission import explain_permission
+from mrm.system.pages import pretend
 
 MIB, GIB = 1 << 20, 1 << 30
 POOL = "sys/kernel/mm/hugepages/hugepages-2048kB"
+
+
+@pytest.fixture(autouse=True)
+def base_pages_of_4_kib():
+    """The made-up machines are of that kind: their huge pages have 2 MiB."""
+    with pretend(4096):
+        yield
 
 
 def write(root: Path, files: dict[str, object]) -> Path:

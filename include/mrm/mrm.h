@@ -35,6 +35,17 @@
 #ifndef MRM_H
 #define MRM_H
 
+/* The machine that is compiled for, which need not be the one that compiles. */
+#if !defined(__linux__)
+#error "mrm needs Linux: it is made of mmap, hugetlbfs and memfd_create."
+#endif
+#if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "mrm needs a little-endian machine: slots and frames are read as bit fields of words, lowest byte first."
+#endif
+#if !defined(__SIZEOF_POINTER__) || __SIZEOF_POINTER__ != 8
+#error "mrm needs a machine of 64 bits: a pool reserves a TiB of addresses, and they are split into bit fields."
+#endif
+
 #include <stddef.h>
 #include <stdint.h>
 

@@ -4,9 +4,10 @@ A range is reserved as one mapping without access: it costs a line in /proc/self
 and no memory, and nothing else in the process can come to lie there until it is
 released. Ranges are placed low, from 16 TiB upwards, below everything that the kernel
 places by itself (it looks for the highest gap first, or from 42 TiB upwards with
-``ulimit -s unlimited``; less where addresses have fewer than 47 bits: pages.pyx): when a page is moved away by mremap, the hole that it leaves
-for a microsecond is not one that another thread's mmap would pick. Low addresses also
-read well: the number of a view is a digit or two of the hexadecimal pointer.
+``ulimit -s unlimited``; pages.pyx knows what that is where addresses have fewer than 47
+bits): when a page is moved away by mremap, the hole that it leaves for a microsecond is
+not one that another thread's mmap would pick. Low addresses also read well: the number
+of a view is a digit or two of the hexadecimal pointer.
 
 The registry says whose an address is, to code that may take no lock: a signal handler.
 Its entries are never freed, only used again, and are published by their ``base``. A

@@ -90,10 +90,10 @@ cdef class Mremap(Stock):
         check(map_file(self.source, self.nbytes, self.fd, 0, MAP_POPULATE))
 
     cdef int64_t cycle(self) noexcept nogil:
-        cdef size_t i
+        cdef size_t i, size = frame_bytes()
         for i in range(self.frames):
             if mremap(
-                self.source + i * frame_bytes(), frame_bytes(), frame_bytes(), MREMAP_MAYMOVE | MREMAP_FIXED, self.target + i * frame_bytes()
+                self.source + i * size, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, self.target + i * size
             ) == MAP_FAILED:
                 return -errno
         self.source, self.target = self.target, self.source
@@ -179,10 +179,10 @@ cdef class Fresh(Stock):
 
     cdef int64_t cycle(self) noexcept nogil:
         cdef int64_t status
-        cdef size_t i
+        cdef size_t i, size = frame_bytes()
         for i in range(self.frames):
             status = map_file(
-                self.source + i * frame_bytes(), frame_bytes(), self.fd, (i * 37) % self.frames * frame_bytes(), MAP_POPULATE
+                self.source + i * size, size, self.fd, (i * 37) % self.frames * size, MAP_POPULATE
             )
             if status < 0:
                 return status
