@@ -19,6 +19,7 @@ processor that is not running, AMD's INVLPGB, arm64's broadcast TLBI.
 import errno
 import os
 import struct
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -153,13 +154,21 @@ def received() -> int:
     Raises
     ------
     Error
-        If /proc/interrupts has no row for them.
+        If /proc/interrupts has no row for them, or cannot be read.
     """
-    with _INTERRUPTS.open() as rows:
-        for row in rows:
-            name, _, figures = row.partition(":")
-            if name.strip() == "TLB":
-                return sum(int(figure) for figure in figures.split() if figure.isdigit())
+    try:
+        with _INTERRUPTS.open() as rows:
+            for row in rows:
+                name, _, figures = row.partition(":")
+                if name.strip() == "TLB":
+                    return sum(int(figure) for figure in figures.split() if figure.isdigit())
+    except OSError as refusal:
+        raise Error(
+            f"shootdowns cannot be counted: {_INTERRUPTS} cannot be read ({refusal.strerror}), which a container "
+            "may hide (/proc with subset=pid), and this process alone cannot be counted either",
+            call="openat",
+            error=refusal.errno,
+        ) from refusal
     raise Error(
         "/proc/interrupts has no row TLB: this machine invalidates without interrupts "
         "(as arm64 does), so there are no shootdowns to count"
@@ -169,7 +178,8 @@ def received() -> int:
 def _tracepoint() -> int:
     """The number of tlb:tlb_flush, from wherever a tracefs is mounted."""
     roots = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
-    with open("/proc/self/mounts") as mounts:
+    # Hidden, there is nothing to add.
+    with suppress(OSError), open("/proc/self/mounts") as mounts:
         roots += [row.split()[1] for row in mounts if row.split()[2] == "tracefs"]
     for root in roots:
         try:
@@ -204,8 +214,9 @@ def _open_events() -> list[int]:
         for event in events.values():
             os.close(event)
         raise Error(
-            f"the kernel refused to count tlb:tlb_flush: {refusal}; "
-            "it takes CAP_PERFMON, or kernel.perf_event_paranoid <= 1",
+            f"the kernel refused to count tlb:tlb_flush: {refusal}; it takes CAP_PERFMON, or "
+            "kernel.perf_event_paranoid <= 1, no filter of system calls (seccomp) that refuses it, "
+            "/proc/self/task, and a descriptor a thread (RLIMIT_NOFILE)",
             call="perf_event_open",
             error=refusal.errno,
         ) from refusal

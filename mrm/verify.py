@@ -29,16 +29,28 @@ class KernelMapping(NamedTuple):
 
 
 def kernel_mappings(start: int, end: int) -> list[KernelMapping]:
-    """The process's mappings that touch [start, end), lowest first."""
+    """The process's mappings that touch [start, end), lowest first.
+
+    Raises
+    ------
+    AuditError
+        If /proc cannot be read.
+    """
     found = []
-    with open("/proc/self/maps") as file:
-        for line in file:
-            match = _LINE.match(line)
-            if match is None:
-                continue
-            low, high = int(match[1], 16), int(match[2], 16)
-            if low < end and high > start:
-                found.append(KernelMapping(low, high, match[3], int(match[4], 16), int(match[5])))
+    try:
+        with open("/proc/self/maps") as file:
+            for line in file:
+                match = _LINE.match(line)
+                if match is None:
+                    continue
+                low, high = int(match[1], 16), int(match[2], 16)
+                if low < end and high > start:
+                    found.append(KernelMapping(low, high, match[3], int(match[4], 16), int(match[5])))
+    except OSError as error:
+        raise AuditError(
+            f"/proc/self/maps cannot be read ({error}): what the kernel has mapped cannot be compared; "
+            "mount /proc, or compare where it is"
+        ) from error
     return found
 
 

@@ -177,11 +177,36 @@ def test_no_such_node(kernel):
 
 def test_persistent_setting(kernel):
     outcome = fund.raise_available(2 * MIB, root=kernel)
-    assert fund.persistent_setting(outcome) == ("etc/sysctl.d/60-mrm.conf", "vm.nr_hugepages = 10\n")
+    assert fund.persistent_setting(outcome, kernel) == ("etc/sysctl.d/60-mrm.conf", "vm.nr_hugepages = 10\n")
     on_node = fund.Outcome(1, outcome.before, outcome.after, node=1)
-    file, line = fund.persistent_setting(on_node)
+    file, line = fund.persistent_setting(on_node, kernel)
     assert file == "etc/tmpfiles.d/60-mrm-node1.conf"
     assert "node1/hugepages/hugepages-2048kB/nr_hugepages - - - - 10" in line
+
+
+def test_where_the_default_size_is_another_one_it_is_named(kernel):
+    """vm.nr_hugepages and hugepages= are about the default size: the number would be of GiBs."""
+    (kernel / "proc/meminfo").write_text("MemFree: 99999999 kB\nHugepagesize: 1048576 kB\n")
+    outcome = fund.raise_available(1 << 30, root=kernel)
+    file, line = fund.persistent_setting(outcome, kernel)
+    assert file == "etc/tmpfiles.d/60-mrm.conf"
+    assert line == f"w /{POOL}/nr_hugepages - - - - 100\n"
+    assert "hugepagesz=2M hugepages=" in fund.why_not_all(outcome, kernel)
+
+
+def test_where_sys_is_hidden_proc_serves_if_it_means_the_same(tmp_path):
+    (tmp_path / "proc/sys/vm").mkdir(parents=True)
+    setting = tmp_path / "proc/sys/vm/nr_hugepages"
+    for size in (1048576, 2048):
+        (tmp_path / "proc/meminfo").write_text(
+            f"HugePages_Total: 3\nHugePages_Free: 2\nHugepagesize: {size} kB\n"
+        )
+        outcome = fund.raise_available(16 * MIB, root=tmp_path)
+        if size == 2048:
+            assert setting.read_text() == "9\n"
+        else:
+            assert "/sys is hidden" in outcome.refused
+            assert not setting.exists()
 
 
 def test_fund_command(kernel, capsys):
@@ -208,6 +233,8 @@ def test_fund_without_the_right_to_says_whom_to_ask(kernel, monkeypatch, capsys)
 
 
 def test_a_refused_write_is_a_sentence(tmp_path):
+    assert "/sys is hidden" in fund._write(1, None, tmp_path)
+    (tmp_path / "sys/kernel/mm").mkdir(parents=True)
     assert "no huge pages" in fund._write(1, None, tmp_path)
     setting = fund._setting(None, tmp_path)
     setting.mkdir(parents=True)

@@ -14,6 +14,7 @@ from mrm.tools.doctor.features import features
 from mrm.tools.doctor.finding import NOTE, OK, PROBLEM, STATUSES, WARNING
 from mrm.tools.doctor.findings import findings
 from mrm.tools.doctor.rights import rights
+from mrm.tools.doctor.sight import FILES, sight
 
 POOL = "sys/kernel/mm/hugepages/hugepages-2048kB"
 
@@ -124,6 +125,37 @@ def test_rights(tmp_path):
     assert found["CAP_SYS_ADMIN"].value is True
     assert (found["CAP_PERFMON"].value, found["CAP_PERFMON"].status) == (False, NOTE)
     assert found["seccomp"].value is True
+
+
+def test_what_is_hidden_is_a_finding(tmp_path):
+    hidden = by_name(sight(tmp_path))
+    assert hidden["/proc/self/maps"].status == WARNING
+    assert hidden["/proc/interrupts"].status == NOTE
+    assert "no control group" in hidden["control groups' limits"].advice or "cannot be read" in (
+        hidden["control groups' limits"].advice
+    )
+    everything = dict.fromkeys((name for name, *_ in FILES), "x") | {
+        "proc/self/cgroup": "0::/",
+        "proc/self/mountinfo": "29 23 0:26 / /cg rw - cgroup2 cgroup2 rw",
+    }
+    seen = list(sight(write(tmp_path, everything)))
+    assert [finding.status for finding in seen] == [OK]
+
+
+def test_a_default_size_other_than_a_frames(tmp_path):
+    write(tmp_path, {"proc/meminfo": "Hugepagesize: 1048576 kB", f"{POOL}/nr_hugepages": 4})
+    found = by_name(facts.huge_page_pools(tmp_path))
+    assert (found["default size"].value, found["default size"].status) == ("1 GiB", WARNING)
+
+
+def test_memory_that_counts_huge_pages_is_a_warning(tmp_path):
+    files = {
+        "proc/self/cgroup": "0::/",
+        "proc/self/mountinfo": "29 23 0:26 / /cg rw - cgroup2 cgroup2 rw,memory_hugetlb_accounting",
+        "cg/memory.max": 1 << 30,
+    }
+    (memory,) = facts.groups(write(tmp_path, files))
+    assert memory.status == WARNING
 
 
 # ---- features ----------------------------------------------------------------------------

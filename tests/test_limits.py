@@ -14,6 +14,7 @@ from mrm.physical.limits import (
     RLIMITS,
     allowed_nodes,
     chosen_word,
+    default_huge_page_size,
     explain_ordinary_shortage,
     explain_shortage,
     huge_page_sizes,
@@ -29,7 +30,9 @@ from mrm.physical.limits import (
     process_shortage,
     rlimit,
     shmem_thp,
+    unseen_limits,
 )
+from mrm.physical.permission import explain_permission
 from mrm.system.pages import pretend
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -90,8 +93,65 @@ def test_an_empty_machine_fails_nowhere(root):
     assert hugetlb_limits(root=root) == []
     assert memory_limits(root) == []
     assert not counts_hugetlb_as_memory(root)
-    assert "no huge pages of 2 MiB" in explain_shortage(GIB, errno.ENOMEM, root=root)
+    assert "cannot be seen from here" in explain_shortage(GIB, errno.ENOMEM, root=root)
     assert explain_ordinary_shortage(GIB, root=root) is None
+
+
+def test_a_kernel_without_huge_pages_is_not_taken_for_a_hidden_one(root):
+    (root / "sys/kernel/mm").mkdir(parents=True)
+    assert "no huge pages of 2 MiB" in explain_shortage(GIB, errno.ENOMEM, root=root)
+
+
+def test_where_sys_is_hidden_proc_tells_of_the_default_size(root):
+    lines = "HugePages_Total: 9\nHugePages_Free: 7\nHugePages_Rsvd: 1\nHugePages_Surp: 2\nHugepagesize: {} kB"
+    write(root, {"proc/meminfo": lines.format(2048), "proc/sys/vm/nr_overcommit_hugepages": 5})
+    found = huge_pages(root=root)
+    assert (found.total, found.free, found.reserved, found.surplus, found.overcommit) == (9, 7, 1, 2, 5)
+    assert "6 of 9 are free" in explain_shortage(GIB, errno.ENOMEM, root=root)
+    write(root, {"proc/meminfo": lines.format(GIB >> 10)})
+    assert huge_pages(root=root) is None
+    assert default_huge_page_size(root) == GIB
+
+
+def test_where_proc_is_hidden_nodes_tell_of_memory(root):
+    node = "sys/devices/system/node"
+    write(root, {f"{node}/online": "0-1"})
+    for n in (0, 1):
+        write(
+            root, {f"{node}/node{n}/meminfo": f"Node {n} MemFree: 1024 kB\nNode {n} Inactive(file): 512 kB"}
+        )
+    assert memory_available(root=root) == 3 * MIB
+
+
+def test_what_is_hidden_is_said(root):
+    assert len(unseen_limits(root)) == 3
+    write(root, {"proc/meminfo": "MemAvailable: 1 kB"} | version_2())
+    (root / "sys/kernel/mm").mkdir(parents=True)
+    assert unseen_limits(root) == []
+    write(root, {"sys/fs/cgroup/cgroup.type": "domain"})  # which the root of the whole tree has not
+    assert "groups above the one at /sys/fs/cgroup are hidden" in unseen_limits(root)[0]
+    write(root, {"proc/self/mountinfo": ""})
+    assert "no control group file system is mounted" in unseen_limits(root)[0]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "word"),
+    [
+        ("set_mempolicy", errno.EPERM, "SYS_NICE"),
+        ("move_pages", errno.ENOSYS, "numa_node"),
+        ("memfd_create", errno.EPERM, "hugetlbfs"),
+        ("openat", errno.EROFS, "/mnt is mounted read-only"),
+        ("openat", errno.EACCES, "may not make files in /mnt"),
+        ("fallocate", errno.EPERM, "refuses fallocate"),
+    ],
+)
+def test_refusals_that_are_not_about_amounts(root, call, error, word):
+    assert word in explain_shortage(GIB, error, call=call, directory="/mnt", root=root)
+
+
+def test_refusals_that_are_about_amounts_have_nothing_to_do_with_rights():
+    assert explain_permission("mmap", errno.ENOMEM) is None
+    assert explain_permission(None, errno.EPERM) is None
 
 
 def test_huge_pages_of_the_machine_and_of_a_node(root):

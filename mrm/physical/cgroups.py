@@ -6,8 +6,9 @@ files: ``/proc/self/cgroup`` names the group, ``/proc/self/mountinfo`` says wher
 hierarchy is mounted and which part of it. Both versions of cgroups are read; a
 machine can have both at once, with different controllers.
 
-Nothing here fails: a file that is missing or unreadable is a limit that is not there.
-Every function takes the root that it reads below, so that tests can hand it a tree of
+Nothing here fails: a file that is missing or unreadable is a limit that is not told of.
+Whether anything can be seen at all, ``hidden`` says: where it cannot, there may be limits
+all the same. Every function takes the root that it reads below, so that tests can hand it a tree of
 their own.
 """
 
@@ -110,6 +111,20 @@ def counts_hugetlb_as_memory(root: Path = ROOT) -> bool:
     return any(
         kind == "cgroup2" and "memory_hugetlb_accounting" in options for kind, _, _, options in _mounts(root)
     )
+
+
+def hidden(root: Path = ROOT) -> str | None:
+    """Why not all limits of control groups can be looked at; None where they can."""
+    if not _text(root / "proc/self/cgroup"):
+        return "/proc/self/cgroup cannot be read"
+    if not any(_mounts(root)):
+        return "no control group file system is mounted here"
+    for kind, _, point, _ in _mounts(root):
+        # Only the root of the whole tree has no type. A container's mount begins at the
+        # container's own group, and what a pod above it allows is not to be seen.
+        if kind == "cgroup2" and (root / point.lstrip("/") / "cgroup.type").exists():
+            return f"groups above the one at {point} are hidden"
+    return None
 
 
 def _page_size_name(page_size: int) -> str:

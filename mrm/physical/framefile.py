@@ -22,9 +22,11 @@ from mrm.system.pages import frame_size, memfd_flag, mount_option
 
 _MFD_CLOEXEC = 1
 _MFD_HUGETLB = 4
+_MFD_NOEXEC_SEAL = 8  # 6.3
 _AT_FDCWD = -100
 _HUGETLBFS_MAGIC = 0x958458F6
 _UNNAMED = "unnamed hugetlbfs files"
+_TMPFS_MAGIC = 0x01021994
 
 
 @dataclass
@@ -40,8 +42,8 @@ class FrameFile:
     name : str
         What a memfd is called in ``/proc/self/maps``.
     path : str or None
-        A file to be made on a hugetlbfs mount, or a directory there for one without a
-        name; None for a memfd.
+        A file to be made on a hugetlbfs mount (of small pages: on a tmpfs), or a
+        directory there for one without a name; None for a memfd.
     fd : int
         Its descriptor; -1 before it is made.
     """
@@ -81,12 +83,22 @@ class FrameFile:
 
     def _make(self) -> int:
         if self.path is None:
-            flags = _MFD_CLOEXEC | (_MFD_HUGETLB | memfd_flag() if self.huge else 0)
-            self.fd = system_call("memfd_create", self.name.encode() + b"\0", flags)
+            self._open_memfd()
         else:
             self._open_path(self.path)
         system_call("ftruncate", self.fd, self.nbytes)
         return 0
+
+    def _open_memfd(self) -> None:
+        flags = _MFD_CLOEXEC | (_MFD_HUGETLB | memfd_flag() if self.huge else 0)
+        name = self.name.encode() + b"\0"
+        try:
+            self.fd = system_call("memfd_create", name, flags)
+        except OSError as error:
+            # With vm.memfd_noexec=2 the kernel wants to be told that nobody will execute it.
+            if error.errno != errno.EACCES:
+                raise
+            self.fd = system_call("memfd_create", name, flags | _MFD_NOEXEC_SEAL)
 
     def _open_path(self, path: str) -> None:
         """Make or open the file on a hugetlbfs mount."""
@@ -105,6 +117,10 @@ class FrameFile:
         found = array.array("q", bytes(256))
         system_call("fstatfs", self._directory, found.buffer_info()[0])
         kind, page_size = found[0], found[1]
+        if not self.huge:
+            if kind != _TMPFS_MAGIC:
+                raise ArgumentError(f"{directory} is not a tmpfs, which small pages have to lie on")
+            return
         if kind != _HUGETLBFS_MAGIC:
             raise ArgumentError(
                 f"{directory} is not on a hugetlbfs mount, so a file there has no huge pages; make one with "

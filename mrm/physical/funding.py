@@ -5,6 +5,14 @@ SIGBUS. So the file of frames is filled beforehand, by fallocate, whose answer i
 under a hugetlb cgroup limit mmap and MAP_POPULATE succeed and only the touch dies,
 while fallocate says ENOSPC.
 
+The same holds for memory.max, where huge pages count as memory: a touch beyond it is tried
+again by the kernel for ever (6.12, 6.18: the fault says "out of memory", which a fault of
+user mode only repeats; SIGKILL ends it) or dies of SIGBUS (7.3), while fallocate and
+MADV_POPULATE_WRITE come back with an error on all of them. So pages are only ever fetched
+by those two, and nothing is touched that fallocate has not confirmed: a group whose
+limits cannot be seen, or that fills up between our look and our call, costs an error and
+nothing worse.
+
 fallocate holds the file's lock while it clears pages, so that two threads are no
 faster than one (11.7 GB/s both, measured on 2 processors), while page faults run side
 by side. Hence the order: map the file once, which reserves the pages and so fails at
@@ -34,12 +42,16 @@ from mrm.physical.limits import (
     explain_ordinary_shortage,
     explain_shortage,
     group_sentence,
+    mount_shortage,
     node_refusal,
     nodes,
+    nothing_found,
     process_shortage,
     shmem_thp,
 )
+from mrm.physical.permission import explain_permission, is_refused
 from mrm.physical.placement import bind_thread, bound_nodes, free_thread, has_huge_frames, places
+from mrm.physical.substitutes import substitute
 from mrm.sizes import format_size
 from mrm.system import features
 from mrm.system.calls import system_call
@@ -51,6 +63,9 @@ THP = 2
 SMALL = 3
 
 Progress = Callable[[int, int], object]
+
+# Words of shmem_enabled with which a memfd may have huge pages.
+_THP_ALLOWED = ("always", "within_size", "advise", "force")
 
 _PROT_NONE, _PROT_READ_WRITE = 0, 3
 _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS = 1, 2, 0x10, 0x20
@@ -168,6 +183,8 @@ def fund(
     funded = _get_lesser(order, shortage)
     try:
         message = f"the pool is on {funded.description}, not on huge pages. {shortage}"
+        if funded.backing == SMALL:
+            message += f" Nor are they transparent huge pages: {_why_not_transparent()}."
         warnings.warn(message, BackingWarning, stacklevel)
     except BaseException:
         # Whoever makes warnings errors gets no pool.
@@ -231,7 +248,7 @@ def _get_lesser(order: _Order, shortage: FundingError) -> Funded:
     """The best there is without huge pages."""
     try:
         setting = shmem_thp()
-        if setting in ("always", "within_size", "advise", "force"):
+        if setting in _THP_ALLOWED:
             try:
                 return _get(order, THP)
             except _NoHugeFrames as error:
@@ -254,7 +271,26 @@ class _NoHugeFrames(FundingError):
 def _get(order: _Order, backing: int) -> Funded:
     """Frames of one backing, or nothing and an error."""
     _check_beforehand(order, backing)
-    file = FrameFile(order.nbytes, backing == HUGETLB, order.name, order.path)
+    try:
+        return _get_in(order, backing, order.path)
+    except _NoMemfd as refused:
+        directory = substitute(backing == HUGETLB)
+        if directory is None:
+            raise refused.error from refused.error.__cause__
+    return _get_in(order, backing, directory)
+
+
+class _NoMemfd(Exception):
+    """memfd_create itself was refused; the error to raise unless there is another way."""
+
+    def __init__(self, error: FundingError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _get_in(order: _Order, backing: int, path: str | None) -> Funded:
+    """The same in a memfd, or at ``path``."""
+    file = FrameFile(order.nbytes, backing == HUGETLB, order.name, path)
     began = time.perf_counter()
     try:
         file.make()
@@ -263,20 +299,24 @@ def _get(order: _Order, backing: int) -> Funded:
         made_name = file.made_name
         file.finish()
         seconds = time.perf_counter() - began
-        description = _describe(order, backing, threads, seconds)
+        description = _describe(order, backing, threads, seconds, path)
         count = order.nbytes // frame_size()
         return Funded(file.fd, backing, frame_size(), count, file.kept_path, description, made_name)
     except OSError as error:
         file.undo()
         # Only now: the pages that were got are back, and the figures are those of before.
-        raise refusal(error, order.nbytes, _why(order, backing, error, file.directory)) from error
+        refused = refusal(error, order.nbytes, _why(order, backing, error, file.directory))
+        if path is None and error.filename == "memfd_create" and is_refused(error):
+            refused.__cause__ = error
+            raise _NoMemfd(refused) from error
+        raise refused from error
     except BaseException:
         file.undo()
         raise
 
 
 def _check_beforehand(order: _Order, backing: int) -> None:
-    """Refuse what the kernel would answer with a signal, or never."""
+    """Refuse what the kernel would answer with a signal, or only after much harm."""
     found: list[str | None] = [node_refusal(order.node)]
     if backing != HUGETLB:
         found += [explain_ordinary_shortage(order.nbytes, order.node)]
@@ -284,7 +324,8 @@ def _check_beforehand(order: _Order, backing: int) -> None:
         # Beyond RLIMIT_FSIZE the kernel sends SIGXFSZ, which kills by default.
         found += process_shortage(order.nbytes, None)
         if counts_hugetlb_as_memory():
-            # Beyond these it tries again for ever.
+            # Near these it would push out the whole group's file cache before it refuses, and
+            # beyond memory.high it puts the process to sleep.
             wanted = order.nbytes + (16 << 20)
             found += [group_sentence(limit, wanted) for limit in memory_limits() if limit.left < wanted]
     said = " ".join(filter(None, found))
@@ -317,7 +358,7 @@ def _fill(order: _Order, backing: int, fd: int, threads: int) -> None:
             system_call("madvise", address, order.nbytes, _MADV_HUGEPAGE)
         populated = backing != SMALL and _populates()
         _labour(order, _parts(order, fd, address if populated else 0), threads)
-        if not populated and (backing == THP or order.node is not None):
+        if order.node is not None or (backing == THP and not populated):
             _map_pages(order, fd, address)
         if backing == THP and not has_huge_frames(address):
             without = "" if populated else ", as it has no MADV_POPULATE_WRITE: set shmem_enabled to always"
@@ -425,22 +466,38 @@ def _what(order: _Order, backing: int) -> str:
     return f"{format_size(order.nbytes)} of {kind}{where}"
 
 
-def _describe(order: _Order, backing: int, threads: int, seconds: float) -> str:
+def _describe(order: _Order, backing: int, threads: int, seconds: float, path: str | None) -> str:
     count = order.nbytes // frame_size()
     by = "1 thread" if threads == 1 else f"{threads} threads"
-    return f"{_what(order, backing)} ({count} frames, funded in {seconds:.2g} s by {by})"
+    where = "" if path == order.path else f" in a file on {path}, as memfd_create is refused here"
+    return f"{_what(order, backing)}{where} ({count} frames, funded in {seconds:.2g} s by {by})"
 
 
 def _why(order: _Order, backing: int, error: OSError, directory: str | None) -> str:
     """The sentence of a refusal."""
     if backing == HUGETLB:
         bound = bound_nodes() if order.node is None else None
-        reason = explain_shortage(order.nbytes, error.errno, order.node, directory=directory, bound=bound)
-    else:
-        reason = explain_ordinary_shortage(order.nbytes, order.node) or (
-            "No limit that mrm knows of is too low now: another process may have held the memory for a moment."
+        reason = explain_shortage(
+            order.nbytes, error.errno, order.node, call=error.filename, directory=directory, bound=bound
         )
+    else:
+        reason = explain_permission(error.filename, error.errno, directory) or " ".join(
+            [
+                *mount_shortage(order.nbytes, directory),
+                *filter(None, [explain_ordinary_shortage(order.nbytes, order.node, error=error.errno)]),
+            ]
+        )
+        reason = reason or nothing_found(error.errno)
     return f"{_what(order, backing)} cannot be funded: {error.filename} says {error.strerror}. {reason}"
+
+
+def _why_not_transparent() -> str:
+    setting = shmem_thp()
+    if setting is None:
+        return "shmem_enabled of /sys/kernel/mm/transparent_hugepage cannot be read"
+    if setting in _THP_ALLOWED:
+        return f"shmem_enabled is {setting}, but the kernel made none"
+    return f"shmem_enabled is {setting}"
 
 
 def _list(numbers: list[int]) -> str:

@@ -12,6 +12,7 @@ itself, such as its memory policy, ends with it too.
 """
 
 import _thread
+import resource
 import signal
 import threading
 import time
@@ -91,10 +92,7 @@ class _Job:
                 _thread.start_new_thread(self._work, ())
             except RuntimeError as error:
                 if not started:
-                    raise FundingError(
-                        "no thread could be started: see RLIMIT_NPROC (`ulimit -u`) and the control "
-                        "group's pids.max"
-                    ) from error
+                    raise FundingError(_no_thread()) from error
                 break
             started += 1
         return started
@@ -153,3 +151,25 @@ class _Job:
     def _next(self) -> Task | None:
         with self._changed:
             return None if self._stop else next(self._tasks, None)
+
+
+def _no_thread() -> str:
+    """Which limits a thread can meet, with their figures; the kernel names none of them."""
+    processes = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    addresses = resource.getrlimit(resource.RLIMIT_AS)[0]
+    stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
+    found = [f"RLIMIT_NPROC (`ulimit -u`) is {_limit(processes)}", "the control group has a pids.max"]
+    if addresses != resource.RLIM_INFINITY:
+        found.append(
+            f"a thread's stack takes up to {_limit(stack)} bytes of the {addresses} that RLIMIT_AS (`ulimit -v`) allows"
+        )
+    if (locked := resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]) != resource.RLIM_INFINITY:
+        found.append(
+            f"where all that is mapped is locked, RLIMIT_MEMLOCK (`ulimit -l`) allows {locked} bytes"
+        )
+    found.append("with vm.overcommit_memory=2 its stack counts against CommitLimit")
+    return f"no thread could be started to fund the pool: {'; '.join(found)}"
+
+
+def _limit(value: int) -> str:
+    return "unlimited" if value == resource.RLIM_INFINITY else str(value)

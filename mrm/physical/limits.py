@@ -5,7 +5,9 @@ limits it was. ``explain_shortage`` reads them all and says which are too low fo
 was asked, with their figures and what to do. The readers are of use by themselves:
 ``mrm doctor`` shows what they find.
 
-Nothing here fails: what cannot be read is None, or not in the list. The readers take
+Nothing here fails: what cannot be read is None, or not in the list. A container may hide
+/proc or /sys; where one of them tells what the other would have, it is asked instead, and
+an explanation that found nothing says what it could not see. The readers take
 the root that they read below, so that tests can hand them a made-up tree; only the
 RLIMITs always come from the process itself.
 """
@@ -16,7 +18,15 @@ import resource
 from dataclasses import dataclass
 from pathlib import Path
 
-from mrm.physical.cgroups import ROOT, GroupLimit, counts_hugetlb_as_memory, hugetlb_limits, memory_limits
+from mrm.physical.cgroups import (
+    ROOT,
+    GroupLimit,
+    counts_hugetlb_as_memory,
+    hidden,
+    hugetlb_limits,
+    memory_limits,
+)
+from mrm.physical.permission import explain_permission
 from mrm.sizes import format_size
 from mrm.system.pages import base_page_size, frame_size, huge_pages_folder
 
@@ -62,7 +72,9 @@ class HugePages:
 
 
 def huge_pages(page_size: int | None = None, node: int | None = None, root: Path = ROOT) -> HugePages | None:
-    """The pool of huge pages of one size; None where the kernel has none of that size.
+    """The pool of huge pages of one size; None where the kernel has none of that size, or hides it.
+
+    Where /sys is hidden, /proc/meminfo tells of the default size.
 
     Parameters
     ----------
@@ -78,7 +90,7 @@ def huge_pages(page_size: int | None = None, node: int | None = None, root: Path
     directory = root / base / f"hugepages/hugepages-{page_size >> 10}kB"
     total = read_int(directory / "nr_hugepages")
     if total is None:
-        return None
+        return _default_pool(page_size, root) if node is None else None
     return HugePages(
         page_size,
         total,
@@ -87,6 +99,26 @@ def huge_pages(page_size: int | None = None, node: int | None = None, root: Path
         read_int(directory / "surplus_hugepages") or 0,
         read_int(directory / "nr_overcommit_hugepages") or 0,
     )
+
+
+def _default_pool(page_size: int, root: Path) -> HugePages | None:
+    """The same from /proc/meminfo, if it is about pages of this size."""
+    info = meminfo(root)
+    if info.get("Hugepagesize") != page_size or "HugePages_Total" not in info:
+        return None
+    return HugePages(
+        page_size,
+        info["HugePages_Total"],
+        info.get("HugePages_Free", 0),
+        info.get("HugePages_Rsvd", 0),
+        info.get("HugePages_Surp", 0),
+        read_int(root / "proc/sys/vm/nr_overcommit_hugepages") or 0,
+    )
+
+
+def default_huge_page_size(root: Path = ROOT) -> int | None:
+    """What ``vm.nr_hugepages`` and ``hugepages=`` count, in bytes; None when unknown."""
+    return meminfo(root).get("Hugepagesize")
 
 
 def huge_page_sizes(root: Path = ROOT) -> list[int]:
@@ -130,9 +162,20 @@ def meminfo(root: Path = ROOT, node: int | None = None) -> dict[str, int]:
 
 
 def memory_available(node: int | None = None, root: Path = ROOT) -> int | None:
-    """Bytes of ordinary memory to be had without swapping; None when unknown."""
+    """Bytes of ordinary memory to be had without swapping; None when unknown.
+
+    Where /proc/meminfo is hidden, the nodes' own below /sys are added up.
+    """
     if node is None or nodes(root) == [node]:
-        return meminfo(root).get("MemAvailable")
+        available = meminfo(root).get("MemAvailable")
+        if available is not None:
+            return available
+        parts = [_node_available(n, root) for n in nodes(root)]
+        return None if None in parts else sum(filter(None, parts))
+    return _node_available(node, root)
+
+
+def _node_available(node: int, root: Path) -> int | None:
     info = meminfo(root, node)
     # A node has no MemAvailable: what is free, and file cache, which can be dropped.
     if "MemFree" not in info:
@@ -175,6 +218,7 @@ def explain_shortage(
     error: int | None,
     node: int | None = None,
     *,
+    call: str | None = None,
     directory: str | None = None,
     bound: list[int] | None = None,
     root: Path = ROOT,
@@ -189,6 +233,8 @@ def explain_shortage(
         The errno that the kernel refused with.
     node : int, optional
         The NUMA node that the pages had to be on.
+    call : str, optional
+        The system call that refused.
     directory : str, optional
         Directory of the hugetlbfs mount that they were asked from.
     bound : list of int, optional
@@ -201,8 +247,10 @@ def explain_shortage(
     str
         One sentence a limit that is too low; if none is, one that says so.
     """
+    if permission := explain_permission(call, error, directory):
+        return permission
     found = _page_shortage(nbytes, node, bound, root)
-    found += _mount_shortage(nbytes, directory)
+    found += mount_shortage(nbytes, directory)
     found += [
         group_sentence(limit, nbytes) for limit in hugetlb_limits(frame_size(), root) if limit.left < nbytes
     ]
@@ -211,7 +259,19 @@ def explain_shortage(
     found += process_shortage(nbytes, error, root)
     if found:
         return " ".join(found)
+    return nothing_found(error, root)
+
+
+def nothing_found(error: int | None, root: Path = ROOT) -> str:
+    """The sentence where no limit that can be seen is too low."""
     reason = f"{errno.errorcode.get(error, error)} ({os.strerror(error)})" if error else "no error number"
+    if unseen := unseen_limits(root):
+        return (
+            f"The kernel said {reason}, and what refused cannot be seen from here: {'; '.join(unseen)}. If trying "
+            "again does not help, look from outside at the container's limits on huge pages and memory, and at the "
+            "machine's free huge pages; "
+            "`mrm doctor` shows what can be seen from inside."
+        )
     return (
         f"The kernel said {reason}, and no limit that mrm knows of is too low now: another process may "
         "have held the memory for a moment (try again), or a security policy forbids the call. "
@@ -219,11 +279,25 @@ def explain_shortage(
     )
 
 
-def explain_ordinary_shortage(nbytes: int, node: int | None = None, root: Path = ROOT) -> str | None:
+def unseen_limits(root: Path = ROOT) -> list[str]:
+    """What cannot be looked at from here, and may have a limit nevertheless: half a sentence each."""
+    found = []
+    if not read_text(root / "proc/meminfo"):
+        found.append("/proc/meminfo cannot be read, nor what memory is available")
+    if not (root / "sys/kernel/mm").is_dir():
+        found.append("/sys is hidden, and with it the pools of huge pages")
+    if groups := hidden(root):
+        found.append(f"{groups}, so that not all limits of control groups are known")
+    return found
+
+
+def explain_ordinary_shortage(
+    nbytes: int, node: int | None = None, root: Path = ROOT, *, error: int | None = None
+) -> str | None:
     """Say what stands in the way of ``nbytes`` of ordinary memory; None if nothing does.
 
-    To be asked before, not after: the kernel does not refuse ordinary memory, it kills
-    a process to find some.
+    To be asked before, rather than after with the ``error`` of a refused call: the kernel
+    seldom refuses ordinary memory, it kills a process to find some.
     """
     found = []
     # Some is left for others, and for what the kernel needs to manage the rest.
@@ -244,7 +318,7 @@ def explain_ordinary_shortage(nbytes: int, node: int | None = None, root: Path =
                 f"vm.overcommit_memory is 2 and leaves {format_size(left)} to promise: raise "
                 "vm.overcommit_ratio, or set vm.overcommit_memory to 0."
             )
-    found += process_shortage(nbytes, None, root)
+    found += process_shortage(nbytes, error, root)
     return " ".join(found) or None
 
 
@@ -302,6 +376,8 @@ def _page_shortage(nbytes: int, node: int | None, bound: list[int] | None, root:
     size = format_size(frame_size())
     pages = huge_pages(None, node, root)
     machine = huge_pages(None, None, root)
+    if (pages is None or machine is None) and not (root / "sys/kernel/mm").is_dir():
+        return []  # nobody can tell: unseen_limits says so
     if pages is None or machine is None:
         said = f"This kernel has no huge pages of {size} (no {huge_pages_folder()} below /sys/kernel/mm/hugepages)"
         return [f"{said}: it needs CONFIG_HUGETLBFS."]
@@ -351,8 +427,8 @@ def _beyond_reach(needed: int, bound: list[int] | None, root: Path) -> list[str]
     return [f"{said}, whose memory alone {whose}: {fix}.", *_by_node(root)]
 
 
-def _mount_shortage(nbytes: int, directory: str | None) -> list[str]:
-    """What the size= option of a hugetlbfs mount leaves."""
+def mount_shortage(nbytes: int, directory: str | None) -> list[str]:
+    """What the size= option of a hugetlbfs or tmpfs mount leaves."""
     if directory is None:
         return []
     try:
@@ -363,7 +439,7 @@ def _mount_shortage(nbytes: int, directory: str | None) -> list[str]:
     # A mount without the option shows no blocks at all.
     if mount.f_blocks == 0 or left >= nbytes:
         return []
-    said = f"The hugetlbfs mount of {directory} has {format_size(left)} left of its size= option"
+    said = f"The mount of {directory} has {format_size(left)} left of its size= option"
     return [f"{said}: remount it with more (`mount -o remount,size={_binary(nbytes)} …`)."]
 
 

@@ -2,7 +2,8 @@
 
 The kernel takes a node as an order and huge pages as a wish, and reports neither. So
 what came of it is looked up: nodes by move_pages, which moves nothing when it is given
-no target, and huge pages in ``/proc/self/smaps``.
+no target, and huge pages in ``/proc/self/smaps``. Where a container's filter refuses
+move_pages, as Docker's does, get_mempolicy tells the same, an address a call.
 
 A policy belongs to a thread, and threads inherit it. The caller's is never touched: what
 needs another one is done by threads of ``labour``, which end with the job.
@@ -10,11 +11,14 @@ needs another one is done by threads of ``labour``, which end with the job.
 
 import array
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
+from mrm.physical.permission import is_refused
 from mrm.system.calls import system_call
 
 _MPOL_DEFAULT, _MPOL_BIND = 0, 2
+_MPOL_F_NODE_ADDR = 1 | 2  # the node of the page at an address
 _NODE_BITS = 1024
 # One call's share: 4096 addresses and answers are 48 KiB.
 _PAGES_A_CALL = 4096
@@ -75,8 +79,23 @@ def places(address: int, nbytes: int, page_size: int) -> Counter[int]:
     for first in range(address, address + nbytes, step):
         pages = array.array("Q", range(first, min(first + step, address + nbytes), page_size))
         where = array.array("i", [-1]) * len(pages)
-        system_call("move_pages", 0, len(pages), pages.buffer_info()[0], 0, where.buffer_info()[0], 0)
+        try:
+            system_call("move_pages", 0, len(pages), pages.buffer_info()[0], 0, where.buffer_info()[0], 0)
+        except OSError as error:
+            if not is_refused(error):
+                raise
+            where = _nodes_one_by_one(pages)
         found.update(where)
+    return found
+
+
+def _nodes_one_by_one(pages: Sequence[int]) -> "array.array[int]":
+    """The node of each page, which is there and mapped."""
+    found = array.array("i", [-1]) * len(pages)
+    for i, page in enumerate(pages):
+        system_call(
+            "get_mempolicy", found.buffer_info()[0] + i * found.itemsize, 0, 0, page, _MPOL_F_NODE_ADDR
+        )
     return found
 
 

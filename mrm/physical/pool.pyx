@@ -38,6 +38,7 @@ from mrm.system.failure cimport failure, mrm_fail
 from mrm.system.features cimport FEATURE_COLLAPSE, FEATURE_POPULATE, feature_missing, features_try
 from mrm.system.pages cimport address_bits, sharing_span
 from mrm.system.ranges cimport RANGE_ARENA, STATE_FORKED, STATE_OPEN, range_release, range_reserve
+from mrm.system.room cimport ROOM_TEXT, why_refused
 
 
 cdef extern from "system/atomic.h" nogil:
@@ -91,6 +92,7 @@ cdef int map_whole(pool_t *pool, char *at, bint dumped) noexcept nogil:
     cdef size_t funded = <size_t>pool.layout.frame_count << pool.layout.frame_shift
     cdef size_t whole = pool.whole
     cdef int what = CALL_MMAP
+    cdef char text[ROOM_TEXT]
     cdef int64_t got = map_file(
         at, whole, PROT_READ | PROT_WRITE if whole == funded else PROT_READ,
         MAP_SHARED | MAP_FIXED | MAP_NORESERVE, pool.fd, 0,
@@ -110,9 +112,8 @@ cdef int map_whole(pool_t *pool, char *at, bint dumped) noexcept nogil:
         return MRM_OK
     return mrm_fail(
         failure(), MRM_SYSTEM_CALL, what, <int>-got, at, whole,
-        b"cannot map the pool's %zu bytes at %p (%s); if it says 'Cannot allocate memory', "
-        b"raise vm.max_map_count",
-        whole, at, strerror(<int>-got),
+        b"cannot map the pool's %zu bytes at %p (%s).%s",
+        whole, at, strerror(<int>-got), why_refused(<int>-got, 0, text),
     )
 
 

@@ -38,6 +38,7 @@ from mrm.system.failure cimport failure, mrm_fail
 from mrm.system.features cimport FEATURE_MREMAP, FEATURE_POPULATE, FEATURE_ZAP, feature_is_missing
 from mrm.system.maps cimport mapping_t, maps_within
 from mrm.system.ranges cimport range_is_low
+from mrm.system.room cimport ROOM_TEXT, why_refused
 
 
 cdef extern from "system/atomic.h" nogil:
@@ -290,9 +291,12 @@ cdef int _undo(reservation_t *r, size_t failed, int which, int error) noexcept n
     cdef size_t i, k
     cdef size_t broken = 0
     cdef char text[512]
+    cdef char reason[ROOM_TEXT]
     cdef const char *different = text
     cdef step_t at = steps[failed]
     text[0] = 0
+    # Asked before anything is undone: the figures are those that the kernel refused with.
+    why_refused(error, 0, reason)
     if error == ENOMEM:
         mappings_forget()
     for i in range(failed + 1):
@@ -323,7 +327,7 @@ cdef int _undo(reservation_t *r, size_t failed, int which, int error) noexcept n
             <size_t>at.n << r.pool.layout.frame_shift,
             b"%s (%s) of %u slots from slot %u on at %p: %s. Nothing is changed: what the batch had done was undone.%s",
             call_name(which), step_name(at.kind), at.n, at.first, reservation_address(r, at.first), strerror(error),
-            b" Raise vm.max_map_count, or map runs of contiguous frames" if error == 12 else b"",
+            reason,
         )
     for k in range(failed + 1):
         if not _changes_mappings(&steps[k]):

@@ -293,8 +293,9 @@ cdef int mappings_allow(int64_t growth) noexcept nogil:
         return MRM_OK
     limit = maps_limit()
     count = maps_count()
-    if count < 0:
+    if limit < 0 or count < 0:
         # Nobody can tell: the kernel will refuse what is too much, and it will be undone.
+        # A guess would refuse batches that there is room for.
         return MRM_OK
     left = limit - count - MAPPINGS_SPARE
     mrm_add64(&mappings_left, <uint64_t>(left - <int64_t>mrm_load64(&mappings_left)))

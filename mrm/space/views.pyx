@@ -25,6 +25,7 @@ from mrm.system.calls cimport CALL_MINCORE, CALL_MMAP, call, is_fake, seal
 from mrm.system.failure cimport failure, mrm_fail
 from mrm.system.features cimport FEATURE_SHARING, feature_found, feature_unknown
 from mrm.system.ranges cimport STATE_FORKED
+from mrm.system.room cimport ROOM_TEXT, why_refused
 
 
 cdef extern from "system/atomic.h" nogil:
@@ -176,6 +177,7 @@ cdef int view_retire(view_t *view) noexcept nogil:
     cdef uint32_t expected = MRM_STATE_OPEN
     cdef uint64_t begun
     cdef int64_t got
+    cdef char text[ROOM_TEXT]
     cdef int status = pool_usable(pool)
     if status != MRM_OK:
         return status
@@ -192,9 +194,8 @@ cdef int view_retire(view_t *view) noexcept nogil:
         mrm_store32(&view.state, MRM_STATE_OPEN)
         return mrm_fail(
             failure(), MRM_SYSTEM_CALL, CALL_MMAP, <int>-got, view.base, pool.whole,
-            b"cannot retire view %u at %p (mmap: %s); it is still open. If it says 'Cannot allocate memory', "
-            b"raise vm.max_map_count",
-            view.number, view.base, strerror(<int>-got),
+            b"cannot retire view %u at %p (mmap: %s); it is still open.%s",
+            view.number, view.base, strerror(<int>-got), why_refused(<int>-got, 0, text),
         )
     frames_retire_end(&pool.frames, begun)
     mrm_lock(&pool.view_lock)

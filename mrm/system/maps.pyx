@@ -18,11 +18,10 @@ cdef extern from "<fcntl.h>" nogil:
 
 cdef extern from "<errno.h>" nogil:
     enum:
-        ENOMEM
+        ENOENT, ENOMEM
 
 cdef enum:
     CHUNK = 65536
-    DEFAULT_LIMIT = 65530       # vm.max_map_count as kernels come
 
 
 cdef int64_t _open(const char *path) noexcept nogil:
@@ -30,7 +29,7 @@ cdef int64_t _open(const char *path) noexcept nogil:
 
 
 cdef int64_t maps_limit() noexcept nogil:
-    """vm.max_map_count; the kernel's default where /proc does not tell."""
+    """vm.max_map_count, or ``-errno`` where /proc does not tell: then only the kernel knows."""
     cdef char text[32]
     cdef int64_t got = 0
     cdef int64_t fd = _open(b"/proc/sys/vm/max_map_count")
@@ -38,7 +37,7 @@ cdef int64_t maps_limit() noexcept nogil:
         got = call(CALL_PREAD, fd, <int64_t>text, sizeof(text) - 1, 0)
         call(CALL_CLOSE, fd)
     if fd < 0 or got <= 0:
-        return DEFAULT_LIMIT
+        return fd if fd < 0 else -ENOENT
     text[got] = 0
     return <int64_t>strtoull(text, NULL, 10)
 

@@ -28,6 +28,7 @@ from mrm cimport MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, MRM_SYSTEM_CALL
 from mrm.system.calls cimport CALL_CLOSE, CALL_MMAP, CALL_MUNMAP, call, seal
 from mrm.system.failure cimport failure, mrm_fail
 from mrm.system.pages cimport address_bits, low_end, low_start
+from mrm.system.room cimport ROOM_TEXT, why_refused
 
 
 cdef extern from "system/atomic.h" nogil:
@@ -195,6 +196,7 @@ cdef range_t *range_reserve(
     """
     cdef range_t *entry
     cdef int64_t got
+    cdef char text[ROOM_TEXT]
     mrm_lock(&registry_lock)
     entry = _unused_entry()
     if entry == NULL:
@@ -234,9 +236,8 @@ cdef range_t *range_reserve(
     else:
         mrm_fail(
             failure(), MRM_NO_ADDRESSES, CALL_MMAP, <int>-got, <void *>at, nbytes,
-            b"cannot reserve %zu bytes of addresses (mmap: %s): raise RLIMIT_AS (ulimit -v), "
-            b"raise vm.max_map_count, or ask for fewer views or slots",
-            nbytes, strerror(<int>-got),
+            b"cannot reserve %zu bytes of addresses (mmap: %s): ask for fewer views or slots.%s",
+            nbytes, strerror(<int>-got), why_refused(<int>-got, nbytes, text),
         )
     return NULL
 
@@ -256,6 +257,7 @@ cdef int range_release(range_t *entry) noexcept nogil:
     cdef uint32_t old
     cdef int64_t got
     cdef bint sealed
+    cdef char text[ROOM_TEXT]
     # Sealed first: a fork between here and the unmapping finds nothing of the frames.
     got = seal(<void *>base, entry.nbytes)
     sealed = got >= 0
@@ -265,9 +267,8 @@ cdef int range_release(range_t *entry) noexcept nogil:
     if got < 0:
         return mrm_fail(
             failure(), MRM_SYSTEM_CALL, CALL_MUNMAP, <int>-got, <void *>base, entry.nbytes,
-            b"%zu bytes of addresses at %p cannot be given back (munmap: %s): nothing is changed; "
-            b"raise vm.max_map_count and try again",
-            entry.nbytes, <void *>base, strerror(<int>-got),
+            b"%zu bytes of addresses at %p cannot be given back (munmap: %s): nothing is changed; try again.%s",
+            entry.nbytes, <void *>base, strerror(<int>-got), why_refused(<int>-got, 0, text),
         )
     mrm_lock(&registry_lock)
     mrm_store64(&entry.base, 0)

@@ -26,7 +26,14 @@ from typing import Self
 
 from mrm.errors import ArgumentError
 from mrm.physical.cgroups import ROOT
-from mrm.physical.limits import HugePages, huge_pages, meminfo, nodes, read_text
+from mrm.physical.limits import (
+    HugePages,
+    default_huge_page_size,
+    huge_pages,
+    meminfo,
+    nodes,
+    read_text,
+)
 from mrm.sizes import format_size, parse_size
 from mrm.system.pages import base_page_size, frame_size, huge_pages_folder
 
@@ -160,9 +167,10 @@ def why_not_all(outcome: Outcome, root: Path = ROOT) -> str:
         )
     if free < missing:
         return f"{said}: end what uses the memory, or drop the file cache (`sysctl vm.drop_caches=3`), and try again."
+    size = "" if _is_default(root) else f"hugepagesz={frame_size() >> 20}M "
     return (
         f"{said}: memory is fragmented, and compacting did not help. Set huge pages aside early, best at boot: "
-        f"`hugepages={outcome.wanted}` on the kernel's command line."
+        f"`{size}hugepages={outcome.wanted}` on the kernel's command line."
     )
 
 
@@ -176,14 +184,21 @@ def free_blocks(root: Path = ROOT) -> int | None:
     return found
 
 
-def persistent_setting(outcome: Outcome) -> tuple[str, str]:
+def persistent_setting(outcome: Outcome, root: Path = ROOT) -> tuple[str, str]:
     """File and content that set these pages aside at every boot."""
     pages = outcome.after.total - outcome.after.surplus
-    if outcome.node is None:
+    if outcome.node is None and _is_default(root):
         return "etc/sysctl.d/60-mrm.conf", f"vm.nr_hugepages = {pages}\n"
-    # sysctl knows no nodes; systemd-tmpfiles writes to any file, and early.
-    where = f"/sys/devices/system/node/node{outcome.node}/hugepages/{huge_pages_folder()}/nr_hugepages"
-    return f"etc/tmpfiles.d/60-mrm-node{outcome.node}.conf", f"w {where} - - - - {pages}\n"
+    # sysctl knows no nodes, and of sizes only the default one, which may be 1 GiB: written to
+    # it, the number would be of those. systemd-tmpfiles writes to any file, and early.
+    name = "60-mrm" if outcome.node is None else f"60-mrm-node{outcome.node}"
+    where = "/" + str(_size_setting(outcome.node, root).relative_to(root))
+    return f"etc/tmpfiles.d/{name}.conf", f"w {where} - - - - {pages}\n"
+
+
+def _is_default(root: Path) -> bool:
+    """Whether ``vm.nr_hugepages`` and ``hugepages=`` are about pages of a frame's size."""
+    return default_huge_page_size(root) in (frame_size(), None)
 
 
 def _pages(node: int | None, root: Path) -> HugePages:
@@ -195,6 +210,14 @@ def _pages(node: int | None, root: Path) -> HugePages:
 
 
 def _setting(node: int | None, root: Path) -> Path:
+    """Where the number is written: below /sys; in /proc, if that is hidden and means the same."""
+    setting = _size_setting(node, root)
+    if node is None and not setting.parent.is_dir() and default_huge_page_size(root) == frame_size():
+        return root / "proc/sys/vm/nr_hugepages"
+    return setting
+
+
+def _size_setting(node: int | None, root: Path) -> Path:
     base = "sys/kernel/mm" if node is None else f"sys/devices/system/node/node{node}"
     return root / base / "hugepages" / huge_pages_folder() / "nr_hugepages"
 
@@ -205,9 +228,12 @@ def _write(pages: int, node: int | None, root: Path) -> str | None:
     try:
         setting.write_text(f"{pages}\n")
     except FileNotFoundError:
+        if not (root / "sys/kernel/mm").is_dir():
+            return f"/sys is hidden here, so that {setting} cannot be written: do it outside of the container"
         return f"this kernel has no huge pages of {format_size(frame_size())}"
     except OSError as error:
-        value = f"vm.nr_hugepages={pages}" if node is None else f"{pages} in {setting}"
+        plain = node is None and _is_default(root)
+        value = f"vm.nr_hugepages={pages}" if plain else f"{pages} in {setting}"
         return f"{setting} cannot be written ({error.strerror}): ask the administrator to set {value}"
     return None
 

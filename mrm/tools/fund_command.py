@@ -65,7 +65,7 @@ def command(
         raise click.UsageError("--persist and --release exclude each other")
     outcome = (release if give_back else raise_available)(size, node, root)
     done = -outcome.added >= outcome.wanted if give_back else outcome.enough
-    file, line = persistent_setting(outcome)
+    file, line = persistent_setting(outcome, root)
     written = None
     if persist and not outcome.refused:
         written = _persist(root / file, line)

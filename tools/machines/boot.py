@@ -29,7 +29,7 @@ TIMED_OUT, FAILED = 124, 125
 
 # No mitigations and no watchdogs, which cost an emulated processor most of its time.
 _WORDS = (
-    *("console=ttyS0", "panic=-1", "mitigations=off", "nokaslr", "nowatchdog", "audit=0"),
+    *("console=ttyS0", "panic=-1", "no_timer_check", "mitigations=off", "nokaslr", "nowatchdog", "audit=0"),
     *("cgroup_no_v1=all", "rcupdate.rcu_cpu_stall_suppress=1", "random.trust_cpu=on"),
 )
 _PASSED = ("PATH", "HOME", "LANG", "LC_ALL")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from tools.machines.boot import Machine
 from tools.machines.kernels import NEWEST
 
-_EVERYTHING = ("frames", "space", "model", "races", "funding", "tools")
+_EVERYTHING = ("frames", "features", "space", "model", "races", "funding", "tools")
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,43 @@ LINEUP = (
     Entry(
         "8 processors",
         "seven mutators to interrupt, eight stacks of free frames",
-        Machine(processors=8),
-        ("space", "races"),
+        Machine(processors=8, hugepages="600"),
+        ("processors", "races"),
     ),
     Entry(
         "2 nodes",
         "with 80 huge pages on one and 20 on the other",
         Machine(processors=4, nodes=2, hugepages="0:80,1:20"),
-        ("funding",),
+        ("nodes", "funding"),
+    ),
+    Entry(
+        "limits, 5.10",
+        "control groups that know no memory_hugetlb_accounting; the oldest calls",
+        Machine(kernel="5.10"),
+        ("limits",),
+    ),
+    Entry(
+        "limits, 6.12",
+        "a touch beyond memory.max hangs, where huge pages count as memory",
+        Machine(kernel="6.12"),
+        ("limits",),
+    ),
+    Entry(
+        "limits, newest",
+        "the same touch is SIGBUS, and memfds may have to be told that nobody executes them",
+        Machine(kernel=NEWEST),
+        ("limits",),
+    ),
+    Entry(
+        "no huge pages",
+        "hugepages=0",
+        Machine(hugepages="0"),
+        ("funding", "limits"),
+    ),
+    Entry(
+        "1 GiB pages",
+        "as the default size, which vm.nr_hugepages and /proc/meminfo are about",
+        Machine(memory="4GiB", hugepages="1", words=("default_hugepagesz=1G",)),
+        ("funding", "limits", "tools"),
     ),
 )

@@ -6,7 +6,9 @@ is in none, with the reason; tests/test_machines.py checks that none is forgotte
 
 SUITES = {
     # what a pool is: frames, free lists, figures, arguments
-    "frames": ("test_frames", "test_pool", "test_arrays", "test_sizes", "test_errors"),
+    "frames": ("test_frames", "test_pool", "test_arrays", "test_sizes", "test_errors", "test_pages"),
+    # what the kernel lacks, and what is done without it
+    "features": ("test_features",),
     # addresses: views, slots, batches, and the counts of calls and shootdowns
     "space": (
         *("test_view", "test_reservation", "test_batch", "test_retire", "test_classify"),
@@ -18,6 +20,14 @@ SUITES = {
     "races": ("test_threads", "test_fork"),
     # how a pool comes to its frames
     "funding": ("test_funding", "test_limits", "test_limits_in_use"),
+    # limits of a process, a control group, a mount, a filter, a machine
+    "limits": (
+        *("test_limits_process", "test_limits_seccomp", "test_limits_mounts"),
+        *("test_limits_cgroups", "test_limits_machine"),
+    ),
+    # seven mutators, threads that move, processors that go; several nodes
+    "processors": ("test_processors",),
+    "nodes": ("test_nodes",),
     # commands that people run
     "tools": ("test_doctor", "test_cli"),
 }
@@ -30,6 +40,7 @@ ELSEWHERE = {
     "test_demo": "runs for seconds of real time at a time",
     "test_examples": "compiles programs, which takes an emulated processor minutes",
     "test_machines": "is about the machines themselves",
+    "test_machines_refused": "compiles for other processors",
     "test_package": "builds archives",
     "test_readme": "is about a page of documentation",
     "test_stress": "runs for seconds of real time at a time",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mrm.errors import Error
+from mrm.physical.limits import huge_pages
 from mrm.shootdowns import received
 from mrm.sizes import format_size
 from mrm.system.pages import FRAME_SIZE
@@ -94,11 +95,9 @@ class Neighbours:
 
 
 def free_huge_pages() -> int:
-    """Huge pages that nobody has reserved; 0 when the default size is another."""
-    memory = _meminfo()
-    if memory.get("Hugepagesize") != FRAME_SIZE >> 10:
-        return 0
-    return memory.get("HugePages_Free", 0) - memory.get("HugePages_Rsvd", 0)
+    """Huge pages of a frame's size that nobody has reserved, whatever the default size is."""
+    pages = huge_pages()
+    return 0 if pages is None else pages.available
 
 
 def available_bytes() -> int:

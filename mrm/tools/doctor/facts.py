@@ -14,6 +14,7 @@ from mrm.physical.limits import (
     RLIMITS,
     allowed_nodes,
     chosen_word,
+    default_huge_page_size,
     huge_page_sizes,
     huge_pages,
     max_map_count,
@@ -118,7 +119,8 @@ def _cpu_flags(root: Path) -> set[str]:
 def huge_page_pools(root: Path = ROOT) -> Iterator[Finding]:
     """Huge pages of every size: total, free, reserved, surplus; by node."""
     topic = "huge pages"
-    for size in huge_page_sizes(root):
+    # Where /sys is hidden, /proc/meminfo knows of one size.
+    for size in huge_page_sizes(root) or [frame_size()]:
         pages = huge_pages(size, None, root)
         if pages is None:
             continue
@@ -142,9 +144,16 @@ def huge_page_pools(root: Path = ROOT) -> Iterator[Finding]:
         yield Finding(topic, name, value, status, advice)
         if len(nodes(root)) > 1:
             yield from _by_node(size, root)
-    if frame_size() not in huge_page_sizes(root):
+    default, size = default_huge_page_size(root), frame_size()
+    if default not in (size, None):
+        advice = (
+            "vm.nr_hugepages, `hugepages=` and mounts without pagesize= are about that size: use `mrm fund`, "
+            f"`hugepagesz={size >> 20}M hugepages=N` and pagesize={size >> 20}M"
+        )
+        yield Finding(topic, "default size", format_size(default), WARNING, advice)
+    if size not in huge_page_sizes(root) and huge_pages(size, None, root) is None:
         advice = "the kernel needs CONFIG_HUGETLBFS; pools fall back to small pages"
-        yield Finding(topic, f"of {format_size(frame_size())}", "none", PROBLEM, advice)
+        yield Finding(topic, f"of {format_size(size)}", "none", PROBLEM, advice)
 
 
 def _by_node(size: int, root: Path) -> Iterator[Finding]:
@@ -230,7 +239,11 @@ def groups(root: Path = ROOT) -> Iterator[Finding]:
         if huge and limit.left < frame_size():
             status, advice = PROBLEM, "no huge page can be had here: raise the container's huge page limit"
         elif not huge and counted:
-            advice = "huge pages count against it (memory_hugetlb_accounting)"
+            status = WARNING
+            advice = (
+                "huge pages count against it (memory_hugetlb_accounting). A pool beyond it is refused, but a program "
+                "that touches one beyond it hangs (6.12, 6.18) or dies of SIGBUS (7.3): raise it by what pools need"
+            )
         yield Finding(topic, f"{limit.directory}/{limit.file}", value, status, advice)
     if not found:
         yield Finding(topic, "limits on memory and huge pages", "none")

@@ -4,7 +4,7 @@ import itertools
 from pathlib import Path
 
 from mrm.physical.cgroups import ROOT
-from mrm.tools.doctor import facts, rights
+from mrm.tools.doctor import facts, rights, sight
 from mrm.tools.doctor.features import Trial, features
 from mrm.tools.doctor.finding import Finding
 from mrm.tools.doctor.trial import try_all
@@ -23,6 +23,7 @@ def findings(root: Path = ROOT, trial: Trial = try_all) -> list[Finding]:
     return list(
         itertools.chain(
             facts.machine(root),
+            sight.sight(root),
             facts.huge_page_pools(root),
             facts.mounts(root),
             facts.transparent(root),

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from mrm.physical.cgroups import ROOT
 from mrm.physical.limits import read_int, read_text
+from mrm.physical.permission import explain_permission
+from mrm.system.calls import system_call
 from mrm.tools.doctor.finding import NOTE, OK, Finding
 
 # Number of the capability, and what mrm gets from it.
@@ -35,10 +37,21 @@ def rights(root: Path = ROOT) -> Iterator[Finding]:
     if status.get("Seccomp", "0") != "0":
         advice = "system calls are filtered: what is refused below may be refused by the filter (container runtime)"
         yield Finding(topic, "seccomp", value=True, status=NOTE, advice=advice)
+    yield _memory_policy()
     paranoid = read_int(root / "proc/sys/kernel/perf_event_paranoid")
     yield Finding(topic, "kernel.perf_event_paranoid", paranoid, NOTE)
     faults = read_int(root / "proc/sys/vm/unprivileged_userfaultfd")
     yield Finding(topic, "vm.unprivileged_userfaultfd", faults, NOTE)
+
+
+def _memory_policy() -> Finding:
+    """Whether the memory policy may be asked, which filters allow or refuse together with setting it."""
+    try:
+        system_call("get_mempolicy", 0, 0, 0, 0, 0)
+    except OSError as error:
+        advice = explain_permission("get_mempolicy", error.errno) or f"get_mempolicy says {error.strerror}"
+        return Finding("rights", "memory policy", value=False, status=NOTE, advice=advice)
+    return Finding("rights", "memory policy", value=True)
 
 
 def _status(root: Path) -> dict[str, str]:
