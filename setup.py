@@ -32,6 +32,8 @@ DIRECTIVES = {
     "initializedcheck": False,
     "embedsignature": True,
     "embedsignature.format": "python",
+    # Without a GIL the engine is as it is, and each class has critical sections: _core.pyx.
+    "freethreading_compatible": True,
 }
 
 
