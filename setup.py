@@ -32,8 +32,9 @@ DIRECTIVES = {
     "initializedcheck": False,
     "embedsignature": True,
     "embedsignature.format": "python",
-    # Without a GIL the engine is as it is, and each class has critical sections: _core.pyx.
-    "freethreading_compatible": True,
+    # Each class has critical sections (_core.pyx), but it was not yet tried without a GIL. Until
+    # it was, importing mrm turns the GIL on, unless a build for such a trial says otherwise.
+    "freethreading_compatible": bool(os.environ.get("MRM_FREE_THREADED")),
 }
 
 

@@ -38,7 +38,8 @@ needs_checkout = pytest.mark.skipif(
 
 #: For tests that compile what uses mrm.
 needs_compiler = pytest.mark.skipif(
-    COMPILER is None or "false" in COMPILER, reason="compiles a client of mrm's, and there is no C compiler here"
+    COMPILER is None or "false" in COMPILER,
+    reason="compiles a client of mrm's, and there is no C compiler here",
 )
 
 

@@ -294,7 +294,7 @@ def test_a_handle_that_two_threads_close_is_closed_once(huge):
 
 @pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python has a GIL")
 def test_importing_mrm_leaves_the_gil_off():
-    """Each compiled module says that it needs none; one that did not would bring it back."""
+    """Each module of a build with MRM_FREE_THREADED says that it needs none; one that did not brings it back."""
     assert not sys._is_gil_enabled()
 
 

@@ -72,7 +72,9 @@ def test_a_row_passes_only_if_something_was_tested(tmp_path):
     assert not Row(FREE, contents, trial.Trial(skipped=9)).passed
     assert not Row(FREE, contents, trial.Trial(passed=9, failed=1)).passed
     assert not Row(FREE, contents, wrong="no").passed
-    assert json.loads(json.dumps(as_json([Row(FREE, contents)])))["wheels"][0]["python"]["version"] == "3.13.15"
+    assert (
+        json.loads(json.dumps(as_json([Row(FREE, contents)])))["wheels"][0]["python"]["version"] == "3.13.15"
+    )
 
 
 def test_compilers_are_known_by_their_names():

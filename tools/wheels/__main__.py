@@ -68,9 +68,13 @@ def main(
         ctx.exit(3)
     if only_list:
         for python in pythons:
-            console.print(f"{python.version:9} {python.tag:14} {python.libc:11} {python.path}", highlight=False)
+            console.print(
+                f"{python.version:9} {python.tag:14} {python.libc:11} {python.path}", highlight=False
+            )
         return
-    rows = make_all(pythons, out, [f"tests/{Path(name).name}" for name in chosen], not no_tests, seconds, console)
+    rows = make_all(
+        pythons, out, [f"tests/{Path(name).name}" for name in chosen], not no_tests, seconds, console
+    )
     show(rows, console)
     if json_file:
         json_file.write_text(json.dumps(as_json(rows), indent=2) + "\n")
@@ -97,6 +101,9 @@ def make_all(
             try:
                 if python.tag not in made:
                     shutil.rmtree(source / "build", ignore_errors=True)
+                    if python.tag.endswith("t"):
+                        for written in (source / "mrm").rglob("*.c"):
+                            written.unlink()  # it says whether a GIL is needed
                     plain = make_wheel(python, source, work / f"plain-{i}")
                     made[python.tag] = repair(plain, tools, work / f"repaired-{i}")
                     shutil.copy2(made[python.tag], out)

@@ -23,9 +23,7 @@ from tools.machines.cache import cache
 from tools.machines.needs import MachineError
 
 _OLD = "bullseye"  # glibc 2.31, the oldest that has a mirror
-_BUILD_NEEDS = (
-    "gcc,libc6-dev,make,libffi-dev,libssl-dev,zlib1g-dev,libbz2-dev,liblzma-dev,libsqlite3-dev,xz-utils,pkg-config"
-)
+_BUILD_NEEDS = "gcc,libc6-dev,make,libffi-dev,libssl-dev,zlib1g-dev,libbz2-dev,liblzma-dev,libsqlite3-dev,xz-utils,pkg-config"
 _LOADER = "lib64/ld-linux-x86-64.so.2"
 _LIBRARIES = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
 
@@ -65,7 +63,7 @@ def _folder(name: str) -> Path:
 
 def _run(*command: object, **options: object) -> str:
     return subprocess.run(
-        [str(word) for word in command], check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [str(word) for word in command], check=True, text=True, capture_output=True,
         **options,  # type: ignore[call-overload]
     ).stdout  # fmt: skip
 
@@ -135,7 +133,11 @@ def _script(folder: Path, prefix: Path, root: Path, program: str) -> Path:
     python.chmod(0o755)
     (folder / "bin" / "python3").symlink_to(program)
     # Not the other headers: what is compiled is for this machine's C library, the older one.
-    for found in [*prefix.glob("lib/python3*"), *prefix.glob("include/python3*"), *prefix.glob("include/*/python3*")]:
+    for found in [
+        *prefix.glob("lib/python3*"),
+        *prefix.glob("include/python3*"),
+        *prefix.glob("include/*/python3*"),
+    ]:
         link = folder / found.relative_to(prefix)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(found)

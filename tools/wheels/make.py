@@ -49,7 +49,7 @@ def run(*command: object, seconds: float = 3600, **options: object) -> str:
 
 
 def clean() -> dict[str, str]:
-    """This environment, without what would lead to a checkout or to another interpreter."""
+    """Our environment, without what would lead to a checkout or to another interpreter."""
     left_out = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "MRM_RECORD")
     return {name: value for name, value in os.environ.items() if name not in left_out}
 
@@ -109,6 +109,8 @@ def make_wheel(python: Python, source: Path, folder: Path) -> Path:
     surroundings = clean()
     # Debian's Python.h looks for another header beside its own folder.
     surroundings["CFLAGS"] = f"{surroundings.get('CFLAGS', '')} -I{Path(python.headers).parent}".strip()
+    if python.tag.endswith("t"):
+        surroundings["MRM_FREE_THREADED"] = "1"  # this is the trial that setup.py waits for
     hook = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
     script = folder / "build.py"
     script.write_text(f"if __name__ == '__main__':\n    {hook}\n")
@@ -160,7 +162,9 @@ def look_into(wheel: Path, python: Python, checkout: Path) -> Contents:
         (metadata,) = [name for name in held if name.endswith(".dist-info/WHEEL")]
         tags = re.findall(r"^Tag: (\S+)$", archive.read(metadata).decode(), re.MULTILINE)
     # A policy may have two names, manylinux_2_17 and manylinux2014: the first says what it is.
-    platforms = sorted({tag.split("-", 2)[2] for tag in tags}, key=lambda name: (_numbers(name), "_2_" in name))
+    platforms = sorted(
+        {tag.split("-", 2)[2] for tag in tags}, key=lambda name: (_numbers(name), "_2_" in name)
+    )
     policy = re.sub(r"_(x86_64|aarch64)$", "", platforms[-1])
     compiled = {name for name in held if name.endswith(".so")}
     found = Contents(f"{python.tag}-{platforms[-1]}", policy, wheel.stat().st_size // 1024, len(compiled))

@@ -69,7 +69,9 @@ class Python:
 def ask(path: str) -> Python | None:
     """What an interpreter says of itself; None if it does not run, or is too old for mrm."""
     try:
-        done = subprocess.run([path, "-I", "-c", _ASK], capture_output=True, text=True, timeout=120, check=True)
+        done = subprocess.run(
+            [path, "-I", "-c", _ASK], capture_output=True, text=True, timeout=120, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     said = json.loads(done.stdout)

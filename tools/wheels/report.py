@@ -62,7 +62,9 @@ def show(rows: list[Row], console: Console) -> None:
             for why, count in row.trial.reasons.items():
                 console.print(f"{name}: {count} skipped: {why}", highlight=False, markup=True)
             if row.trial.missing:
-                console.print(f"{name}: no wheel of {', '.join(row.trial.missing)} for this Python", highlight=False)
+                console.print(
+                    f"{name}: no wheel of {', '.join(row.trial.missing)} for this Python", highlight=False
+                )
             for test, why in row.trial.failures.items():
                 console.print(f"{name}: [red]{test}[/]", highlight=False)
                 console.print(why, markup=False, highlight=False)
@@ -70,4 +72,7 @@ def show(rows: list[Row], console: Console) -> None:
 
 def as_json(rows: list[Row]) -> dict[str, object]:
     """The same for programs."""
-    return {"passed": all(row.passed for row in rows), "wheels": [asdict(row) | {"passed": row.passed} for row in rows]}
+    return {
+        "passed": all(row.passed for row in rows),
+        "wheels": [asdict(row) | {"passed": row.passed} for row in rows],
+    }

@@ -61,7 +61,9 @@ def try_wheel(
     trial = Trial()
     folder.mkdir(parents=True)
     tests = shutil.copytree(
-        checkout / "tests", folder / "beside" / "tests", ignore=shutil.ignore_patterns("__pycache__", "*.so", "build")
+        checkout / "tests",
+        folder / "beside" / "tests",
+        ignore=shutil.ignore_patterns("__pycache__", "*.so", "build"),
     )
     # The recorder is all that comes along from the tools.
     recorder = folder / "beside" / "wheel_record.py"
