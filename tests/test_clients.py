@@ -31,6 +31,7 @@ def test_c_and_cython_clients_share_a_pool_from_several_threads_without_the_gil(
 
 def test_the_table_by_its_address_alone():
     """cffi's ABI mode: no compiler, no header, one address."""
+    pytest.importorskip("cffi")
     python(
         "-c",
         """if True:

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -44,7 +45,7 @@ def main() -> None:
 @click.option("--seconds", default=600.0, show_default=True, help="After which it is ended.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_context
-def run(ctx: click.Context, command: tuple[str, ...], seconds: float, **made_of: object) -> None:
+def run(ctx: click.Context, /, command: tuple[str, ...], seconds: float, **made_of: Any) -> None:
     """Run COMMAND as root on one machine, here; its exit status is this one's.
 
     \b
@@ -53,7 +54,7 @@ def run(ctx: click.Context, command: tuple[str, ...], seconds: float, **made_of:
     """
     try:
         install()
-        outcome = boot(Machine(**made_of), command, seconds=seconds)  # type: ignore[arg-type]
+        outcome = boot(Machine(**made_of), command, seconds=seconds)
     except MachineError as error:
         raise click.ClickException(str(error)) from error
     if not outcome.boot_seconds:

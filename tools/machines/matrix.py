@@ -177,17 +177,15 @@ def collect(row: Row, entries: list[dict[str, str]]) -> None:
             row.failures[test] = why
         elif outcome == "skipped":
             row.skipped[why] = row.skipped.get(why, 0) + 1
-    outcome = row.outcome
-    if outcome is None:
+    ended = row.outcome
+    if ended is None:
         return
-    if outcome.status == TIMED_OUT:
-        row.failures["the machine"] = f"was ended after {outcome.seconds:.0f} s"
-    elif outcome.status == FAILED or not outcomes:
-        row.failures["the machine"] = (
-            f"ended before the tests did (status {outcome.status}): {outcome.console}"
-        )
-    elif outcome.status not in (0, 1) and not row.failures:
-        row.failures["pytest"] = f"ended with status {outcome.status}"
+    if ended.status == TIMED_OUT:
+        row.failures["the machine"] = f"was ended after {ended.seconds:.0f} s"
+    elif ended.status == FAILED or not outcomes:
+        row.failures["the machine"] = f"ended before the tests did (status {ended.status}): {ended.console}"
+    elif ended.status not in (0, 1) and not row.failures:
+        row.failures["pytest"] = f"ended with status {ended.status}"
 
 
 def prepare() -> None:

@@ -67,8 +67,7 @@ def install() -> None:
         for name in programs:
             # One after the other: which package holds virtiofsd differs between releases.
             if program(name) is None:
-                quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-                subprocess.run([*command, _PACKAGES[name]], env=environment, check=False, **quiet)
+                subprocess.run([*command, _PACKAGES[name]], env=environment, capture_output=True, check=False)
     left = missing()
     if left:
         raise MachineError("no machine can be booted here: " + " ".join(left))

@@ -156,9 +156,9 @@ def _without_compiler(wheel: Path, python: Python, checkout: Path, folder: Path,
     install = (made, "-m", "pip", "--quiet", "install", "--no-compile")
     run(*install, wheel, env=surroundings)
     run(*install, "pytest>=8", "pytest-timeout>=2.3", env=surroundings)
+    files = [f"tests/{name}" for name in WITHOUT_COMPILER]
     done = subprocess.run(
-        [made, "-m", "pytest", "-q", "-p", "no:cacheprovider", *_options(checkout)]
-        + [f"tests/{name}" for name in WITHOUT_COMPILER],
+        [made, "-m", "pytest", "-q", "-p", "no:cacheprovider", *_options(checkout), "-k", "not huge", *files],
         cwd=folder / "beside", env=surroundings, stdin=subprocess.DEVNULL, capture_output=True, text=True,
         timeout=seconds, check=False,
     )  # fmt: skip
