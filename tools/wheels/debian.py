@@ -23,8 +23,9 @@ from tools.machines.cache import cache
 from tools.machines.needs import MachineError
 
 _OLD = "bullseye"  # glibc 2.31, the oldest that has a mirror
-_BUILD_NEEDS = ",".join(
-    "gcc libc6-dev make libffi-dev libssl-dev zlib1g-dev libbz2-dev liblzma-dev libsqlite3-dev xz-utils pkg-config".split()
+_BUILD_NEEDS = (
+    "gcc,libc6-dev,make,libffi-dev,libssl-dev,zlib1g-dev,"
+    "libbz2-dev,liblzma-dev,libsqlite3-dev,xz-utils,pkg-config"
 )
 _LOADER = "lib64/ld-linux-x86-64.so.2"
 _LIBRARIES = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
