@@ -16,7 +16,7 @@ WITH = $(BIN)/python -m mrm.tools.fund with
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test lint format bench matrix arm64 stress wheel clean
+.PHONY: help venv build demo test lint format bench matrix arm64 stress wheel wheels clean
 
 help:  ## Say what targets there are
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -57,6 +57,9 @@ lint: build $(VENV)/.linters  ## Check style and types, and the stubs against th
 format: $(VENV)/.linters  ## Lay the Python files out
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+wheels: build  ## Make a wheel for each Python there is, and test each as installed
+	@$(WITH) $(TEST_PAGES) -- $(BIN)/python -m tools.wheels $(ARGS)
 
 wheel: $(VENV)/.linters  ## Make the sdist and the wheel, in dist/
 	$(BIN)/python -m build

@@ -33,6 +33,9 @@ DIRECTIVES = {
     "initializedcheck": False,
     "embedsignature": True,
     "embedsignature.format": "python",
+    # Each class has critical sections (_core.pyx), but little was tried without a GIL yet. Until
+    # all is, importing mrm turns the GIL on, unless a build for such a trial says otherwise.
+    "freethreading_compatible": bool(os.environ.get("MRM_FREE_THREADED")),
 }
 
 

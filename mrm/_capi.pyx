@@ -107,9 +107,8 @@ cdef pool_t *_pool_from_object(PyObject *pool) noexcept with gil:
     cdef pool_t *handle = NULL
     cdef uint64_t address
     try:
-        address = (<object>pool)._c_pool
+        address = (<object>pool)._c_retained()
         handle = <pool_t *>address
-        pool_retain(handle)
     except BaseException as error:
         if isinstance(error, errors.Error):
             remember(error, 0)        # closed, or the parent's

@@ -12,5 +12,4 @@ cdef class Pool:
     cdef dict pinned                    # exports by frame
     cdef pool_t *open_one(self) except NULL
     cdef list _mappings(self, pool_t *pool, uint32_t f)
-    cpdef uint32_t _frame(self, frame) except? 0xFFFFFFFF
     cdef int _check_unpinned(self, uint32_t *frames, size_t n) except -1

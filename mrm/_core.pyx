@@ -4,23 +4,29 @@ This is where the layers meet: frames come from mrm/physical, addresses from mrm
 Everything that costs time is there and runs without the GIL; here arguments become
 arrays, and statuses exceptions. A call that lets go of the GIL retains the pool
 meanwhile, since another thread may close it.
+
+Where there is no GIL (free-threaded Python), each method runs in its object's critical
+section: what one finds in its fields stays so until it lets go, as with the GIL. With a
+GIL that is no code at all. A section is let go where the GIL would be, and also while it
+waits for another one: nothing looked at before such a call is relied upon after it.
 """
 
 import warnings
 
+cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from mrm cimport (
     MRM_BACKING_HUGETLB, MRM_BACKING_SMALL, MRM_BACKING_THP, MRM_FRAME_HELD, MRM_FRAME_READY,
     MRM_FRAME_RELEASED, MRM_FRAME_STRICT, MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW, MRM_SLOT_EMPTY,
-    MRM_STATE_OPEN, mrm_address, mrm_place, mrm_slot, mrm_stats,
+    MRM_STATE_OPEN, mrm_address, mrm_layout, mrm_place, mrm_slot, mrm_stats,
 )
 from mrm._arrays cimport Numbers, new_array, own_numbers
 from mrm._capi import _C_API, api_address  # no-cython-lint: the capsule's name says that it is here
 from mrm._live cimport LIVE_POOLS, live_changed
 from mrm._opening cimport open_pool
-from mrm._reservation cimport Report, make_reservation
-from mrm._view cimport make_view, make_window
+from mrm._reservation cimport Report, check_reservation, make_reservation
+from mrm._view cimport Window, make_view, make_window
 from mrm.errors import ArgumentError, AuditError, ClosedError, Error, FrameError, PinnedError
 from mrm.physical.frames cimport frames_state
 from mrm.physical.pool cimport (
@@ -127,26 +133,31 @@ cdef class Pool:
     # ---- what it is ----------------------------------------------------------------
 
     @property
+    @cython.critical_section
     def backing(self):
         """``"hugetlb"``, ``"thp"`` or ``"small"``: what the frames are made of."""
         return BACKINGS[self.open_one().layout.backing]
 
     @property
+    @cython.critical_section
     def frame_size(self):
         """Bytes of a frame: ``mrm.FRAME_SIZE``, 2 MiB where base pages have 4 KiB."""
         return self.open_one().layout.frame_size
 
     @property
+    @cython.critical_section
     def size(self):
         """Bytes funded."""
         cdef pool_t *pool = self.open_one()
         return pool.layout.frame_size * pool.layout.frame_count
 
+    @cython.critical_section
     def __len__(self):
         """Frames funded."""
         return self.open_one().layout.frame_count
 
     @property
+    @cython.critical_section
     def number(self):
         """Its number in this process, from 1; what ``mrm.classify`` says."""
         return self.open_one().layout.pool
@@ -157,11 +168,13 @@ cdef class Pool:
         return self.pool == NULL
 
     @property
+    @cython.critical_section
     def epoch(self):
         """Retires so far: what frames given with ``reuse="after_retire"`` wait for."""
         return self.open_one().frames.epoch
 
     @property
+    @cython.critical_section
     def description(self):
         """What was funded, and which ways of this kernel the pool goes and what they cost, in words.
 
@@ -170,11 +183,13 @@ cdef class Pool:
         return pool_description(self.open_one()).decode("utf-8", "surrogateescape")
 
     @property
+    @cython.critical_section
     def layout(self):
         """How its addresses are made, as a dict: the C struct ``mrm_layout``."""
         return self.open_one().layout
 
     @property
+    @cython.critical_section
     def window(self):
         """Every frame at a permanent address: a Window."""
         return make_window(self.open_one(), self)
@@ -184,6 +199,7 @@ cdef class Pool:
 
     # ---- frames --------------------------------------------------------------------
 
+    @cython.critical_section
     def take(self, n=None):
         """Take frames.
 
@@ -220,7 +236,7 @@ cdef class Pool:
             if status:
                 check(status)
             return frame
-        count = self._count(n)      # which may run Python, and so comes before the pointer
+        count = _number_of_frames(n)    # which may run Python, and so comes before the pointer
         pool = self.open_one()
         if count > pool.layout.frame_count:
             check(pool_take_many(pool, NULL, count))
@@ -232,6 +248,7 @@ cdef class Pool:
         check(status)
         return taken
 
+    @cython.critical_section
     def take_run(self, n):
         """Take n frames with numbers that go on: they map and move in one call.
 
@@ -246,7 +263,7 @@ cdef class Pool:
             If no such run is free; then none is taken.
         """
         cdef uint32_t first
-        cdef uint32_t count = self._count(n)
+        cdef uint32_t count = _number_of_frames(n)
         cdef int status
         cdef pool_t *pool = self.open_one()
         if count == 0:
@@ -258,11 +275,7 @@ cdef class Pool:
         check(status)
         return range(first, first + count)
 
-    def _count(self, n):
-        if isinstance(n, bool) or not hasattr(n, "__index__") or not 0 <= n.__index__() < 2**32:
-            raise ArgumentError(f"a number of frames is an int from 0 to 2**32 - 1, not {n!r}")
-        return n.__index__()
-
+    @cython.critical_section
     def give(self, frames, *, reuse="now"):
         """Give frames back.
 
@@ -323,34 +336,28 @@ cdef class Pool:
                 )
         return 0
 
+    @cython.critical_section
     def _exported(self, frame, readonly):
         self.pinned[frame] = self.pinned.get(frame, 0) + 1
 
+    @cython.critical_section
     def _released(self, frame):
         self.pinned[frame] -= 1
         if not self.pinned[frame]:
             del self.pinned[frame]
 
+    @cython.critical_section
     def state_of(self, frame):
         """``"ready"``, ``"released"``, ``"strict"`` or ``"held"``: a frame's state now."""
-        cdef uint32_t f = self._frame(frame)
+        cdef uint32_t f = _frame_of(self, frame)
         return FRAME_STATES[frames_state(&self.open_one().frames, f)]
-
-    cpdef uint32_t _frame(self, frame) except? 0xFFFFFFFF:
-        """A frame number of this pool, checked."""
-        if isinstance(frame, bool) or not hasattr(frame, "__index__"):
-            raise ArgumentError(f"a frame is an int, not {frame!r}")
-        number = frame.__index__()
-        count = self.open_one().layout.frame_count
-        if not 0 <= number < count:
-            raise FrameError(f"frame {number} is none of this pool's: they are 0 to {count - 1}")
-        return number
 
     # ---- contents ------------------------------------------------------------------
 
+    @cython.critical_section
     def address(self, frame):
         """Address of a frame in the window, for the pool's life, as an int."""
-        cdef uint32_t f = self._frame(frame)
+        cdef uint32_t f = _frame_of(self, frame)
         return <uint64_t>pool_address(self.open_one(), f)
 
     def __getitem__(self, frame):
@@ -358,8 +365,14 @@ cdef class Pool:
 
         It keeps the memory alive, and the frame from being given, as long as it lives.
         """
-        return self.window[self._frame(frame)]
+        cdef Window window
+        cdef uint32_t f
+        with cython.critical_section(self):
+            f = _frame_of(self, frame)
+            window = make_window(self.open_one(), self)
+        return window[f]        # which asks this pool to note it
 
+    @cython.critical_section
     def zero(self, frames):
         """Clear held frames, through the window, without the GIL.
 
@@ -376,6 +389,7 @@ cdef class Pool:
             pool_release(pool)
         check(status)
 
+    @cython.critical_section
     def copy_frame(self, target, source):
         """Copy the contents of one held frame to another, without the GIL.
 
@@ -384,7 +398,7 @@ cdef class Pool:
         target, source : int
             Frames, in the order of memcpy.
         """
-        cdef uint32_t t = self._frame(target), s = self._frame(source)
+        cdef uint32_t t = _frame_of(self, target), s = _frame_of(self, source)
         cdef pool_t *pool = self.open_one()
         cdef int status
         pool_retain(pool)
@@ -395,6 +409,7 @@ cdef class Pool:
 
     # ---- address space -------------------------------------------------------------
 
+    @cython.critical_section
     def open_view(self):
         """Fresh addresses for every frame: a View.
 
@@ -408,6 +423,7 @@ cdef class Pool:
         """
         return make_view(self.open_one(), self)
 
+    @cython.critical_section
     def reserve(self, slots, *, at=None):
         """Addresses for slots of which any can show any frame: a Reservation.
 
@@ -423,8 +439,11 @@ cdef class Pool:
         AddressSpaceError
             If something else lies there, or RLIMIT_AS leaves no room.
         """
-        return make_reservation(self, self.open_one(), slots, at)
+        cdef uint64_t where = 0
+        cdef uint64_t n = check_reservation(slots, at, &where)      # which may run Python
+        return make_reservation(self, self.open_one(), n, where)
 
+    @cython.critical_section
     def retire(self):
         """Take the deferred aliases of all the pool's reservations away, as one retire.
 
@@ -435,8 +454,8 @@ cdef class Pool:
         -------
         Report
         """
-        cdef pool_t *pool = self.open_one()
         cdef Report report = Report.__new__(Report)
+        cdef pool_t *pool = self.open_one()
         cdef int status
         pool_retain(pool)
         with nogil:
@@ -445,6 +464,7 @@ cdef class Pool:
         check(status)
         return report
 
+    @cython.critical_section
     def mappings(self, frame):
         """Everything that shows a frame: window, open views, slots.
 
@@ -456,7 +476,7 @@ cdef class Pool:
         -----
         Looks through the tables of every reservation: 1 ns a slot.
         """
-        cdef uint32_t f = self._frame(frame)
+        cdef uint32_t f = _frame_of(self, frame)
         cdef pool_t *pool = self.open_one()
         pool_retain(pool)           # another thread may close this Pool between two lines of Python
         try:
@@ -482,6 +502,7 @@ cdef class Pool:
 
     # ---- proof ---------------------------------------------------------------------
 
+    @cython.critical_section
     def stats(self):
         """Figures at this moment: a PoolStats. Counts the frames, 1 ns each."""
         cdef pool_t *pool = self.open_one()
@@ -509,11 +530,13 @@ cdef class Pool:
         -----
         For a pool at rest: frames on their way between two places are in none.
         """
-        cdef pool_t *pool = self.open_one()
+        cdef pool_t *pool
         cdef mrm_stats figures
         cdef int status
         figures.size = sizeof(mrm_stats)
-        pool_retain(pool)
+        with cython.critical_section(self):
+            pool = self.open_one()
+            pool_retain(pool)
         with nogil:
             status = pool_audit(pool, &figures)
             pool_release(pool)
@@ -537,6 +560,7 @@ cdef class Pool:
 
     # ---- its end -------------------------------------------------------------------
 
+    @cython.critical_section
     def close(self):
         """End the use of this object; closing twice does nothing.
 
@@ -551,6 +575,7 @@ cdef class Pool:
         with nogil:
             pool_release(pool)
 
+    @cython.critical_section
     def __enter__(self):
         self.open_one()
         return self
@@ -559,20 +584,51 @@ cdef class Pool:
         self.close()
 
     @property
+    @cython.critical_section
     def _c_pool(self):
-        """Address of the C handle; what the table's pool_from_object reads."""
+        """Address of the C handle."""
         return <uint64_t>self.open_one()
 
+    @cython.critical_section
+    def _c_retained(self):
+        """The same, with one user more: what the table's pool_from_object gives out."""
+        cdef pool_t *pool = self.open_one()
+        pool_retain(pool)
+        return <uint64_t>pool
+
+    @cython.critical_section
     def __repr__(self):
+        cdef mrm_layout layout
+        cdef uint64_t at
         if self.pool == NULL:
             return "<mrm.Pool closed>"
         if self.pool.state == STATE_FORKED:
             return f"<mrm.Pool {self.pool.layout.pool} of the parent process>"
-        name = f" {self.name!r}" if self.name else ""
+        layout = self.pool.layout
+        at = <uint64_t>self.pool.window
+        name = f" {self.name!r}" if self.name else ""   # whose repr may close the pool
         return (
-            f"<mrm.Pool {self.pool.layout.pool}{name}: {len(self)} frames, {self.backing}, "
-            f"at {<uint64_t>self.pool.window:#x}>"
+            f"<mrm.Pool {layout.pool}{name}: {layout.frame_count} frames, {BACKINGS[layout.backing]}, at {at:#x}>"
         )
+
+
+cdef uint32_t _number_of_frames(object n) except? 0xFFFFFFFF:
+    """How many frames are asked for, checked."""
+    if isinstance(n, bool) or not hasattr(n, "__index__") or not 0 <= n.__index__() < 2**32:
+        raise ArgumentError(f"a number of frames is an int from 0 to 2**32 - 1, not {n!r}")
+    return n.__index__()
+
+
+cdef uint32_t _frame_of(Pool pool, object frame) except? 0xFFFFFFFF:
+    """A frame number of a pool, checked. What __index__ does comes before the pointer."""
+    cdef uint32_t count
+    if isinstance(frame, bool) or not hasattr(frame, "__index__"):
+        raise ArgumentError(f"a frame is an int, not {frame!r}")
+    number = frame.__index__()
+    count = pool.open_one().layout.frame_count
+    if not 0 <= number < count:
+        raise FrameError(f"frame {number} is none of this pool's: they are 0 to {count - 1}")
+    return number
 
 
 cdef object _stats_of(const mrm_stats *figures):

@@ -1,6 +1,6 @@
 """Reservations and batches as Python sees them."""
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from mrm cimport mrm_report
 from mrm.space.batch cimport batch_t
@@ -33,4 +33,5 @@ cdef class Batch:
     cdef int _check_pins(self) except -1
 
 
-cdef Reservation make_reservation(object owner, void *pool, object slots, object at)
+cdef uint64_t check_reservation(object slots, object at, uint64_t *where) except 0
+cdef Reservation make_reservation(object owner, void *pool, uint64_t slots, uint64_t where)

@@ -2,11 +2,18 @@
 
 Everything that costs time is in mrm/space and runs without the GIL; here arguments
 become arrays, statuses become exceptions, and exported buffers pin their slots.
+
+Without a GIL methods run in their object's critical section (see _core.pyx). A batch
+that commits looks at its reservation's pins and says that it is busy in both sections
+at once: whoever makes a buffer is either seen, or waits.
 """
 
 import warnings
 
+cimport cython
 from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
 
 from mrm cimport (
     MRM_DEFERRED, MRM_MISSING_OK, MRM_PROT_NONE, MRM_PROT_READ, MRM_PROT_READ_WRITE, MRM_SLOT_DEFERRED,
@@ -126,11 +133,13 @@ cdef class Reservation:
             self.reservation = NULL
 
     @property
+    @cython.critical_section
     def base(self):
         """Address of slot 0, as an int."""
         return <uint64_t>self.open_one().base
 
     @property
+    @cython.critical_section
     def number(self):
         """Its number in this process, from 1; what ``mrm.classify`` says."""
         return self.open_one().number
@@ -141,6 +150,7 @@ cdef class Reservation:
         return self.reservation == NULL
 
     @property
+    @cython.critical_section
     def deferred(self):
         """Slots that wait for ``retire()``."""
         return self.open_one().deferred
@@ -150,6 +160,7 @@ cdef class Reservation:
         """The pool whose frames it shows."""
         return self.owner
 
+    @cython.critical_section
     def __len__(self):
         """Slots that it has."""
         return self.open_one().slots
@@ -157,6 +168,7 @@ cdef class Reservation:
     def __iter__(self):
         raise TypeError("a reservation is not iterable: its slots are range(len(reservation))")
 
+    @cython.critical_section
     def address(self, slot):
         """Where a slot lies, as an int, whether it shows something or not.
 
@@ -173,9 +185,11 @@ cdef class Reservation:
         cdef Py_ssize_t s = index(slot)
         cdef reservation_t *r = self.open_one()
         if not 0 <= s < r.slots:
-            raise SlotError(f"slot {slot} is none of reservation {r.number}'s: they are 0 to {r.slots - 1}")
+            number, last = r.number, r.slots - 1
+            raise SlotError(f"slot {slot} is none of reservation {number}'s: they are 0 to {last}")
         return <uint32_t>s
 
+    @cython.critical_section
     def __getitem__(self, slot):
         """What a slot shows.
 
@@ -189,6 +203,7 @@ cdef class Reservation:
         check(reservation_slot(self.open_one(), s, &shown))
         return shown.frame if shown.state != MRM_SLOT_EMPTY and shown.state != MRM_SLOT_DEFERRED else None
 
+    @cython.critical_section
     def mapping(self, slot):
         """All that is known of a slot.
 
@@ -219,8 +234,12 @@ cdef class Reservation:
             If the slot shows nothing that can be read, or only until the next retire.
         """
         cdef mrm_slot shown
-        cdef uint32_t s = self._slot(slot)
-        check(reservation_slot(self.open_one(), s, &shown))
+        cdef uint32_t s
+        cdef Py_ssize_t nbytes
+        with cython.critical_section(self):
+            s = self._slot(slot)
+            check(reservation_slot(self.open_one(), s, &shown))
+            nbytes = self.reservation.pool.layout.frame_size
         if shown.state == MRM_SLOT_EMPTY or shown.protection == MRM_PROT_NONE:
             raise SlotError(f"slot {slot} shows nothing that can be read")
         if shown.state == MRM_SLOT_DEFERRED:
@@ -229,10 +248,10 @@ cdef class Reservation:
                 f"slot {slot} was unmapped, deferred until the next retire: look at another slot of its frame"
             )
         return make_buffer(
-            self, <void *>shown.address, self.open_one().pool.layout.frame_size,
-            shown.protection != MRM_PROT_READ_WRITE, s,
-        )
+            self, <void *>shown.address, nbytes, shown.protection != MRM_PROT_READ_WRITE, s
+        )       # which looks once more
 
+    @cython.critical_section
     def _exported(self, slot, readonly):
         cdef mrm_slot shown
         cdef uint32_t s = slot
@@ -246,11 +265,13 @@ cdef class Reservation:
             raise SlotError(f"slot {s} is mapped for reading only")
         self.pinned[s] = self.pinned.get(s, 0) + 1
 
+    @cython.critical_section
     def _released(self, slot):
         self.pinned[slot] -= 1
         if not self.pinned[slot]:
             del self.pinned[slot]
 
+    @cython.critical_section
     def batch(self, *, measure=False):
         """Begin a batch of changes.
 
@@ -269,6 +290,7 @@ cdef class Reservation:
         live_changed(LIVE_BATCHES, 1)
         return batch
 
+    @cython.critical_section
     def retire(self):
         """Take every deferred alias away: from now on their addresses trap.
 
@@ -284,8 +306,8 @@ cdef class Reservation:
         SystemCallError
             If the kernel refused; then all aliases are still there.
         """
-        cdef reservation_t *r = self.open_one()
         cdef Report report = Report.__new__(Report)
+        cdef reservation_t *r = self.open_one()
         cdef int status
         reservation_retain(r)       # another thread may close it while the GIL is away
         with nogil:
@@ -294,6 +316,7 @@ cdef class Reservation:
         check(status)
         return report
 
+    @cython.critical_section
     def close(self):
         """End every mapping and give the addresses back: one shootdown, one unmapping.
 
@@ -332,6 +355,7 @@ cdef class Reservation:
 
         check_reservation(self)
 
+    @cython.critical_section
     def __enter__(self):
         self.open_one()
         return self
@@ -339,12 +363,16 @@ cdef class Reservation:
     def __exit__(self, *exception):
         self.close()
 
+    @cython.critical_section
     def __repr__(self):
         if self.reservation == NULL:
             return "<mrm.Reservation closed>"
         if self.reservation.state == STATE_FORKED:
             return f"<mrm.Reservation {self.reservation.number} of the parent process>"
-        return f"<mrm.Reservation {self.number}: {len(self)} slots at {self.base:#x}>"
+        return (
+            f"<mrm.Reservation {self.reservation.number}: {self.reservation.slots} slots "
+            f"at {<uint64_t>self.reservation.base:#x}>"
+        )
 
 
 cdef class Batch:
@@ -377,6 +405,7 @@ cdef class Batch:
             check(pool_usable(self.batch.reservation.pool))
         return self.batch
 
+    @cython.critical_section
     def map(self, slots, frames, protection="rw"):
         """Let empty slots show held frames.
 
@@ -390,6 +419,7 @@ cdef class Batch:
         _same_length(s, f)
         check(batch_map(self.open_one(), s.data, f.data, s.n, _protection(protection)))
 
+    @cython.critical_section
     def unmap(self, slots, *, deferred=False, missing_ok=False):
         """Let slots show nothing, so that any access traps.
 
@@ -407,6 +437,7 @@ cdef class Batch:
             self.open_one(), s.data, s.n, (MRM_DEFERRED if deferred else 0) | (MRM_MISSING_OK if missing_ok else 0)
         ))
 
+    @cython.critical_section
     def move(self, sources, targets, *, deferred=False):
         """Let targets show what sources show, and sources nothing.
 
@@ -421,6 +452,7 @@ cdef class Batch:
         _same_length(s, t)
         check(batch_move(self.open_one(), s.data, t.data, s.n, MRM_DEFERRED if deferred else 0))
 
+    @cython.critical_section
     def alias(self, sources, targets):
         """Let targets show what sources show, too.
 
@@ -433,6 +465,7 @@ cdef class Batch:
         _same_length(s, t)
         check(batch_alias(self.open_one(), s.data, t.data, s.n))
 
+    @cython.critical_section
     def swap(self, slots, others):
         """Let each slot and its other change places, protection included.
 
@@ -445,6 +478,7 @@ cdef class Batch:
         _same_length(s, t)
         check(batch_swap(self.open_one(), s.data, t.data, s.n))
 
+    @cython.critical_section
     def protect(self, slots, protection):
         """Let slots be accessed this way and no other.
 
@@ -456,6 +490,7 @@ cdef class Batch:
         cdef Numbers s = numbers(slots, "slots")
         check(batch_protect(self.open_one(), s.data, s.n, _protection(protection)))
 
+    @cython.critical_section
     def __len__(self):
         """Changes noted."""
         return self.open_one().count
@@ -501,28 +536,33 @@ cdef class Batch:
 
             counter = shootdowns()
             counter.__enter__()
-        batch = self.open_one()
-        if self.reservation.pinned:
-            self._check_pins()
-        self.batch = NULL           # until it is done, for other threads it is over
-        self.reservation.busy += 1  # ... and no buffer of its slots is made
+        with cython.critical_section(self, self.reservation):
+            batch = self.open_one()
+            if self.reservation.pinned:
+                self._check_pins()
+            self.batch = NULL           # until it is done, for other threads it is over
+            self.reservation.busy += 1  # ... and no buffer of its slots is made
         with nogil:
             status = batch_commit(batch, &report.figures)
-        self.reservation.busy -= 1
-        self.batch = batch
+        with cython.critical_section(self, self.reservation):
+            self.reservation.busy -= 1
+            self.batch = batch
         if counter is not None:
             counter.__exit__(None, None, None)
             report.shootdowns_measured = counter.count
             report.measured_by = counter.source
         check(status)
-        self.report = report
+        with cython.critical_section(self):
+            self.report = report
         return report
 
+    @cython.critical_section
     def abort(self):
         """Forget what was not committed; ends the batch. Aborting twice does nothing."""
-        if self.batch != NULL:
-            batch_abort(self.batch)
+        cdef batch_t *batch = self.batch
+        if batch != NULL:
             self.batch = NULL
+            batch_abort(batch)
             live_changed(LIVE_BATCHES, -1)
 
     def explain(self):
@@ -531,32 +571,47 @@ cdef class Batch:
         A line a step, and one for each feature of the kernel that the plan would use and has
         to do without. Checks the batch as commit does, and changes nothing.
         """
-        cdef batch_t *batch = self.open_one()
-        cdef reservation_t *r = batch.reservation
+        cdef batch_t *batch
+        cdef reservation_t *r
+        cdef step_t *steps = NULL
         cdef const step_t *step
-        cdef size_t i
+        cdef size_t i, n = 0, changes = 0, runs = 0
+        cdef uint32_t without = 0
         cdef int status
-        calls = shoots = 0
-        lines = []
-        check(reservation_enter(r))
-        status = plan_batch(batch)
-        try:
+        # The plan is copied, since no Python may run under the reservation's lock: it could
+        # let go of the GIL, and whoever has it then could wait for the lock.
+        with cython.critical_section(self):
+            batch = self.open_one()
+            r = batch.reservation
+            check(reservation_enter(r))
+            status = plan_batch(batch)
             if status == 0:
-                for i in range(r.plan.step_count):
-                    step = &r.plan.steps[i]
-                    many = 2 if step.kind == STEP_MREMAP or step.kind == STEP_ADVISE else 1
-                    calls += many
-                    shoots += step.shoots
-                    lines.append(_describe(step, many))
-                title = f"{r.plan.change_count} slots change in {r.plan.runs} runs"
-                lines += [lack(name) for i, name in enumerate(_FEATURES) if r.plan.without >> i & 1]
-        finally:
-            if status == 0:
+                n, changes, runs = r.plan.step_count, r.plan.change_count, r.plan.runs
+                without = r.plan.without
+                steps = <step_t *>malloc((n + 1) * sizeof(step_t))
+                if steps != NULL:
+                    memcpy(steps, r.plan.steps, n * sizeof(step_t))
                 plan_withdraw(r)
             reservation_leave(r)
         check(status)
+        if steps == NULL:
+            raise MemoryError
+        calls = shoots = 0
+        lines = []
+        try:
+            for i in range(n):
+                step = &steps[i]
+                many = 2 if step.kind == STEP_MREMAP or step.kind == STEP_ADVISE else 1
+                calls += many
+                shoots += step.shoots
+                lines.append(_describe(step, many))
+        finally:
+            free(steps)
+        lines += [lack(name) for i, name in enumerate(_FEATURES) if without >> i & 1]
+        title = f"{changes} slots change in {runs} runs"
         return "\n".join([f"{title}: {calls} system calls, {shoots} shootdowns expected", *lines])
 
+    @cython.critical_section
     def __enter__(self):
         self.open_one()
         return self
@@ -590,25 +645,28 @@ cdef int _same_length(Numbers a, Numbers b) except -1:
     return 0
 
 
-cdef Reservation make_reservation(object owner, void *pool, object slots, object at):
+cdef Reservation make_reservation(object owner, void *pool, uint64_t slots, uint64_t where):
     """Reserve slots in a pool."""
-    cdef Reservation made = Reservation.__new__(Reservation)
-    cdef uint64_t n
-    cdef uint64_t where = 0
+    cdef Reservation made
     cdef int status
-    if isinstance(slots, bool) or not hasattr(slots, "__index__") or not 0 < slots.__index__() < 2**31:
-        raise ArgumentError(f"a reservation has 1 to {2**28} slots, not {slots!r}")
-    n = slots
-    if at is not None:
-        if not isinstance(at, int) or not 0 < at < 2**63:
-            raise ArgumentError(f"at= is an address, not {at!r}")
-        where = at
+    pool_retain(<pool_t *>pool)     # another thread may close the Pool while the GIL is away
+    made = Reservation.__new__(Reservation)
     made.pinned = {}
     made.owner = owner
-    pool_retain(<pool_t *>pool)     # another thread may close the Pool while the GIL is away
     with nogil:
-        status = reservation_open(<pool_t *>pool, n, where, &made.reservation)
+        status = reservation_open(<pool_t *>pool, slots, where, &made.reservation)
         pool_release(<pool_t *>pool)
     check(status)
     live_changed(LIVE_RESERVATIONS, 1)
     return made
+
+
+cdef uint64_t check_reservation(object slots, object at, uint64_t *where) except 0:
+    """How many slots are asked for, and where (0 for anywhere), checked."""
+    if isinstance(slots, bool) or not hasattr(slots, "__index__") or not 0 < slots.__index__() < 2**31:
+        raise ArgumentError(f"a reservation has 1 to {2**28} slots, not {slots!r}")
+    if at is not None:
+        if not isinstance(at, int) or not 0 < at < 2**63:
+            raise ArgumentError(f"at= is an address, not {at!r}")
+        where[0] = at
+    return slots.__index__()

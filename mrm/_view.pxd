@@ -13,6 +13,10 @@ cdef class Window:
     cdef Py_ssize_t exports         # buffers that look through it
     cdef object owner               # keeps the pool alive
     cdef int check_open(self) except -1
+    cdef int check_shown(self) except -1
+    cdef uint64_t address_of(self, Py_ssize_t f, object frame) except 0
+    cdef object buffer_of(self, Py_ssize_t f, object frame)
+    cdef uint32_t view_number(self) noexcept
 
 
 cdef class View(Window):
@@ -29,7 +33,6 @@ cdef class FrameBuffer:
     cdef Py_ssize_t shape[1]
     cdef Py_ssize_t strides[1]
     cdef Py_ssize_t key             # frame, or slot
-    cdef Py_ssize_t views           # memoryviews of it
 
 
 cdef Py_ssize_t index(object number) except? -1

@@ -3,10 +3,13 @@
 A buffer keeps what it looks through alive and in place: while a memoryview (or a numpy
 array, or anything else that exports were made to) looks through a view, the view can
 be neither retired nor closed, and says so with PinnedError, a BufferError.
+
+Without a GIL methods run in their object's critical section (see _core.pyx).
 """
 
 import warnings
 
+cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_WRITABLE
 from libc.stdint cimport uint64_t
 
@@ -32,10 +35,8 @@ cdef class FrameBuffer:
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         if self.readonly and flags & PyBUF_WRITABLE:
             raise BufferError("the slot is mapped for reading only")
-        if self.views == 0:
-            # Asked anew each time: a memoryview's .obj may be kept, and exported from later.
-            self.owner._exported(self.key, self.readonly)
-        self.views += 1
+        # Asked anew each time: a memoryview's .obj may be kept, and exported from later.
+        self.owner._exported(self.key, self.readonly)
         buffer.buf = self.address
         buffer.len = self.nbytes
         buffer.readonly = self.readonly
@@ -49,9 +50,7 @@ cdef class FrameBuffer:
         buffer.obj = self
 
     def __releasebuffer__(self, Py_buffer *buffer):
-        self.views -= 1
-        if self.views == 0:
-            self.owner._released(self.key)
+        self.owner._released(self.key)
 
 
 cdef Py_ssize_t index(object number) except? -1:
@@ -98,6 +97,7 @@ cdef class Window:
         return 0
 
     @property
+    @cython.critical_section
     def base(self):
         """Address of frame 0, as an int."""
         self.check_open()
@@ -108,6 +108,7 @@ cdef class Window:
         """The view number in each of its addresses; 0 for the window."""
         return 0
 
+    @cython.critical_section
     def address(self, frame):
         """Address of a frame, as an int.
 
@@ -119,12 +120,19 @@ cdef class Window:
             If the pool has no such frame.
         """
         cdef Py_ssize_t f = index(frame)
+        return self.address_of(f, frame)
+
+    cdef uint64_t address_of(self, Py_ssize_t f, object frame) except 0:
+        """The same, of a number that nothing is to be asked about any more."""
+        cdef uint32_t count
         if self.pool == NULL or self.pool.state == STATE_FORKED:
             self.check_open()
-        if not 0 <= f < self.pool.layout.frame_count:
-            raise FrameError(f"frame {frame} is none of this pool's: they are 0 to {self.pool.layout.frame_count - 1}")
+        count = self.pool.layout.frame_count
+        if not 0 <= f < count:
+            raise FrameError(f"frame {frame} is none of this pool's: they are 0 to {count - 1}")
         return <uint64_t>self.start + (<uint64_t>f << self.pool.layout.frame_shift)
 
+    @cython.critical_section
     def frame_of(self, address):
         """The frame that an address in this view shows.
 
@@ -133,13 +141,15 @@ cdef class Window:
         FrameError
             If the address lies outside.
         """
+        cdef uint64_t at, into
         self.check_open()
-        cdef uint64_t into
         if not 0 <= address < 2**64:
             raise FrameError(f"{address} is no address")
-        into = <uint64_t>address - <uint64_t>self.start
+        at = address
+        self.check_open()           # comparing may have run Python
+        into = at - <uint64_t>self.start
         if into >= <uint64_t>self.pool.layout.frame_count << self.pool.layout.frame_shift:
-            raise FrameError(f"address {address:#x} is not in the view at {self.base:#x}")
+            raise FrameError(f"address {at:#x} is not in the view at {<uint64_t>self.start:#x}")
         return into >> self.pool.layout.frame_shift
 
     def __getitem__(self, frame):
@@ -147,9 +157,19 @@ cdef class Window:
 
         While it, or anything made from it, lives, the view stays as it is.
         """
-        cdef uint64_t at = self.address(frame)
-        return make_buffer(self, <void *>at, <Py_ssize_t>self.pool.layout.frame_size, False, frame)
+        return self.buffer_of(index(frame), frame)
 
+    cdef object buffer_of(self, Py_ssize_t f, object frame):
+        """The same, of a number that nothing is to be asked about any more."""
+        cdef uint64_t at
+        cdef Py_ssize_t nbytes
+        with cython.critical_section(self):
+            self.check_shown()
+            at = self.address_of(f, frame)
+            nbytes = self.pool.layout.frame_size
+        return make_buffer(self, <void *>at, nbytes, False, f)      # which looks once more
+
+    @cython.critical_section
     def __len__(self):
         """Frames that it shows."""
         self.check_open()
@@ -159,24 +179,41 @@ cdef class Window:
         raise TypeError("a view is not iterable: its frames are range(len(view))")
 
     def _exported(self, frame, readonly):
-        self._check_shown()
-        self.owner._exported(frame, readonly)
-        self.exports += 1
+        with cython.critical_section(self):
+            self.check_shown()
+            self.exports += 1       # from here on nothing ends it, and the owner stays
+        try:
+            self.owner._exported(frame, readonly)
+        except BaseException:
+            with cython.critical_section(self):
+                self.exports -= 1
+            raise
 
-    def _check_shown(self):
+    cdef int check_shown(self) except -1:
         """Raise unless its addresses show their frames."""
-        self.check_open()
+        return self.check_open()
 
     def _released(self, frame):
-        self.exports -= 1
-        self.owner._released(frame)
+        cdef object owner
+        with cython.critical_section(self):
+            owner = self.owner
+            self.exports -= 1
+        owner._released(frame)
 
     def __repr__(self):
-        if self.pool == NULL:
-            return f"<mrm.{type(self).__name__} closed>"
-        if self.pool.state == STATE_FORKED:
-            return f"<mrm.{type(self).__name__} of the parent process>"
-        return f"<mrm.{type(self).__name__} {self.number} at {<uint64_t>self.start:#x}, {len(self)} frames>"
+        kind = type(self).__name__
+        with cython.critical_section(self):
+            if self.pool == NULL:
+                return f"<mrm.{kind} closed>"
+            if self.pool.state == STATE_FORKED:
+                return f"<mrm.{kind} of the parent process>"
+            return (
+                f"<mrm.{kind} {self.view_number()} at {<uint64_t>self.start:#x}, "
+                f"{self.pool.layout.frame_count} frames>"
+            )
+
+    cdef uint32_t view_number(self) noexcept:
+        return 0
 
 
 cdef class View(Window):
@@ -203,12 +240,17 @@ cdef class View(Window):
             self.view = NULL
 
     @property
+    @cython.critical_section
     def number(self):
         """The view number in each of its addresses, from 1."""
         self.check_open()
         return self.view.number
 
+    cdef uint32_t view_number(self) noexcept:
+        return self.view.number
+
     @property
+    @cython.critical_section
     def state(self):
         """``"open"``, ``"retired"``, ``"closed"``, or ``"forked"`` in a child."""
         if self.view == NULL:
@@ -227,10 +269,9 @@ cdef class View(Window):
         ClosedError
             If the view is retired or closed.
         """
-        self._check_shown()
-        return Window.__getitem__(self, frame)
+        return self.buffer_of(index(frame), frame)
 
-    def _check_shown(self):
+    cdef int check_shown(self) except -1:
         self.check_open()
         # Busy: another thread has let go of the GIL to retire it.
         if self.busy or self.view.state != MRM_STATE_OPEN:
@@ -250,6 +291,7 @@ cdef class View(Window):
             )
         return 0
 
+    @cython.critical_section
     def retire(self):
         """End the view's mapping: from now on any access through it traps.
 
@@ -276,6 +318,7 @@ cdef class View(Window):
         self.busy -= 1
         check(status)
 
+    @cython.critical_section
     def close(self):
         """Give the addresses back to the pool, retiring the view first if it is open.
 
@@ -310,6 +353,7 @@ cdef class View(Window):
             self.owner = None
         live_changed(LIVE_VIEWS, -1)
 
+    @cython.critical_section
     def __enter__(self):
         self.check_open()
         return self

@@ -1,7 +1,7 @@
 """mrm as its users get it: an sdist of this checkout, a wheel of that, and the wheel installed.
 
 What the checkout has compiled is used again, so that this takes seconds; all else comes
-from the archives.
+from the archives. Where the tests lie beside an installed mrm, it is that one.
 """
 
 import functools
@@ -11,6 +11,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from machine import CHECKOUT
+
+import mrm
 
 ROOT = Path(__file__).resolve().parent.parent
 _SCRATCH = tempfile.TemporaryDirectory(prefix="mrm-installed-")
@@ -80,6 +84,8 @@ def _reuse_compiled(source):
 @functools.cache
 def site():
     """The folder that the wheel is installed in."""
+    if not CHECKOUT:
+        return Path(mrm.__file__).parents[1]
     target = folder("site")
     options = ("--quiet", "--no-deps", "--no-index", "--target", target)
     run(sys.executable, "-m", "pip", "install", *options, wheel(), cwd=target)

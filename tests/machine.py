@@ -4,13 +4,23 @@ A machine that is thrown away afterwards says so by ``MRM_THROWAWAY=1`` in the
 environment: there tests may set sysctls, mount, make control groups, take processors
 offline and use up all huge pages. `make matrix` boots such machines; on any other, these
 tests are skipped, with the reason.
+
+The tests may lie beside an installed mrm, without its sources: `make wheels` copies them to
+such a place. What is about the sources is skipped there, and where there is no compiler,
+what compiles.
 """
 
 import os
+import shutil
+import sysconfig
+from pathlib import Path
 
 import pytest
 
 from mrm.physical.limits import nodes
+
+CHECKOUT = (Path(__file__).resolve().parent.parent / "setup.py").exists()
+COMPILER = shutil.which((os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0])
 
 THROWAWAY = os.environ.get("MRM_THROWAWAY") == "1"
 
@@ -18,6 +28,18 @@ THROWAWAY = os.environ.get("MRM_THROWAWAY") == "1"
 throwaway = pytest.mark.skipif(
     not THROWAWAY,
     reason="changes settings of the whole machine: `make matrix` runs it in one that is thrown away",
+)
+
+
+#: For tests of what lies beside the sources: documentation, archives, tools.
+needs_checkout = pytest.mark.skipif(
+    not CHECKOUT, reason="is about the sources, and it is an installed mrm that is tested"
+)
+
+#: For tests that compile what uses mrm.
+needs_compiler = pytest.mark.skipif(
+    COMPILER is None or "false" in COMPILER,
+    reason="compiles a client of mrm's, and there is no C compiler here",
 )
 
 

@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from machine import needs_checkout
+
 import mrm
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@needs_checkout
 def test_the_page_is_current():
     ran = subprocess.run(
         [sys.executable, ROOT / "tools" / "make_api.py", "--check"],

@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 from helpers import FRAME, ROOT, commit, fill, in_child
+from machine import CHECKOUT
 
 import mrm
 
@@ -97,6 +98,8 @@ def test_what_is_no_address_is_refused():
 def trap(tmp_path_factory):
     """The handler as a shared library."""
     compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    if compiler is None and not CHECKOUT:
+        pytest.skip("compiles a signal handler, and there is no C compiler here")
     assert compiler, "whoever built mrm has a C compiler"
     library = tmp_path_factory.mktemp("trap") / "trap.so"
     subprocess.run(

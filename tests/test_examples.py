@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 from installed import ROOT, folder, run, site
+from machine import needs_checkout
+
+pytestmark = needs_checkout
 
 # What each prints, once it has done what it shows.
 SAID = {

@@ -60,7 +60,7 @@ def test_a_pool_closed_by_the_argument_of_a_call_is_closed(huge):
 
         def __index__(self):
             self.pool.close()
-            return 0
+            return 1
 
     for use in (
         lambda pool: pool.give(closing(pool, 0)),
@@ -69,6 +69,7 @@ def test_a_pool_closed_by_the_argument_of_a_call_is_closed(huge):
         lambda pool: pool.address(Closing(pool)),
         lambda pool: pool.state_of(Closing(pool)),
         lambda pool: pool.mappings(Closing(pool)),
+        lambda pool: pool.reserve(Closing(pool)),
     ):
         pool = mrm.Pool(4 * FRAME, huge=huge)
         with pytest.raises(mrm.ClosedError):

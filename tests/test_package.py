@@ -5,6 +5,7 @@ import tarfile
 import zipfile
 
 from installed import ROOT, folder, python, sdist, site, wheel
+from machine import needs_checkout
 
 
 def in_wheel():
@@ -17,16 +18,19 @@ def below(directory, *patterns):
     return {str(path.relative_to(ROOT)) for pattern in patterns for path in (ROOT / directory).rglob(pattern)}
 
 
+@needs_checkout
 def test_the_wheel_holds_what_users_compile_and_check_against():
     assert below("mrm", "*.pxd", "*.pyi", "*.py", "*.h") - in_wheel() == set()
     assert {"mrm/py.typed", "mrm/include/mrm/mrm.h"} <= in_wheel()
 
 
+@needs_checkout
 def test_the_wheel_holds_every_module_compiled():
     compiled = {re.sub(r"\.[^/]*$", "", name) for name in in_wheel() if name.endswith(".so")}
     assert compiled == {name.removesuffix(".pyx") for name in below("mrm", "*.pyx")}
 
 
+@needs_checkout
 def test_the_wheel_holds_nothing_else():
     metadata = {name for name in in_wheel() if ".dist-info/" in name}
     assert {name.partition("/")[0] for name in in_wheel() - metadata} == {"mrm"}
@@ -34,6 +38,7 @@ def test_the_wheel_holds_nothing_else():
     assert [name for name in metadata if name.endswith("/LICENSE")]
 
 
+@needs_checkout
 def test_the_sdist_holds_all_that_a_clone_needs_to_build_and_test():
     with tarfile.open(sdist()) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
@@ -52,12 +57,14 @@ def test_an_installed_package_finds_its_header_and_itself():
     assert said == [f"{site()}/mrm/include", f"{site()}/mrm/__init__.py"]
 
 
+@needs_checkout
 def test_a_checkout_gives_the_header_that_it_is_built_with():
     import mrm
 
     assert mrm.get_include() == str(ROOT / "include")
 
 
+@needs_checkout
 def test_the_version_is_told_once():
     import mrm
 

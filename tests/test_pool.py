@@ -9,7 +9,7 @@ import warnings
 import weakref
 
 import pytest
-from helpers import FRAME, ROOT, in_child, open_files, stamp, stamp_all, stamp_at
+from helpers import FRAME, in_child, open_files, stamp, stamp_all, stamp_at
 
 import mrm
 
@@ -265,7 +265,7 @@ def test_contents_of_free_frames_are_left_alone(pool):
 
 
 def test_the_figures_are_the_c_structs_field_by_field(pool):
-    header = (ROOT / "include/mrm/mrm.h").read_text()
+    header = pathlib.Path(mrm.get_include(), "mrm/mrm.h").read_text()
     struct = re.search(r"typedef struct mrm_stats \{(.*?)\} mrm_stats;", header, re.DOTALL)[1]
     fields = re.findall(r"^\s*(uint32_t|uint64_t) (\w+);", struct, re.MULTILINE)
     assert fields[:2] == [("uint32_t", "size"), ("uint32_t", "version")]
@@ -275,7 +275,7 @@ def test_the_figures_are_the_c_structs_field_by_field(pool):
 
 
 def test_the_place_is_the_c_structs_field_by_field():
-    header = (ROOT / "include/mrm/mrm.h").read_text()
+    header = pathlib.Path(mrm.get_include(), "mrm/mrm.h").read_text()
     struct = re.search(r"typedef struct mrm_place \{(.*?)\} mrm_place;", header, re.DOTALL)[1]
     assert re.findall(r"^\s*\w+ (\w+);", struct, re.MULTILINE) == [
         f.name for f in dataclasses.fields(mrm.Place)

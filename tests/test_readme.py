@@ -4,9 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+from machine import CHECKOUT, needs_checkout
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text() if CHECKOUT else ""
+
+pytestmark = needs_checkout
 
 
 @pytest.mark.parametrize(("language", "example"), [("python", "hello.py"), ("c", "hello.c")])

@@ -1,6 +1,8 @@
 """Eight threads at once, for a fixed number of steps; afterwards nothing may be lost."""
 
 import random
+import sys
+import sysconfig
 import threading
 
 import pytest
@@ -226,6 +228,74 @@ def test_a_handle_closed_by_another_thread_ends_for_all(huge, handle):
         view.close()
         r.close()
         pool.close()
+
+
+def test_everything_is_used_while_it_is_closed(huge):
+    """Looks, frames, buffers and batches of eight threads, and one that closes it all meanwhile."""
+    refused = (mrm.ClosedError, mrm.PinnedError, mrm.OutOfFrames, mrm.SlotError, mrm.FrameError)
+    for turn in range(20):
+        pool = mrm.Pool(16 * FRAME, huge=huge)
+        view, r = pool.open_view(), pool.reserve(8)
+        shown_frame = pool.take()
+        commit(r, "map", 0, shown_frame)
+
+        def use(i, pool=pool, view=view, r=r, frame=shown_frame):
+            def change():
+                with r.batch() as batch:
+                    batch.map(1 + i, pool.take())
+                    batch.explain()
+
+            def export(what, key):
+                with what[key] if what is not r else r.buffer(key) as buffer:
+                    assert len(buffer) == FRAME
+
+            uses = [
+                lambda: pool.give(pool.take()),
+                lambda: pool.give(pool.take(2), reuse="after_retire"),
+                lambda: (len(pool), pool.size, pool.backing, pool.layout, repr(pool), pool.stats()),
+                lambda: (view.base, view.address(frame), view.frame_of(view.base), view.state, repr(view)),
+                lambda: (r.base, r[0], r.mapping(0), r.address(0), len(r), repr(r), pool.mappings(frame)),
+                lambda: export(pool, frame),
+                lambda: export(view, frame),
+                lambda: export(r, 0),
+                change,
+            ]
+            for use in uses * 3:
+                try:
+                    use()
+                except refused:
+                    pass
+
+        def end(pool=pool, view=view, r=r):
+            for handle in (view, r):
+                try:
+                    handle.close()
+                except mrm.PinnedError:
+                    pass
+            pool.close()
+
+        race(*[lambda i=i: use(i) for i in range(7)], end)
+        view.close()
+        r.close()
+        with pytest.raises(mrm.ClosedError):
+            pool.take()
+        assert not any(mrm.live_handles().values()), turn
+
+
+def test_a_handle_that_two_threads_close_is_closed_once(huge):
+    for _ in range(40):
+        pool = mrm.Pool(2 * FRAME, huge=huge)
+        view, r = pool.open_view(), pool.reserve(4)
+        batch = r.batch()
+        for end in (batch.abort, view.close, r.close, pool.close):
+            race(end, end)
+        assert not any(mrm.live_handles().values())
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python has a GIL")
+def test_importing_mrm_leaves_the_gil_off():
+    """Each module of a build with MRM_FREE_THREADED says that it needs none; one that did not brings it back."""
+    assert not sys._is_gil_enabled()
 
 
 def test_a_thread_that_commits_reads_its_own_failure(large):

@@ -45,6 +45,7 @@ ELSEWHERE = {
     "test_readme": "is about a page of documentation",
     "test_stress": "runs for seconds of real time at a time",
     "test_typing": "checks types",
+    "test_wheels": "is about archives",
 }
 
 
