@@ -37,6 +37,7 @@ from mrm.system.ranges cimport STATE_FORKED, STATE_OPEN
 
 cdef extern from "system/atomic.h" nogil:
     uint8_t mrm_load8(const uint8_t *p)
+    uint64_t mrm_load64(const uint64_t *p)
 
 
 cdef dict BACKINGS = {MRM_BACKING_HUGETLB: "hugetlb", MRM_BACKING_THP: "thp", MRM_BACKING_SMALL: "small"}
@@ -159,7 +160,7 @@ cdef class Pool:
     @property
     def epoch(self):
         """Retires so far: what frames given with ``reuse="after_retire"`` wait for."""
-        return self.open_one().frames.epoch
+        return mrm_load64(&self.open_one().frames.epoch)
 
     @property
     def layout(self):

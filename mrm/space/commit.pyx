@@ -41,6 +41,7 @@ from mrm.system.ranges cimport range_is_low
 
 
 cdef extern from "system/atomic.h" nogil:
+    void mrm_store8(uint8_t *p, uint8_t v)
     void mrm_store64(uint64_t *p, uint64_t v)
     uint64_t mrm_add64(uint64_t *p, uint64_t v)
 
@@ -267,7 +268,7 @@ cdef void _agree_on(reservation_t *r, uint32_t first, uint32_t n, char *text, si
             # The hole of an mremap that could not be sealed. Mapping or unmapping there closes it.
             used += snprintf(text + used, room - used, b" slot %u is not reserved any more;", i)
         if seen.state == old.state and (seen.state == MRM_SLOT_EMPTY or seen.frame == old.frame):
-            r.slot[i].protection = seen.protection
+            mrm_store8(&r.slot[i].protection, seen.protection)
             continue
         # Count the old mapping off and the new one on, as if a commit had made the change.
         if seen.state != MRM_SLOT_EMPTY and old.state != MRM_SLOT_DEFERRED:

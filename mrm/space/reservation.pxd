@@ -7,6 +7,7 @@ from mrm.physical.pool cimport pool_t
 from mrm.system.ranges cimport range_t
 
 
+# Written under the lock, by atomic stores; read whole and without it.
 cdef struct slot_t:
     uint32_t frame              # unless EMPTY
     uint8_t state               # MRM_SLOT_...
