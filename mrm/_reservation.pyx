@@ -32,6 +32,9 @@ from mrm.system.failure cimport check
 from mrm.system.ranges cimport STATE_FORKED, STATE_OPEN
 
 
+cdef extern from "system/atomic.h" nogil:
+    uint32_t mrm_load32(const uint32_t *p)
+
 cdef extern from "<sched.h>" nogil:
     int sched_yield()
 
@@ -141,7 +144,7 @@ cdef class Reservation:
     @property
     def deferred(self):
         """Slots that wait for ``retire()``."""
-        return self.open_one().deferred
+        return mrm_load32(&self.open_one().deferred)
 
     @property
     def pool(self):

@@ -5,7 +5,7 @@
 static int shared;
 
 void canary_address(void) {
-    char *volatile bytes = malloc(8);
+    volatile char *volatile bytes = malloc(8);
     bytes[8] = 1; /* one beyond the end */
 }
 
