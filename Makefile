@@ -16,10 +16,10 @@ WITH = $(BIN)/python -m mrm.tools.fund with
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test lint format bench stress sanitize wheel clean
+.PHONY: help venv build demo test lint format bench matrix arm64 stress sanitize wheel clean
 
 help:  ## Say what targets there are
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 venv: $(VENV)/.ready  ## Make .venv, with all that demo, test and bench need
 
@@ -35,6 +35,12 @@ test: build  ## Run all tests
 bench: build  ## Measure ways of remapping side by side
 	@$(WITH) $(DEMO_PAGES) -- $(BIN)/mrm bench remap $(ARGS)
 
+matrix: build  ## Run the tests on other kernels, more processors, nodes, limits (root; Debian packages)
+	@$(BIN)/python -m tools.machines matrix $(ARGS)
+
+arm64: build  ## Compile for arm64, and run the tests under user-mode emulation (Debian packages)
+	@PYTHON=$(BIN)/python $(BIN)/python tools/arm64/run.py $(ARGS)
+
 stress: build  ## Race threads on a pool, and check it all
 	@$(WITH) $(DEMO_PAGES) -- $(BIN)/mrm stress $(ARGS)
 
@@ -48,6 +54,7 @@ lint: build $(VENV)/.linters  ## Check style and types, and the stubs against th
 	ruff format --check .
 	cython-lint mrm
 	mypy
+	mypy --explicit-package-bases tools/machines
 	python -m mypy.stubtest --ignore-disjoint-bases --ignore-unused-allowlist --mypy-config-file pyproject.toml --allowlist tests/typing/stubtest.txt mrm
 
 format: $(VENV)/.linters  ## Lay the Python files out

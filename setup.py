@@ -21,6 +21,7 @@ PACKAGE = ROOT / "mrm"
 
 if not sys.platform.startswith("linux"):
     raise SystemExit("mrm needs Linux: it is made of mmap, hugetlbfs and memfd_create.")
+# This is the machine that builds. The one that is built for is looked at by include/mrm/mrm.h.
 if sys.byteorder != "little" or sys.maxsize < 2**32:
     raise SystemExit("mrm needs a 64-bit little-endian machine: addresses are split into bit fields.")
 

@@ -11,7 +11,7 @@ import pytest
 import mrm
 
 FRAMES = 512
-FRAME = 2 << 20
+FRAME = mrm.FRAME_SIZE
 
 
 @pytest.fixture(scope="session")

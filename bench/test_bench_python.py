@@ -39,7 +39,7 @@ def test_classify(benchmark, pool: mrm.Pool) -> None:
 @pytest.mark.parametrize("n", [1, 512])
 def test_batch_on_a_system_that_maps_nothing(benchmark, n: int) -> None:
     """All that is ours of a batch: its checks, its plan and its books, and Python's part."""
-    with Script(fake=True, record=False), mrm.Pool(n * (2 << 20), huge="require") as pool:
+    with Script(fake=True, record=False), mrm.Pool(n * mrm.FRAME_SIZE, huge="require") as pool:
         frames = pool.take(n)
         state = [array("I", range(n)), array("I", range(n, 2 * n))]
         with pool.reserve(2 * n) as reservation:

@@ -1,6 +1,6 @@
 """mrm: the memory manager under a managed runtime.
 
-It owns physical 2 MiB pages, funded up front, and moves them between virtual addresses
+It owns physical huge pages of 2 MiB, funded up front, and moves them between virtual addresses
 at the rate that a pauseless compacting collector needs, without a TLB invalidation per
 page, on an unmodified Linux kernel::
 
@@ -14,7 +14,7 @@ page, on an unmodified Linux kernel::
         assert pool[frame][:5] == b"hello"        # contents follow their frame
         pool.give(frame)
 
-Words: a *frame* is one physical page, a number; a *slot* is a position for one in a
+Words: a *frame* is one physical page of ``mrm.FRAME_SIZE`` bytes, a number; a *slot* is a position for one in a
 *reservation*; a *view* shows the whole pool. See README.md and docs/.
 """
 
@@ -43,10 +43,12 @@ from mrm.errors import (
 )
 from mrm.shootdowns import Shootdowns, shootdowns
 from mrm.stats import Mapping, Place, PoolStats
+from mrm.system.pages import FRAME_SIZE
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "FRAME_SIZE",
     "AddressSpaceError",
     "ArgumentError",
     "AuditError",

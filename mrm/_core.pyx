@@ -52,12 +52,12 @@ cdef dict PROTECTION_NAMES = {0: "none", 1: "r", 3: "rw"}
 
 
 cdef class Pool:
-    """Physical memory: frames of 2 MiB, funded before the constructor returns.
+    """Physical memory: frames of ``mrm.FRAME_SIZE``, funded before the constructor returns.
 
     Parameters
     ----------
     size : int or str
-        Bytes, or ``"2GiB"``; rounded up to whole frames of 2 MiB.
+        Bytes, or ``"2GiB"``; rounded up to whole frames.
     huge : {"prefer", "require", "off"}, optional
         ``"require"`` takes huge pages or fails with the way out; ``"prefer"`` falls back
         to shared memory with transparent huge pages and then to small ones, with one
@@ -73,7 +73,7 @@ cdef class Pool:
         leaves shared huge pages out as it comes: see docs/tuning.md.
     views : int, optional
         View numbers that are wanted; as many as fit into a TiB, and 63 at least, when
-        not given.
+        not given. Fewer where addresses have fewer than 47 bits.
     threads : int, optional
         Threads that fund; chosen by size when not given.
     progress : callable, optional
@@ -134,7 +134,7 @@ cdef class Pool:
 
     @property
     def frame_size(self):
-        """Bytes of a frame: 2 MiB."""
+        """Bytes of a frame: ``mrm.FRAME_SIZE``, 2 MiB where base pages have 4 KiB."""
         return self.open_one().layout.frame_size
 
     @property
@@ -407,7 +407,7 @@ cdef class Pool:
         Parameters
         ----------
         slots : int
-            How many; 2 MiB of addresses each, and 8 bytes of memory.
+            How many; a frame's size of addresses each, and 8 bytes of memory.
         at : int, optional
             The address to lie at; chosen when not given.
 

@@ -7,11 +7,11 @@ from libc.stdint cimport uint32_t
 
 from mrm.errors import ArgumentError
 from mrm.physical.funding import fund
-from mrm.physical.limits import FRAME_SIZE
 from mrm.physical.pool cimport pool_open, pool_release, pool_t
 from mrm.sizes import parse_size
 from mrm.space.views cimport views_attach
 from mrm.system.failure cimport check
+from mrm.system.pages import frame_size
 
 
 cdef pool_t *open_pool(
@@ -29,8 +29,9 @@ cdef pool_t *open_pool(
     nbytes = parse_size(size)
     if nbytes >= 2**52:
         raise ArgumentError(f"{size!r} is over 4 PiB, more than a process can address")
+    frame = frame_size()
     funded = fund(
-        -(-nbytes // FRAME_SIZE) * FRAME_SIZE, huge=huge, numa_node=numa_node, path=path, name=name,
+        -(-nbytes // frame) * frame, huge=huge, numa_node=numa_node, path=path, name=name,
         threads=threads, progress=progress,
         stacklevel=stacklevel,
     )

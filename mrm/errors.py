@@ -96,4 +96,4 @@ class AuditError(Error, AssertionError):
 
 
 class BackingWarning(UserWarning):
-    """The pool is not on 2 MiB huge pages, although they were preferred."""
+    """The pool is not on huge pages, although they were preferred."""

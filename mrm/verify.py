@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from mrm.errors import AuditError
+from mrm.system.pages import FRAME_SIZE
 
 if TYPE_CHECKING:
     from mrm import Reservation
@@ -120,7 +121,7 @@ def page_size_at(address: int) -> int:
         ) from error
     if not kernel_size:
         raise AuditError(f"nothing is mapped at {address:#x}")
-    if huge_mapped and kernel_size < 2 << 20:
+    if huge_mapped and kernel_size < FRAME_SIZE:
         return _page_size_by_map(address, kernel_size)
     return kernel_size
 
@@ -141,4 +142,4 @@ def _page_size_by_map(address: int, small: int) -> int:
             flags = int.from_bytes(kpageflags.read(8), "little")
     except OSError:
         return small
-    return 2 << 20 if number and flags & 1 << 22 else small
+    return FRAME_SIZE if number and flags & 1 << 22 else small

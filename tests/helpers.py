@@ -10,13 +10,14 @@ import sys
 import textwrap
 
 import mrm
+from mrm.system.pages import low_addresses
 
 MIB = 1 << 20
-FRAME = 2 * MIB
+FRAME = mrm.FRAME_SIZE
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-# Where mrm reserves addresses, and the kernel places nothing by itself (ranges.pyx).
-LOWEST, HIGHEST = 1 << 44, 42 << 40
+# Where mrm reserves addresses, and the kernel places nothing by itself (pages.pyx).
+LOWEST, HIGHEST = low_addresses()
 
 _LAST_WORD = FRAME - 8
 

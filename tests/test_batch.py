@@ -173,7 +173,7 @@ def test_protections_are_enforced(huge, protection, access, dies, how):
     )
     ending = in_child(
         f"""
-        pool = mrm.Pool(4 * MIB, huge=huge)
+        pool = mrm.Pool(2 * FRAME, huge=huge)
         r = pool.reserve(4)
         frame = pool.take()
         {change}

@@ -131,7 +131,7 @@ def test_a_handler_knows_why_it_was_called(trap, huge):
     ending = in_child(
         _HANDLER.format(library=str(trap))
         + """
-pool = mrm.Pool(16 * MIB, huge=huge)
+pool = mrm.Pool(8 * FRAME, huge=huge)
 view, r = pool.open_view(), pool.reserve(8)
 frames = fill(r, range(3))
 WINDOW, VIEW, RESERVATION = 1, 2, 3
@@ -168,7 +168,7 @@ def test_a_handler_asks_while_the_ranges_change(trap, huge):
         _HANDLER.format(library=str(trap))
         + """
 import threading
-pool = mrm.Pool(4 * MIB, huge=huge)
+pool = mrm.Pool(2 * FRAME, huge=huge)
 r = pool.reserve(4)
 begin, done = threading.Event(), threading.Event()
 def come_and_go():

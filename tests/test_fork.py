@@ -102,7 +102,7 @@ def test_ends_in_the_child_are_quiet(family):
 def test_handles_dropped_in_the_child_are_quiet(huge):
     ending = in_child(
         """
-        pool = mrm.Pool(4 * MIB, huge=huge)
+        pool = mrm.Pool(2 * FRAME, huge=huge)
         view, r = pool.open_view(), pool.reserve(4)
         fill(r, [0])
         buffer = view[0]

@@ -17,8 +17,9 @@ import pytest
 from mrm.errors import ArgumentError, BackingWarning, FundingError
 from mrm.physical import funding, placement
 from mrm.physical.funding import HUGETLB, SMALL, THP, fund
-from mrm.physical.limits import FRAME_SIZE, huge_pages, meminfo, shmem_thp
+from mrm.physical.limits import huge_pages, meminfo, shmem_thp
 from mrm.system import calls
+from mrm.system.pages import FRAME_SIZE
 
 MIB = 1 << 20
 
@@ -56,12 +57,12 @@ def no_huge_pages():
 @needs_huge_pages
 @pytest.mark.parametrize("threads", [None, 1, 3])
 def test_hugetlb_is_what_the_file_holds(threads):
-    got = fund(32 * MIB, huge="require", threads=threads)
+    got = fund(16 * FRAME_SIZE, huge="require", threads=threads)
     try:
         assert (got.backing, got.frame_size, got.frame_count, got.path) == (HUGETLB, FRAME_SIZE, 16, None)
         found = os.fstat(got.fd)
-        assert (found.st_size, found.st_blksize) == (32 * MIB, FRAME_SIZE)
-        assert found.st_blocks * 512 == 32 * MIB  # every page is there
+        assert (found.st_size, found.st_blksize) == (16 * FRAME_SIZE, FRAME_SIZE)
+        assert found.st_blocks * 512 == 16 * FRAME_SIZE  # every page is there
         assert not os.get_inheritable(got.fd)
         assert "huge pages" in got.description
     finally:
@@ -69,10 +70,10 @@ def test_hugetlb_is_what_the_file_holds(threads):
 
 
 def test_off_takes_small_pages_and_says_nothing():
-    got = fund(4 * MIB, huge="off", name="quiet")
+    got = fund(2 * FRAME_SIZE, huge="off", name="quiet")
     try:
         assert (got.backing, got.frame_count) == (SMALL, 2)
-        assert os.fstat(got.fd).st_blocks * 512 >= 4 * MIB
+        assert os.fstat(got.fd).st_blocks * 512 >= 2 * FRAME_SIZE
         assert "quiet" in os.readlink(f"/proc/self/fd/{got.fd}")
     finally:
         os.close(got.fd)
@@ -80,7 +81,7 @@ def test_off_takes_small_pages_and_says_nothing():
 
 def test_prefer_warns_once_and_names_the_way_out(no_huge_pages):
     with pytest.warns(BackingWarning) as caught:
-        got = fund(4 * MIB)
+        got = fund(2 * FRAME_SIZE)
     os.close(got.fd)
     assert len(caught) == 1
     assert caught[0].filename == __file__
@@ -92,13 +93,13 @@ def test_a_warning_made_an_error_leaves_nothing(no_huge_pages):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(BackingWarning):
-            fund(4 * MIB)
+            fund(2 * FRAME_SIZE)
 
 
 @pytest.mark.skipif(shmem_thp() in (None, "never", "deny"), reason="shmem_enabled allows no huge pages here")
 def test_transparent_huge_pages_come_before_small_ones(no_huge_pages):
     with pytest.warns(BackingWarning, match="transparent"):
-        got = fund(4 * MIB)
+        got = fund(2 * FRAME_SIZE)
     os.close(got.fd)
     assert got.backing == THP
 
@@ -152,14 +153,14 @@ def test_arguments_that_make_no_sense(arguments):
 )
 def test_every_system_call_failing_in_turn(options):
     with calls.Script(kinds=FAILING) as counting:
-        os.close(fund(6 * MIB, threads=2, **options).fd)
+        os.close(fund(3 * FRAME_SIZE, threads=2, **options).fd)
     assert counting.counted >= 3
     for turn in range(1, counting.counted + 1):
         files = open_files()
         # munmap that is made to fail leaves a mapping, which is the test's doing too.
         with calls.Script(fail=turn, kinds=sorted(set(FAILING) - {"munmap"})) as script:
             try:
-                os.close(fund(6 * MIB, threads=2, **options).fd)
+                os.close(fund(3 * FRAME_SIZE, threads=2, **options).fd)
             except FundingError as error:
                 assert error.errno == errno.ENOMEM
         assert open_files() == files, script.calls()
@@ -173,7 +174,7 @@ def test_every_system_call_failing_when_preferred_gives_something_or_an_error():
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore", BackingWarning)
-            os.close(fund(4 * MIB, threads=1).fd)
+            os.close(fund(2 * FRAME_SIZE, threads=1).fd)
 
 
 def test_all_system_calls_failing_from_one_on():
@@ -181,7 +182,7 @@ def test_all_system_calls_failing_from_one_on():
     for turn in range(1, 6):
         with calls.Script(fail=turn, times=None, kinds=FAILING, record=False):
             try:
-                os.close(fund(4 * MIB, huge="off").fd)
+                os.close(fund(2 * FRAME_SIZE, huge="off").fd)
             except FundingError:
                 failed += 1
     assert failed == 3  # memfd_create, ftruncate, fallocate
@@ -193,7 +194,7 @@ def test_file_size_limit_is_seen_beforehand():
     try:
         for huge in ("require", "off", "prefer"):
             with pytest.raises(FundingError, match="RLIMIT_FSIZE"):
-                fund(4 * MIB, huge=huge)
+                fund(2 * FRAME_SIZE, huge=huge)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
@@ -204,7 +205,7 @@ def test_open_files_limit_is_named():
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:
         with pytest.raises(FundingError) as caught:
-            fund(4 * MIB, huge="require")
+            fund(2 * FRAME_SIZE, huge="require")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert caught.value.errno == errno.EMFILE
@@ -217,10 +218,12 @@ def test_open_files_limit_is_named():
 def test_progress_is_told_in_the_calling_thread():
     told = []
     got = fund(
-        8 * MIB, huge="off", progress=lambda done, total: told.append((done, total, threading.get_ident()))
+        4 * FRAME_SIZE,
+        huge="off",
+        progress=lambda done, total: told.append((done, total, threading.get_ident())),
     )
     os.close(got.fd)
-    assert told[-1] == (8 * MIB, 8 * MIB, threading.get_ident())
+    assert told[-1] == (4 * FRAME_SIZE, 4 * FRAME_SIZE, threading.get_ident())
     assert told == sorted(told)
 
 
@@ -229,7 +232,7 @@ def test_what_progress_raises_ends_it():
         raise LookupError("enough")
 
     with pytest.raises(LookupError, match="enough"):
-        fund(8 * MIB, huge="off", progress=refuse)
+        fund(4 * FRAME_SIZE, huge="off", progress=refuse)
 
 
 def test_ctrl_c_leaves_nothing():
@@ -241,7 +244,7 @@ def test_ctrl_c_leaves_nothing():
         try:
             try:
                 striker.start()
-                got = fund(16 * MIB, huge="off", progress=lambda done, total: time.sleep(0.02))
+                got = fund(8 * FRAME_SIZE, huge="off", progress=lambda done, total: time.sleep(0.02))
             finally:
                 striker.join()
         except KeyboardInterrupt:
@@ -259,7 +262,7 @@ def test_ctrl_c_leaves_nothing():
 @needs_huge_pages
 def test_node_leaves_the_callers_policy_alone():
     with calls.Script(kinds=FAILING) as script:
-        got = fund(8 * MIB, huge="require", numa_node=0)
+        got = fund(4 * FRAME_SIZE, huge="require", numa_node=0)
     os.close(got.fd)
     assert "node 0" in got.description
     assert "move_pages" in [name for name, _, _ in script.calls()]
@@ -277,18 +280,18 @@ def test_frames_on_the_wrong_node_are_refused(monkeypatch):
         return 0
 
     monkeypatch.setattr(placement, "system_call", elsewhere)
-    order = funding._Order(4 * MIB, "require", 0, None, None, None, None)
+    order = funding._Order(2 * FRAME_SIZE, "require", 0, None, None, None, None)
     with pytest.raises(FundingError, match="2 of 2 frames came from another node than 0"):
         funding._check_node(order, 0)
 
 
 def test_small_and_transparent_pages_are_told_apart():
-    got = fund(4 * MIB, huge="off")
-    address = calls.system_call("mmap", 0, 4 * MIB, 3, 1, got.fd, 0)
+    got = fund(2 * FRAME_SIZE, huge="off")
+    address = calls.system_call("mmap", 0, 2 * FRAME_SIZE, 3, 1, got.fd, 0)
     try:
         assert not placement.has_huge_frames(address)
     finally:
-        calls.system_call("munmap", address, 4 * MIB)
+        calls.system_call("munmap", address, 2 * FRAME_SIZE)
         os.close(got.fd)
 
 
@@ -319,43 +322,43 @@ def hugetlbfs(tmp_path):
 @needs_huge_pages
 class TestPath:
     def test_directory_gives_a_file_without_a_name(self, hugetlbfs):
-        got = fund(8 * MIB, path=hugetlbfs)
+        got = fund(4 * FRAME_SIZE, path=hugetlbfs)
         assert (got.backing, got.path) == (HUGETLB, None)
         assert list(hugetlbfs.iterdir()) == []
         os.close(got.fd)
 
     def test_unnamed_on_an_old_kernel(self, hugetlbfs):
         with calls.Script(fail=2, kinds=["openat"], error=errno.EOPNOTSUPP, record=False):
-            got = fund(8 * MIB, path=hugetlbfs)
+            got = fund(4 * FRAME_SIZE, path=hugetlbfs)
         assert list(hugetlbfs.iterdir()) == []
         os.close(got.fd)
 
     def test_name_is_kept(self, hugetlbfs):
-        got = fund(8 * MIB, path=hugetlbfs / "heap")
+        got = fund(4 * FRAME_SIZE, path=hugetlbfs / "heap")
         os.close(got.fd)
         assert got.path == str(hugetlbfs / "heap")
-        assert (hugetlbfs / "heap").stat().st_size == 8 * MIB
+        assert (hugetlbfs / "heap").stat().st_size == 4 * FRAME_SIZE
         with pytest.raises(ArgumentError, match="not empty"):
-            fund(8 * MIB, path=hugetlbfs / "heap")
+            fund(4 * FRAME_SIZE, path=hugetlbfs / "heap")
 
     def test_empty_file_is_taken_and_left_as_it_was_on_failure(self, hugetlbfs):
         (hugetlbfs / "heap").touch()
         with pytest.raises(FundingError, match="size= option"):
-            fund(128 * MIB, path=hugetlbfs / "heap")
+            fund(64 * FRAME_SIZE, path=hugetlbfs / "heap")
         assert (hugetlbfs / "heap").stat().st_size == 0
-        os.close(fund(8 * MIB, path=hugetlbfs / "heap").fd)
-        assert (hugetlbfs / "heap").stat().st_size == 8 * MIB
+        os.close(fund(4 * FRAME_SIZE, path=hugetlbfs / "heap").fd)
+        assert (hugetlbfs / "heap").stat().st_size == 4 * FRAME_SIZE
 
     def test_every_system_call_failing_in_turn(self, hugetlbfs):
         for path in (hugetlbfs, hugetlbfs / "heap"):
             with calls.Script(kinds=FAILING) as counting:
-                os.close(fund(4 * MIB, path=path).fd)
+                os.close(fund(2 * FRAME_SIZE, path=path).fd)
             (hugetlbfs / "heap").unlink(missing_ok=True)
             for turn in range(1, counting.counted + 1):
                 files = open_files()
                 with calls.Script(fail=turn, kinds=sorted(set(FAILING) - {"munmap"})) as script:
                     try:
-                        os.close(fund(4 * MIB, path=path).fd)
+                        os.close(fund(2 * FRAME_SIZE, path=path).fd)
                         (hugetlbfs / "heap").unlink(missing_ok=True)
                     except FundingError:
                         pass
@@ -395,7 +398,7 @@ def group(tmp_path):
     [("hugetlb.2MB.limit_in_bytes", "fallocate"), ("hugetlb.2MB.rsvd.limit_in_bytes", "mmap")],
 )
 def test_a_group_that_limits_huge_pages_is_named(group, limit, call):
-    (group / limit).write_text(str(8 * MIB))
+    (group / limit).write_text(str(4 * FRAME_SIZE))
     code = f"""
 import os, sys
 open({str(group / "cgroup.procs")!r}, "w").write(str(os.getpid()))

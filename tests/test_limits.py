@@ -11,7 +11,6 @@ import pytest
 
 from mrm.physical.cgroups import counts_hugetlb_as_memory, hugetlb_limits, memory_limits
 from mrm.physical.limits import (
-    FRAME_SIZE,
     RLIMITS,
     chosen_word,
     explain_ordinary_shortage,
@@ -28,9 +27,17 @@ from mrm.physical.limits import (
     rlimit,
     shmem_thp,
 )
+from mrm.system.pages import pretend
 
 MIB, GIB = 1 << 20, 1 << 30
 POOL = "sys/kernel/mm/hugepages/hugepages-2048kB"
+
+
+@pytest.fixture(autouse=True)
+def base_pages_of_4_kib():
+    """The made-up machines are of that kind: their huge pages have 2 MiB."""
+    with pretend(4096):
+        yield
 
 
 def write(root: Path, files: dict[str, object]) -> Path:
@@ -92,7 +99,7 @@ def test_huge_pages_of_the_machine_and_of_a_node(root):
     assert (found.available, found.growth) == (40, 20)
     assert huge_pages(node=1, root=root).available == 5
     assert huge_pages(node=0, root=root) is None
-    assert huge_page_sizes(root) == [FRAME_SIZE]
+    assert huge_page_sizes(root) == [2 << 20]
 
 
 def test_nodes_and_lists(root):

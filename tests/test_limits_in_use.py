@@ -136,10 +136,10 @@ def test_a_process_without_addresses_is_told(huge):
     ending = in_child(
         _LIMITED
         + """
-pool = mrm.Pool(4 * MIB, huge=huge, views=3)
+pool = mrm.Pool(2 * FRAME, huge=huge, views=3)
 used = int(Path("/proc/self/statm").read_text().split()[0]) * 4096
 resource.setrlimit(resource.RLIMIT_AS, (used + 512 * MIB, resource.RLIM_INFINITY))
-for attempt in (lambda: pool.reserve(1024), lambda: mrm.Pool(4 * MIB, huge=huge, views=3)):
+for attempt in (lambda: pool.reserve(1024), lambda: mrm.Pool(2 * FRAME, huge=huge, views=3)):
     try:
         attempt()
     except (mrm.AddressSpaceError, mrm.FundingError) as error:
@@ -166,7 +166,7 @@ def test_an_address_limit_makes_for_fewer_views(huge):
         + """
 used = int(Path("/proc/self/statm").read_text().split()[0]) * 4096
 resource.setrlimit(resource.RLIMIT_AS, (used + 20 * 1024 * MIB, resource.RLIM_INFINITY))
-with mrm.Pool(4 * MIB, huge=huge) as pool:
+with mrm.Pool(2 * FRAME, huge=huge) as pool:
     count = pool.layout["view_count"]
     say(4 <= count <= 16)
     views = [pool.open_view() for _ in range(count - 1)]

@@ -9,7 +9,7 @@ import warnings
 import weakref
 
 import pytest
-from helpers import FRAME, MIB, ROOT, in_child, open_files, stamp, stamp_all, stamp_at
+from helpers import FRAME, ROOT, in_child, open_files, stamp, stamp_all, stamp_at
 
 import mrm
 
@@ -112,14 +112,14 @@ def test_without_huge_pages_the_fallback_is_said_once(monkeypatch):
     monkeypatch.setattr(funding, "_get", refuse_huge)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        pool = mrm.Pool(4 * MIB)
+        pool = mrm.Pool(2 * FRAME)
     with pool:
         assert [w.category for w in caught] == [mrm.BackingWarning]
         assert caught[0].filename == __file__, "the warning names the line that opened the pool"
         assert "HugePages_Free is 0." in str(caught[0].message)
         assert pool.backing in ("thp", "small")
     with pytest.raises(mrm.BackingWarning):  # as an error, it leaves no pool behind
-        mrm.Pool(4 * MIB)
+        mrm.Pool(2 * FRAME)
 
 
 def test_the_name_is_seen_in_the_maps(huge):
@@ -391,7 +391,7 @@ def test_core_dumps_hold_each_frame_once_at_the_most(huge, dump):
 
 
 def test_closing_gives_the_memory_back(huge):
-    pool = mrm.Pool(4 * MIB, huge=huge)
+    pool = mrm.Pool(2 * FRAME, huge=huge)
     address = pool.address(0)
     pool.close()
     pool.close()
@@ -509,7 +509,7 @@ def test_what_progress_raises_leaves_nothing(huge):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        mrm.Pool(8 * MIB, huge=huge, progress=stop)
+        mrm.Pool(4 * FRAME, huge=huge, progress=stop)
 
 
 def test_a_touch_beyond_the_last_frame_traps(huge):

@@ -106,7 +106,7 @@ def test_check_finds_what_the_table_does_not_say(pool, reservation):
 def test_an_empty_slot_traps(huge):
     ending = in_child(
         """
-        pool = mrm.Pool(4 * MIB, huge=huge)
+        pool = mrm.Pool(2 * FRAME, huge=huge)
         r = pool.reserve(4)
         fill(r, [1])
         poke(r.address(1))
@@ -209,7 +209,7 @@ def test_a_closed_reservation_is_used_no_more(pool):
 def test_closed_addresses_are_free_again(huge):
     ending = in_child(
         """
-        pool = mrm.Pool(4 * MIB, huge=huge)
+        pool = mrm.Pool(2 * FRAME, huge=huge)
         r = pool.reserve(4)
         address = r.base
         fill(r, range(2))

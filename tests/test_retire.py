@@ -18,7 +18,7 @@ def test_a_deferred_alias_still_shows_its_frame(pool, reservation):
 def test_a_deferred_alias_traps_after_the_retire(huge):
     ending = in_child(
         """
-        pool = mrm.Pool(4 * MIB, huge=huge)
+        pool = mrm.Pool(2 * FRAME, huge=huge)
         r = pool.reserve(8)
         fill(r, [3])
         commit(r, "move", 3, 4, deferred=True)

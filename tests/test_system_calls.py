@@ -11,7 +11,6 @@ import errno
 import pytest
 from helpers import (
     FRAME,
-    MIB,
     after_fork,
     check_contents,
     commit,
@@ -306,7 +305,7 @@ def test_a_view_is_retired_or_not(pool, times, error, end):
 def test_a_pool_is_opened_or_not(huge, times, error, dump):
     def scenario():
         opened = []
-        for raised in failing(lambda: opened.append(mrm.Pool(4 * MIB, huge=huge, dump=dump)), times, error):
+        for raised in failing(lambda: opened.append(mrm.Pool(2 * FRAME, huge=huge, dump=dump)), times, error):
             assert (raised is None) == bool(opened)
             assert raised is None or isinstance(
                 raised, (mrm.FundingError, mrm.SystemCallError, mrm.AddressSpaceError)
@@ -330,7 +329,7 @@ def test_a_pool_is_opened_or_not(huge, times, error, dump):
 @pytest.mark.parametrize("error", [errno.ENOMEM, errno.EINVAL], ids=errno.errorcode.get)
 @pytest.mark.usefixtures("teardown_ranges")
 def test_a_pool_is_closed_whatever_one_call_says(huge, error):
-    pools = [mrm.Pool(4 * MIB, huge=huge)]
+    pools = [mrm.Pool(2 * FRAME, huge=huge)]
     files = open_files()
 
     def close():
@@ -342,7 +341,7 @@ def test_a_pool_is_closed_whatever_one_call_says(huge, error):
         assert pool.closed
         assert mrm.live_handles()["pools"] == 0
         assert len(open_files()) == len(files) - 1
-        pools.append(mrm.Pool(4 * MIB, huge=huge))
+        pools.append(mrm.Pool(2 * FRAME, huge=huge))
     pools.pop().close()
 
 

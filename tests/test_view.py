@@ -5,7 +5,7 @@ import gc
 import resource
 
 import pytest
-from helpers import FRAME, MIB, in_child, stamp, stamp_all, stamp_at
+from helpers import FRAME, in_child, stamp, stamp_all, stamp_at
 
 import mrm
 
@@ -118,7 +118,7 @@ def test_views_by_the_thousand(pool):
 def test_a_retired_view_traps_and_stays_reserved(huge):
     ending = in_child(
         """
-        pool = mrm.Pool(16 * MIB, huge=huge)
+        pool = mrm.Pool(8 * FRAME, huge=huge)
         view = pool.open_view()
         for frame in range(8):
             poke(view.address(frame), frame)
@@ -141,7 +141,7 @@ def test_a_retired_view_traps_and_stays_reserved(huge):
 def test_a_closed_views_addresses_trap(huge):
     ending = in_child(
         """
-        pool = mrm.Pool(4 * MIB, huge=huge)
+        pool = mrm.Pool(2 * FRAME, huge=huge)
         view = pool.open_view()
         address = view.address(1)
         poke(address)
@@ -255,7 +255,7 @@ def test_views_share_the_kernels_page_tables(frames, dump):
 
 
 def test_the_window_takes_no_faults(huge):
-    with mrm.Pool(64 * MIB, huge=huge) as pool:
+    with mrm.Pool(32 * FRAME, huge=huge) as pool:
         words = [ctypes.c_uint64.from_address(pool.address(frame)) for frame in range(32)]
         limit = 16 if huge == "require" else 48  # small pages are linked by the first touch
         assert _faults(lambda: [word.value for word in words]) < limit

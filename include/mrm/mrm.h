@@ -13,8 +13,9 @@
  * Python.h was included before. A program without Python.h (cffi, a runtime that embeds
  * Python elsewhere) calls mrm_attach() with what Python's mrm.api_address() returns.
  *
- * Words. A FRAME is one physical 2 MiB page of a pool, a number. A SLOT is a position
- * for one in a RESERVATION. A VIEW shows the whole pool, frame i at position i; the
+ * Words. A FRAME is one physical huge page of a pool, a number. It has 2 MiB where base
+ * pages have 4 KiB, 32 MiB with 16 KiB, 512 MiB with 64 KiB (arm64): mrm_layout tells. A
+ * SLOT is a position for one in a RESERVATION. A VIEW shows the whole pool, frame i at position i; the
  * WINDOW is the view that is open for the pool's life. To RETIRE addresses is to make
  * them trap while they stay reserved. A frame number goes down, an address comes up.
  *
@@ -33,6 +34,17 @@
  */
 #ifndef MRM_H
 #define MRM_H
+
+/* The machine that is compiled for, which need not be the one that compiles. */
+#if !defined(__linux__)
+#error "mrm needs Linux: it is made of mmap, hugetlbfs and memfd_create."
+#endif
+#if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "mrm needs a little-endian machine: slots and frames are read as bit fields of words, lowest byte first."
+#endif
+#if !defined(__SIZEOF_POINTER__) || __SIZEOF_POINTER__ != 8
+#error "mrm needs a machine of 64 bits: a pool reserves a TiB of addresses, and they are split into bit fields."
+#endif
 
 #include <stddef.h>
 #include <stdint.h>
@@ -87,7 +99,7 @@ enum {
 enum {
     MRM_BACKING_HUGETLB = 1,    /* huge pages set aside (vm.nr_hugepages) */
     MRM_BACKING_THP = 2,        /* shared memory, huge pages where the kernel finds them */
-    MRM_BACKING_SMALL = 3       /* shared memory of 4 KiB pages */
+    MRM_BACKING_SMALL = 3       /* shared memory of base pages */
 };
 
 /* State of a frame. READY and RELEASED are free and may be taken at once:
@@ -208,7 +220,7 @@ typedef struct mrm_place {
 typedef struct mrm_pool_options {
     uint32_t size;              /* sizeof(mrm_pool_options) */
     uint32_t views;             /* view numbers wanted; 0: as many as fit into a TiB, at least 63 */
-    uint64_t bytes;             /* size; rounded up to whole frames of 2 MiB */
+    uint64_t bytes;             /* size; rounded up to whole frames */
     const char *huge;           /* "require" huge pages, "prefer" them (NULL), "off" */
     const char *path;           /* hugetlbfs file or directory to have the frames in, or NULL */
     const char *name;           /* shown in /proc/self/maps, or NULL */
@@ -302,7 +314,7 @@ typedef struct mrm_api {
 
     /* ---- reservations ---- */
 
-    /* Addresses for `slots` slots, all empty, at `at` (a multiple of 2 MiB that nothing
+    /* Addresses for `slots` slots, all empty, at `at` (a multiple of a frame that nothing
      * else lies at) or, for 0, where there is room, aligned to a GiB. 8 bytes of memory
      * a slot. MRM_NO_ADDRESSES. */
     int (*reservation_open)(mrm_pool *pool, uint64_t slots, uint64_t at, mrm_reservation **reservation);

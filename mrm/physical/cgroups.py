@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mrm.system.pages import frame_size
+
 ROOT = Path("/")
 # What version 1 shows for "no limit" is the largest number of whole pages.
 _NO_LIMIT = 2**62
@@ -50,17 +52,17 @@ class GroupLimit:
         return max(0, self.limit - self.used + self.reclaimable)
 
 
-def hugetlb_limits(page_size: int = 2 << 20, root: Path = ROOT) -> list[GroupLimit]:
+def hugetlb_limits(page_size: int | None = None, root: Path = ROOT) -> list[GroupLimit]:
     """Limits on huge pages of one size, the process's own group first.
 
     Parameters
     ----------
     page_size : int, optional
-        Which size of huge page.
+        Which size of huge page; a frame's when not given.
     root : Path, optional
         What to read below.
     """
-    size = _page_size_name(page_size)
+    size = _page_size_name(page_size or frame_size())
     pairs = {
         1: [
             (f"hugetlb.{size}.limit_in_bytes", f"hugetlb.{size}.usage_in_bytes"),

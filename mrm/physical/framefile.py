@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 from mrm.errors import ArgumentError, FundingError
 from mrm.physical.labour import labour
-from mrm.physical.limits import FRAME_SIZE
+from mrm.sizes import format_size
 from mrm.system.calls import system_call
+from mrm.system.pages import frame_size, memfd_flag, mount_option
 
 _MFD_CLOEXEC = 1
 _MFD_HUGETLB = 4
-_MFD_HUGE_2MB = 21 << 26  # log2(2 MiB) in the upper bits
 _AT_FDCWD = -100
 _HUGETLBFS_MAGIC = 0x958458F6
 
@@ -34,7 +34,7 @@ class FrameFile:
     nbytes : int
         Its size.
     huge : bool
-        Whether it consists of huge pages of 2 MiB.
+        Whether it consists of huge pages.
     name : str
         What a memfd is called in ``/proc/self/maps``.
     path : str or None
@@ -79,7 +79,7 @@ class FrameFile:
 
     def _make(self) -> int:
         if self.path is None:
-            flags = _MFD_CLOEXEC | (_MFD_HUGETLB | _MFD_HUGE_2MB if self.huge else 0)
+            flags = _MFD_CLOEXEC | (_MFD_HUGETLB | memfd_flag() if self.huge else 0)
             self.fd = system_call("memfd_create", self.name.encode() + b"\0", flags)
         else:
             self._open_path(self.path)
@@ -99,19 +99,19 @@ class FrameFile:
         # away through it, even if somebody has moved the directory in the meantime.
 
     def _check_mount(self, directory: str) -> None:
-        """Refuse what is not a hugetlbfs mount of 2 MiB pages."""
+        """Refuse what is not a hugetlbfs mount of pages that are frames."""
         found = array.array("q", bytes(256))
         system_call("fstatfs", self._directory, found.buffer_info()[0])
         kind, page_size = found[0], found[1]
         if kind != _HUGETLBFS_MAGIC:
             raise ArgumentError(
                 f"{directory} is not on a hugetlbfs mount, so a file there has no huge pages; make one with "
-                "`mount -t hugetlbfs -o pagesize=2M none /mnt/huge`, or leave path out"
+                f"`mount -t hugetlbfs -o {mount_option()} none /mnt/huge`, or leave path out"
             )
-        if page_size != FRAME_SIZE:
+        if page_size != frame_size():
             raise ArgumentError(
-                f"{directory} is a hugetlbfs mount of {page_size >> 10} KiB pages, and frames are of 2 MiB: "
-                "mount one with pagesize=2M"
+                f"{directory} is a hugetlbfs mount of {page_size >> 10} KiB pages, and frames are "
+                f"of {format_size(frame_size())}: mount one with {mount_option()}"
             )
 
     def _open_unnamed(self) -> None:

@@ -14,7 +14,7 @@ fallocate pass over each part, which costs next to nothing where the pages are t
 and decides where they are not.
 
 Where huge pages cannot be had and are not required, there are two lesser backings: a
-memfd of ordinary memory with transparent huge pages, then one with 4 KiB pages. For
+memfd of ordinary memory with transparent huge pages, then one with small pages. For
 those the answer comes too late: the kernel promises ordinary memory and later kills a
 process to find it. What is available is therefore checked first.
 """
@@ -30,7 +30,6 @@ from mrm.physical.cgroups import counts_hugetlb_as_memory, memory_limits
 from mrm.physical.framefile import FrameFile, check_name, refusal
 from mrm.physical.labour import Task, labour
 from mrm.physical.limits import (
-    FRAME_SIZE,
     explain_ordinary_shortage,
     explain_shortage,
     group_sentence,
@@ -41,6 +40,7 @@ from mrm.physical.limits import (
 from mrm.physical.placement import bind_thread, frames_elsewhere, has_huge_frames
 from mrm.sizes import format_size
 from mrm.system.calls import system_call
+from mrm.system.pages import base_page_size, frame_size
 
 # MRM_BACKING_... of include/mrm/mrm.h.
 HUGETLB = 1
@@ -119,10 +119,10 @@ def fund(
     Parameters
     ----------
     size_bytes : int
-        How much; a multiple of the frame size, 2 MiB.
+        How much; a multiple of the frame size.
     huge : {"prefer", "require", "off"}, optional
         Huge pages or, with a BackingWarning that says why not, the best there is; huge
-        pages or an error; pages of 4 KiB.
+        pages or an error; small pages.
     numa_node : int, optional
         Where the memory has to be. The caller's own memory policy is left alone.
     path : str or path-like, optional
@@ -187,9 +187,11 @@ class _Order:
     ) -> None:
         if huge not in ("prefer", "require", "off"):
             raise ArgumentError(f'huge is "prefer", "require" or "off", not {huge!r}')
-        if not 0 < nbytes < 2**63 or nbytes % FRAME_SIZE:
-            raise ArgumentError(f"a pool's size is a positive multiple of 2 MiB, unlike {nbytes}")
-        if nbytes // FRAME_SIZE >= 2**32 - 1:
+        if not 0 < nbytes < 2**63 or nbytes % frame_size():
+            raise ArgumentError(
+                f"a pool's size is a positive multiple of {format_size(frame_size())}, unlike {nbytes}"
+            )
+        if nbytes // frame_size() >= 2**32 - 1:
             raise ArgumentError(f"{format_size(nbytes)} are more than 2**32 - 2 frames")
         if path is not None and huge == "off":
             raise ArgumentError('a file on a hugetlbfs mount has huge pages: leave out path, or huge="off"')
@@ -214,7 +216,7 @@ class _Order:
             # page faults of 4 KiB are slower still.
             return 1
         allowed = len(os.sched_getaffinity(0))
-        return max(1, min(allowed, self.nbytes // _BYTES_A_THREAD, _MOST_THREADS))
+        return max(1, min(allowed, self.nbytes // max(_BYTES_A_THREAD, frame_size()), _MOST_THREADS))
 
 
 def _get_lesser(order: _Order, shortage: FundingError) -> Funded:
@@ -253,9 +255,8 @@ def _get(order: _Order, backing: int) -> Funded:
         file.finish()
         seconds = time.perf_counter() - began
         description = _describe(order, backing, threads, seconds)
-        return Funded(
-            file.fd, backing, FRAME_SIZE, order.nbytes // FRAME_SIZE, file.kept_path, description, made_name
-        )
+        count = order.nbytes // frame_size()
+        return Funded(file.fd, backing, frame_size(), count, file.kept_path, description, made_name)
     except OSError as error:
         file.undo()
         # Only now: the pages that were got are back, and the figures are those of before.
@@ -292,10 +293,10 @@ def _fill(order: _Order, backing: int, fd: int, threads: int) -> None:
         return
     # Room for one frame more: the kernel aligns mappings of huge pages, but not of memory
     # that is to become huge.
-    room = order.nbytes + FRAME_SIZE
+    room = order.nbytes + frame_size()
     start = system_call("mmap", 0, room, _PROT_NONE, _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE, -1, 0)
     try:
-        address = -(-start // FRAME_SIZE) * FRAME_SIZE
+        address = -(-start // frame_size()) * frame_size()
         # Without MAP_NORESERVE: this is what reserves the pages, all or none.
         system_call("mmap", address, order.nbytes, _PROT_READ_WRITE, _MAP_SHARED | _MAP_FIXED, fd, 0)
         system_call("madvise", address, order.nbytes, _MADV_DONTFORK)
@@ -313,10 +314,11 @@ def _fill(order: _Order, backing: int, fd: int, threads: int) -> None:
 def _check_node(order: _Order, address: int) -> None:
     """Refuse frames that lie on another node after all."""
     assert order.node is not None
-    elsewhere = frames_elsewhere(address, order.nbytes // FRAME_SIZE, order.node)
+    count = order.nbytes // frame_size()
+    elsewhere = frames_elsewhere(address, count, order.node)
     if elsewhere:
         raise FundingError(
-            f"{elsewhere} of {order.nbytes // FRAME_SIZE} frames came from another node than {order.node}. "
+            f"{elsewhere} of {count} frames came from another node than {order.node}. "
             f"{explain_shortage(order.nbytes, None, order.node)}",
             nbytes=order.nbytes,
         )
@@ -335,7 +337,8 @@ def _labour(order: _Order, tasks: Iterator[Task], threads: int) -> None:
 
 def _parts(order: _Order, fd: int, address: int) -> Iterator[Task]:
     """The tasks: each part of the file, populated through ``address`` unless that is 0."""
-    part = max(_PART, -(-order.nbytes // _MOST_PARTS) // FRAME_SIZE * FRAME_SIZE)
+    frame = frame_size()
+    part = max(_PART, frame, -(-order.nbytes // _MOST_PARTS) // frame * frame)
     for offset in range(0, order.nbytes, part):
         yield _Part(fd, address, offset, min(part, order.nbytes - offset))
 
@@ -369,13 +372,17 @@ class _Part:
 
 def _what(order: _Order, backing: int) -> str:
     """What was asked for: size, kind and place."""
-    kind = {HUGETLB: "huge pages of 2 MiB", THP: "transparent huge pages", SMALL: "pages of 4 KiB"}[backing]
+    kind = {
+        HUGETLB: f"huge pages of {format_size(frame_size())}",
+        THP: "transparent huge pages",
+        SMALL: f"pages of {format_size(base_page_size())}",
+    }[backing]
     where = "" if order.node is None else f" on NUMA node {order.node}"
     return f"{format_size(order.nbytes)} of {kind}{where}"
 
 
 def _describe(order: _Order, backing: int, threads: int, seconds: float) -> str:
-    count = order.nbytes // FRAME_SIZE
+    count = order.nbytes // frame_size()
     by = "1 thread" if threads == 1 else f"{threads} threads"
     return f"{_what(order, backing)} ({count} frames, funded in {seconds:.2g} s by {by})"
 

@@ -18,8 +18,7 @@ from pathlib import Path
 
 from mrm.physical.cgroups import ROOT, GroupLimit, counts_hugetlb_as_memory, hugetlb_limits, memory_limits
 from mrm.sizes import format_size
-
-FRAME_SIZE = 2 << 20
+from mrm.system.pages import base_page_size, frame_size, huge_pages_folder
 
 RLIMITS = {
     "RLIMIT_AS": resource.RLIMIT_AS,
@@ -62,19 +61,20 @@ class HugePages:
         return max(0, self.overcommit - self.surplus)
 
 
-def huge_pages(page_size: int = FRAME_SIZE, node: int | None = None, root: Path = ROOT) -> HugePages | None:
+def huge_pages(page_size: int | None = None, node: int | None = None, root: Path = ROOT) -> HugePages | None:
     """The pool of huge pages of one size; None where the kernel has none of that size.
 
     Parameters
     ----------
     page_size : int, optional
-        Bytes of one page.
+        Bytes of one page; those of a frame when not given.
     node : int, optional
         One NUMA node's part; all of the machine when not given.
     root : Path, optional
         What to read below.
     """
     base = "sys/kernel/mm" if node is None else f"sys/devices/system/node/node{node}"
+    page_size = page_size or frame_size()
     directory = root / base / f"hugepages/hugepages-{page_size >> 10}kB"
     total = read_int(directory / "nr_hugepages")
     if total is None:
@@ -148,7 +148,7 @@ def rlimit(name: str) -> int | None:
 def address_space_used(root: Path = ROOT) -> int:
     """Bytes of address space that this process has mapped."""
     words = read_text(root / "proc/self/statm").split()
-    return int(words[0]) * os.sysconf("SC_PAGE_SIZE") if words else 0
+    return int(words[0]) * base_page_size() if words else 0
 
 
 # ---- what stood in the way -------------------------------------------------------
@@ -185,7 +185,7 @@ def explain_shortage(
     found = _page_shortage(nbytes, node, root)
     found += _mount_shortage(nbytes, directory)
     found += [
-        group_sentence(limit, nbytes) for limit in hugetlb_limits(FRAME_SIZE, root) if limit.left < nbytes
+        group_sentence(limit, nbytes) for limit in hugetlb_limits(frame_size(), root) if limit.left < nbytes
     ]
     if counts_hugetlb_as_memory(root):
         found += [group_sentence(limit, nbytes) for limit in memory_limits(root) if limit.left < nbytes]
@@ -265,12 +265,13 @@ def group_sentence(limit: GroupLimit, nbytes: int) -> str:
 
 def _page_shortage(nbytes: int, node: int | None, root: Path) -> list[str]:
     """What the kernel's pool of huge pages lacks."""
-    pages = huge_pages(FRAME_SIZE, node, root)
-    machine = huge_pages(FRAME_SIZE, None, root)
+    size = format_size(frame_size())
+    pages = huge_pages(None, node, root)
+    machine = huge_pages(None, None, root)
     if pages is None or machine is None:
-        said = "This kernel has no huge pages of 2 MiB (no hugepages-2048kB below /sys/kernel/mm/hugepages)"
-        return [f"{said}: it needs CONFIG_HUGETLBFS, and base pages of 4 KiB."]
-    needed = -(-nbytes // FRAME_SIZE)
+        said = f"This kernel has no huge pages of {size} (no {huge_pages_folder()} below /sys/kernel/mm/hugepages)"
+        return [f"{said}: it needs CONFIG_HUGETLBFS."]
+    needed = -(-nbytes // frame_size())
     if pages.available >= needed and machine.available >= needed:
         return []
     where, option = ("", "") if node is None else (f" on node {node}", f" --node {node}")
@@ -278,7 +279,7 @@ def _page_shortage(nbytes: int, node: int | None, root: Path) -> list[str]:
     if node is not None and pages.available >= needed:
         where, pages = " on the machine as a whole", machine
     said = (
-        f"{needed} huge pages of 2 MiB are needed{where}, and {pages.available} of {pages.total} are free "
+        f"{needed} huge pages of {size} are needed{where}, and {pages.available} of {pages.total} are free "
         f"(free_hugepages {pages.free}, reserved {pages.reserved})"
     )
     if machine.growth >= needed - pages.available > 0:

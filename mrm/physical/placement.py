@@ -8,8 +8,8 @@ no target, and huge pages in ``/proc/self/smaps``.
 import array
 from pathlib import Path
 
-from mrm.physical.limits import FRAME_SIZE
 from mrm.system.calls import system_call
+from mrm.system.pages import frame_size
 
 _MPOL_BIND = 2
 _NODE_BITS = 1024
@@ -44,9 +44,10 @@ def frames_elsewhere(address: int, count: int, node: int) -> int:
         being there.
     """
     wrong = 0
+    size = frame_size()
     for first in range(0, count, _PAGES_A_CALL):
         n = min(_PAGES_A_CALL, count - first)
-        pages = array.array("Q", (address + (first + i) * FRAME_SIZE for i in range(n)))
+        pages = array.array("Q", (address + (first + i) * size for i in range(n)))
         found = array.array("i", [-1]) * n
         system_call("move_pages", 0, n, pages.buffer_info()[0], 0, found.buffer_info()[0], 0)
         wrong += sum(1 for place in found if place >= 0 and place != node)

@@ -14,7 +14,7 @@ cdef struct pool_t:
     int dumped                  # whether core dumps hold the window
     mrm_layout layout           # with its number, never used twice in a process
     char *window                # address of frame 0, for the pool's life
-    size_t whole                # bytes of a mapping of all frames: ends on a GiB
+    size_t whole                # bytes of a mapping of all frames: ends with a page table
     range_t *arena              # window and views
     frames_t frames
     # The views' own books (space/views.pyx); nothing below reads them.

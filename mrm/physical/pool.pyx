@@ -8,7 +8,9 @@ its own size, view number, frame and offset are bit fields of any address in it.
 
 Whole mappings always end on a GiB, even if the pool does not: the kernel shares page
 tables only between mappings that cover whole aligned GiBs, and links such a GiB by one
-entry. The part beyond the file traps (SIGBUS). A writable mapping of hugetlbfs would
+entry. (A GiB is what a table of 2 MiB pages spans. It is 64 GiB where base pages have
+16 KiB; where it is too much for the addresses that there are, nothing is shared, and
+mappings end with the pool: pages.pyx.) The part beyond the file traps (SIGBUS). A writable mapping of hugetlbfs would
 make the file longer, up to the mapping's end, and a touch there would take a huge page
 that nobody funded; so such a mapping is made read-only and made writable afterwards,
 which does not lengthen the file.
@@ -33,6 +35,7 @@ from mrm.physical.frames cimport (
 )
 from mrm.system.calls cimport CALL_CLOSE, CALL_MADVISE, CALL_MMAP, CALL_MPROTECT, advise, call, map_file
 from mrm.system.failure cimport failure, mrm_fail
+from mrm.system.pages cimport address_bits, sharing_span
 from mrm.system.ranges cimport RANGE_ARENA, STATE_FORKED, STATE_OPEN, range_release, range_reserve
 
 
@@ -56,13 +59,12 @@ cdef enum:
     ADVICE_POPULATE_WRITE = 23  # MADV_POPULATE_WRITE: older headers do not know it (5.14)
     ADVICE_COLLAPSE = 25        # MADV_COLLAPSE: make huge pages of this now (6.1)
     FEWEST_VIEWS = 4
-    DEFAULT_VIEWS = 64          # for a large pool; as many as fit into DEFAULT_ARENA otherwise
+    DEFAULT_VIEWS = 64          # for a large pool; as many as fit into the default arena otherwise
     MOST_VIEWS = 1 << 20
+    DEFAULT_PART = 128          # of all addresses: a TiB of 47 bits
+    LARGEST_PART = 4            # an arena has to find a place aligned to its own size
 
-cdef uint64_t GIB = 1 << 30
-cdef uint64_t DEFAULT_ARENA = <uint64_t>1 << 40
-# A quarter of what a process can address: it has to find a place aligned to its own size.
-cdef uint64_t LARGEST_ARENA = <uint64_t>1 << 45
+cdef uint64_t LEAST_STRIDE = 1 << 30
 cdef uint32_t pools_opened = 0
 
 
@@ -117,12 +119,13 @@ cdef int map_whole(pool_t *pool, char *at, bint dumped) noexcept nogil:
 
 cdef uint32_t _view_count(uint64_t stride, uint32_t wanted) noexcept nogil:
     """How many strides the arena has: a power of two, the window's included."""
+    cdef uint64_t addresses = <uint64_t>1 << address_bits()
     cdef uint64_t target = wanted
     cdef uint64_t n = FEWEST_VIEWS
     if wanted == 0:
-        target = max(DEFAULT_ARENA // stride, <uint64_t>DEFAULT_VIEWS)
+        target = max(addresses // DEFAULT_PART // stride, <uint64_t>DEFAULT_VIEWS)
         target = min(target, <uint64_t>1024)
-    while n < target and n < MOST_VIEWS and n * 2 * stride <= LARGEST_ARENA:
+    while n < target and n < MOST_VIEWS and n * 2 * stride <= addresses // LARGEST_PART:
         n *= 2
     return <uint32_t>n
 
@@ -132,11 +135,12 @@ cdef int pool_open(
 ) noexcept nogil:
     """A pool of the funded frames in ``fd``, which it then owns; one user."""
     cdef uint64_t funded = <uint64_t>frame_count << frame_shift
-    cdef uint64_t stride = GIB
+    cdef uint64_t span = sharing_span() if backing == MRM_BACKING_HUGETLB else 0
+    cdef uint64_t stride = LEAST_STRIDE
     cdef uint32_t stride_shift = 30
     cdef int status
     cdef pool_t *pool
-    while stride < funded:
+    while stride < funded or stride < span:
         stride *= 2
         stride_shift += 1
     pool = <pool_t *>calloc(1, sizeof(pool_t))
@@ -159,7 +163,7 @@ cdef int pool_open(
         )
         free(pool)
         return status
-    pool.whole = (funded + GIB - 1) & ~(GIB - 1) if backing == MRM_BACKING_HUGETLB else funded
+    pool.whole = (funded + span - 1) & ~(span - 1) if span else funded
     status = frames_open(&pool.frames, frame_count)
     if status != MRM_OK:
         free(pool)

@@ -22,7 +22,8 @@ docs/design.md; only their proportions matter:
 - protection: mapping the run anew costs one invalidation, mprotect two; for long runs,
   and for small pages, filling the page tables again costs more than that.
 
-mremap is never used where the destination holds a whole aligned GiB: such a mapping
+mremap is never used where the destination holds a whole aligned GiB (or what one page
+table of frames spans on this machine): such a mapping
 may share page tables, and there the kernel waits for a lock that it holds itself, for
 ever (seen on 6.18: move_hugetlb_page_tables holds i_mmap_rwsem, huge_pmd_share asks
 for it). Nor where the kernel places mappings by itself, which could fall into the hole.
@@ -44,6 +45,7 @@ from mrm.space.reservation cimport (
     NO_SLOT, change_t, plan_t, reservation_address, reservation_t, slot_t, step_t,
 )
 from mrm.system.features cimport feature_missing, FEATURE_MREMAP, FEATURE_POPULATE, FEATURE_ZAP
+from mrm.system.pages cimport table_span
 from mrm.system.ranges cimport range_is_low
 
 
@@ -64,8 +66,6 @@ cdef double COST_SHOOTDOWN = 12.0
 cdef double COST_MREMAP = 16.3
 cdef double COST_MREMAP_PAGE = 0.2
 cdef double COST_PUT_BACK = 1.4
-
-cdef uint64_t GIB = 1 << 30
 
 
 cdef const char *step_name(int kind) noexcept nogil:
@@ -144,10 +144,12 @@ cdef size_t _run(const reservation_t *r, size_t i, bint moved) noexcept nogil:
     return j - i
 
 
-cdef bint _holds_whole_gib(const reservation_t *r, uint32_t first, size_t n) noexcept nogil:
+cdef bint _holds_whole_table(const reservation_t *r, uint32_t first, size_t n) noexcept nogil:
+    """Whether slots cover all that one page table spans: a GiB, where base pages have 4 KiB."""
+    cdef uint64_t span = table_span()
     cdef uint64_t start = <uint64_t>reservation_address(r, first)
     cdef uint64_t end = start + (<uint64_t>n << r.pool.layout.frame_shift)
-    return ((start + GIB - 1) & ~(GIB - 1)) + GIB <= end
+    return ((start + span - 1) & ~(span - 1)) + span <= end
 
 
 cdef bint _only_holes(const reservation_t *r, uint32_t first, uint32_t end) noexcept nogil:
@@ -183,7 +185,7 @@ cdef bint _better_moved(const reservation_t *r, size_t i, size_t n, double sourc
     cdef const change_t *c = &r.plan.changes[i]
     if c.source == NO_SLOT or not _vacated_now(r, c.source) or feature_missing(FEATURE_MREMAP):
         return False
-    if not range_is_low(r.range) or _holds_whole_gib(r, c.slot, n):
+    if not range_is_low(r.range) or _holds_whole_table(r, c.slot, n):
         return False
     return COST_MREMAP + COST_MREMAP_PAGE * n < (
         COST_MAP + (COST_MAP_PAGE + COST_SEAL_PAGE) * n + source_cost
@@ -290,7 +292,7 @@ cdef void _plan_zaps(reservation_t *r, size_t begin) noexcept nogil:
     cdef step_t *old = plan.steps
     cdef bint zaps = False
     if feature_missing(FEATURE_ZAP) or r.pool.layout.backing != MRM_BACKING_HUGETLB:
-        return      # putting back 512 small pages a frame costs more than it saves
+        return      # putting back 512 small pages a frame, or more, costs more than it saves
     i = begin
     while i < end:
         j = i + 1

@@ -25,6 +25,7 @@ from mrm.physical.frames cimport (
 from mrm.physical.pool cimport pool_release, pool_retain, pool_t, pool_usable
 from mrm.system.failure cimport failure, mrm_fail
 from mrm.system.maps cimport maps_count, maps_limit
+from mrm.system.pages cimport sharing_span
 from mrm.system.ranges cimport (
     RANGE_SLOTS, STATE_CLOSED, STATE_FORKED, STATE_OPEN, range_release, range_reserve,
 )
@@ -48,10 +49,10 @@ cdef extern from "<pthread.h>" nogil:
 
 
 cdef enum:
-    MOST_SLOTS = 1 << 28        # 512 TiB of addresses, more than a process has
+    MOST_SLOTS = 1 << 28        # 512 TiB of addresses and more, which no process has
     MAPPINGS_SPARE = 256        # left to the rest of the process
 
-cdef uint64_t GIB = 1 << 30
+cdef uint64_t LEAST_ALIGNMENT = 1 << 30
 cdef reservation_t *all_reservations = NULL
 cdef uint32_t list_lock = 0
 cdef uint32_t reservations_opened = 0
@@ -65,7 +66,8 @@ cdef int reservation_open(pool_t *pool, uint64_t slots, uint64_t at, reservation
     global all_reservations
     cdef reservation_t *r
     cdef int status = pool_usable(pool)
-    cdef uint64_t alignment = max(GIB, pool.layout.frame_size)
+    # Runs that cover the window's page tables can share them; a GiB otherwise, to read well.
+    cdef uint64_t alignment = max(sharing_span(), max(LEAST_ALIGNMENT, pool.layout.frame_size))
     if status != MRM_OK:
         return status
     if slots == 0 or slots > MOST_SLOTS:

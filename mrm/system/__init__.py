@@ -1,6 +1,6 @@
 """System: everything that leaves the process goes through here.
 
 ``calls`` makes every system call, and can be told to fail; ``failure`` remembers
-what went wrong in this thread; ``ranges`` reserves addresses and knows whose they are.
-Nothing in here knows what a frame is.
+what went wrong in this thread; ``pages`` asks for the sizes that the machine sets; ``ranges``
+reserves addresses and knows whose they are. Nothing in here knows what a pool is.
 """

@@ -18,6 +18,7 @@ class Script:
         error: int = ...,
         kinds: Iterable[str] | None = None,
         fake: bool = False,
+        address_bits: int | None = None,
         record: bool = True,
     ) -> None: ...
     def __enter__(self) -> Self: ...

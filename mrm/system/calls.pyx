@@ -16,7 +16,7 @@ hundred times less than the cheapest call.
 import errno as _errno
 import os as _os
 
-from libc.errno cimport errno
+from libc.errno cimport ENOMEM, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc
 
@@ -82,6 +82,7 @@ cdef struct script_t:
     uint64_t last           # ... and last
     uint64_t counted        # calls counted so far
     uint64_t fake_next      # next address that the fake hands out
+    uint64_t fake_end       # where its addresses end; 0 nowhere
     uint64_t recorded       # calls recorded, or that would have been
 
 cdef struct record_t:
@@ -104,9 +105,11 @@ cdef int64_t _fake_result(int which, int64_t a, int64_t b, int64_t c, int64_t d,
     """What a kernel that maps nothing says."""
     cdef uint64_t bytes_, gib = 1 << 30
     if which == CALL_MMAP:
+        bytes_ = (<uint64_t>b + 2 * gib - 1) & ~(gib - 1)
+        if script.fake_end and (<uint64_t>a if a else script.fake_next) + <uint64_t>b > script.fake_end:
+            return -ENOMEM
         if a:
             return a
-        bytes_ = (<uint64_t>b + 2 * gib - 1) & ~(gib - 1)
         return <int64_t>(mrm_add64(&script.fake_next, bytes_) - bytes_)
     if which == CALL_MREMAP:
         return e
@@ -263,16 +266,19 @@ class Script:
         Which calls are counted; all when not given.
     fake : bool, optional
         Make no call at all: mappings get addresses that must not be touched.
+    address_bits : int, optional
+        Bits that the fake's addresses have, half of them in use; without end when not given.
     record : bool, optional
         Keep the first 65,536 calls, for ``calls()``.
     """
 
-    def __init__(self, fail=0, *, times=1, error=_errno.ENOMEM, kinds=None, fake=False, record=True):
+    def __init__(self, fail=0, *, times=1, error=_errno.ENOMEM, kinds=None, fake=False, address_bits=None, record=True):
         self._fail = fail
         self._last = 2**63 if times is None else fail + times - 1
         self._error = error
         self._kinds = KINDS if kinds is None else kinds
         self._fake = fake
+        self._bits = address_bits
         self._record = record
 
     def __enter__(self):
@@ -288,6 +294,10 @@ class Script:
         script.counted = 0
         script.recorded = 0
         script.fake = self._fake
+        self._fake_next = script.fake_next
+        if self._bits:
+            script.fake_end = <uint64_t>1 << <int>self._bits
+            script.fake_next = script.fake_end // 2
         if self._record and records == NULL:
             records = <record_t *>calloc(RECORDS, sizeof(record_t))
             if records == NULL:
@@ -301,6 +311,9 @@ class Script:
         self._calls = self._read()
         mrm_store32(&script.active, 0)
         script.fake = 0
+        if script.fake_end:
+            script.fake_end = 0
+            script.fake_next = self._fake_next
         script.first = 0
 
     @property

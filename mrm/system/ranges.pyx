@@ -4,9 +4,10 @@ A range is reserved as one mapping without access: it costs a line in /proc/self
 and no memory, and nothing else in the process can come to lie there until it is
 released. Ranges are placed low, from 16 TiB upwards, below everything that the kernel
 places by itself (it looks for the highest gap first, or from 42 TiB upwards with
-``ulimit -s unlimited``): when a page is moved away by mremap, the hole that it leaves
-for a microsecond is not one that another thread's mmap would pick. Low addresses also
-read well: the number of a view is a digit or two of the hexadecimal pointer.
+``ulimit -s unlimited``; pages.pyx knows what that is where addresses have fewer than 47
+bits): when a page is moved away by mremap, the hole that it leaves for a microsecond is
+not one that another thread's mmap would pick. Low addresses also read well: the number
+of a view is a digit or two of the hexadecimal pointer.
 
 The registry says whose an address is, to code that may take no lock: a signal handler.
 Its entries are never freed, only used again, and are published by their ``base``. A
@@ -26,6 +27,7 @@ from libc.stdlib cimport calloc
 from mrm cimport MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, MRM_SYSTEM_CALL
 from mrm.system.calls cimport CALL_CLOSE, CALL_MMAP, CALL_MUNMAP, call, seal
 from mrm.system.failure cimport failure, mrm_fail
+from mrm.system.pages cimport address_bits, low_end, low_start
 
 
 cdef extern from "system/atomic.h" nogil:
@@ -61,9 +63,6 @@ cdef enum:
     ENTRIES = 64                # of one chunk
     TRIES = 4096                # low places tried before the kernel chooses
 
-cdef uint64_t LOWEST = 1 << 44      # 16 TiB: above it the kernel places nothing by itself ...
-cdef uint64_t HIGHEST = 42 << 40    # ... up to here
-
 cdef struct chunk_t:
     range_t entries[ENTRIES]
     chunk_t *next
@@ -72,7 +71,7 @@ cdef chunk_t first_chunk
 cdef uint32_t registry_lock = 0
 cdef uint32_t phase = 0
 cdef uint32_t readers[2]
-cdef uint64_t next_low = LOWEST
+cdef uint64_t next_low = 0
 
 
 # ---- readers -------------------------------------------------------------------
@@ -144,17 +143,19 @@ cdef int64_t _reserve_at(uint64_t at, size_t nbytes) noexcept nogil:
 cdef int64_t _reserve_low(size_t nbytes, size_t alignment) noexcept nogil:
     """Reserve at the next free low place; the address, or ``-errno``."""
     global next_low
-    cdef uint64_t at
+    cdef uint64_t at, lowest = low_start(), highest = low_end()
     cdef int64_t got = -EEXIST
     cdef int _tries
     cdef bint wrapped = False
+    if not lowest <= next_low <= highest:
+        next_low = lowest
     for _tries in range(TRIES):
         at = (next_low + alignment - 1) & ~(alignment - 1)
-        if nbytes > HIGHEST - LOWEST or at > HIGHEST - nbytes:
+        if nbytes > highest - lowest or at > highest - nbytes:
             if wrapped:
                 return -EEXIST
             wrapped = True
-            next_low = LOWEST
+            next_low = lowest
             continue
         got = _reserve_at(at, nbytes)
         if got != -EEXIST:
@@ -222,6 +223,14 @@ cdef range_t *range_reserve(
             b"%zu bytes of addresses at %p are not free: something is mapped there; leave the choice to mrm (at=None)",
             nbytes, <void *>at,
         )
+    elif nbytes > (<uint64_t>1 << address_bits()) // 8:
+        mrm_fail(
+            failure(), MRM_NO_ADDRESSES, CALL_MMAP, <int>-got, <void *>at, nbytes,
+            b"cannot reserve %llu GiB of addresses (mmap: %s): a process has %llu GiB of them on this machine "
+            b"(%u bits); ask for fewer views or slots, or for a smaller pool",
+            <unsigned long long>(nbytes >> 30), strerror(<int>-got),
+            <unsigned long long>((<uint64_t>1 << address_bits()) >> 30), address_bits(),
+        )
     else:
         mrm_fail(
             failure(), MRM_NO_ADDRESSES, CALL_MMAP, <int>-got, <void *>at, nbytes,
@@ -234,7 +243,7 @@ cdef range_t *range_reserve(
 
 cdef bint range_is_low(const range_t *entry) noexcept nogil:
     """Whether it lies where the kernel places nothing by itself."""
-    return LOWEST <= entry.base and entry.base + entry.nbytes <= HIGHEST
+    return low_start() <= entry.base and entry.base + entry.nbytes <= low_end()
 
 
 cdef int range_release(range_t *entry) noexcept nogil:

@@ -26,8 +26,9 @@ from typing import Self
 
 from mrm.errors import ArgumentError
 from mrm.physical.cgroups import ROOT
-from mrm.physical.limits import FRAME_SIZE, HugePages, huge_pages, meminfo, nodes, read_text
+from mrm.physical.limits import HugePages, huge_pages, meminfo, nodes, read_text
 from mrm.sizes import format_size, parse_size
+from mrm.system.pages import base_page_size, frame_size, huge_pages_folder
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def raise_available(nbytes: int, node: int | None = None, root: Path = ROOT) -> 
     Parameters
     ----------
     nbytes : int
-        How much is to be free, rounded up to pages of 2 MiB.
+        How much is to be free, rounded up to whole pages.
     node : int, optional
         On which NUMA node; anywhere when not given.
     root : Path, optional
@@ -80,7 +81,7 @@ def raise_available(nbytes: int, node: int | None = None, root: Path = ROOT) -> 
     Outcome
         Look at ``enough``: fewer pages are no error to the kernel.
     """
-    wanted = -(-nbytes // FRAME_SIZE)
+    wanted = -(-nbytes // frame_size())
     with _one_at_a_time(node, root):
         before = after = _pages(node, root)
         for attempt in range(2):
@@ -108,7 +109,7 @@ def release(nbytes: int, node: int | None = None, root: Path = ROOT) -> Outcome:
     root : Path, optional
         Where /proc and /sys are.
     """
-    wanted = nbytes // FRAME_SIZE
+    wanted = nbytes // frame_size()
     with _one_at_a_time(node, root):
         before = _pages(node, root)
         persistent = before.total - before.surplus
@@ -149,12 +150,14 @@ def why_not_all(outcome: Outcome, root: Path = ROOT) -> str:
     if outcome.refused:
         return outcome.refused
     info = meminfo(root)
-    missing = (outcome.wanted - outcome.after.available) * FRAME_SIZE
+    missing = (outcome.wanted - outcome.after.available) * frame_size()
     free = info.get("MemFree", 0)
     said = f"{format_size(missing)} are missing. {format_size(free)} of memory is free"
     blocks = free_blocks(root)
     if blocks is not None:
-        said += f", {format_size(blocks * FRAME_SIZE)} of it in blocks of 2 MiB and more"
+        said += (
+            f", {format_size(blocks * frame_size())} of it in blocks of {format_size(frame_size())} and more"
+        )
     if free < missing:
         return f"{said}: end what uses the memory, or drop the file cache (`sysctl vm.drop_caches=3`), and try again."
     return (
@@ -164,8 +167,8 @@ def why_not_all(outcome: Outcome, root: Path = ROOT) -> str:
 
 
 def free_blocks(root: Path = ROOT) -> int | None:
-    """Free blocks of physical memory, counted in pages of 2 MiB; None if unknown."""
-    order = (FRAME_SIZE // os.sysconf("SC_PAGE_SIZE")).bit_length() - 1
+    """Free blocks of physical memory, counted in huge pages; None if unknown."""
+    order = (frame_size() // base_page_size()).bit_length() - 1
     found = None
     for line in read_text(root / "proc/buddyinfo").splitlines():
         counts = line.split()[4:]
@@ -179,7 +182,7 @@ def persistent_setting(outcome: Outcome) -> tuple[str, str]:
     if outcome.node is None:
         return "etc/sysctl.d/60-mrm.conf", f"vm.nr_hugepages = {pages}\n"
     # sysctl knows no nodes; systemd-tmpfiles writes to any file, and early.
-    where = f"/sys/devices/system/node/node{outcome.node}/hugepages/hugepages-2048kB/nr_hugepages"
+    where = f"/sys/devices/system/node/node{outcome.node}/hugepages/{huge_pages_folder()}/nr_hugepages"
     return f"etc/tmpfiles.d/60-mrm-node{outcome.node}.conf", f"w {where} - - - - {pages}\n"
 
 
@@ -188,12 +191,12 @@ def _pages(node: int | None, root: Path) -> HugePages:
         raise ArgumentError(
             f"this machine has no NUMA node {node}; it has {', '.join(map(str, nodes(root)))}"
         )
-    return huge_pages(FRAME_SIZE, node, root) or HugePages(FRAME_SIZE, 0, 0)
+    return huge_pages(None, node, root) or HugePages(frame_size(), 0, 0)
 
 
 def _setting(node: int | None, root: Path) -> Path:
     base = "sys/kernel/mm" if node is None else f"sys/devices/system/node/node{node}"
-    return root / base / "hugepages/hugepages-2048kB/nr_hugepages"
+    return root / base / "hugepages" / huge_pages_folder() / "nr_hugepages"
 
 
 def _write(pages: int, node: int | None, root: Path) -> str | None:
@@ -202,7 +205,7 @@ def _write(pages: int, node: int | None, root: Path) -> str | None:
     try:
         setting.write_text(f"{pages}\n")
     except FileNotFoundError:
-        return "this kernel has no huge pages of 2 MiB"
+        return f"this kernel has no huge pages of {format_size(frame_size())}"
     except OSError as error:
         value = f"vm.nr_hugepages={pages}" if node is None else f"{pages} in {setting}"
         return f"{setting} cannot be written ({error.strerror}): ask the administrator to set {value}"

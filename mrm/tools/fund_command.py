@@ -8,8 +8,8 @@ import click
 
 from mrm.errors import ArgumentError
 from mrm.physical.cgroups import ROOT
-from mrm.physical.limits import FRAME_SIZE
 from mrm.sizes import format_size, parse_size
+from mrm.system.pages import frame_size
 from mrm.tools.cli import FINE, FOUND, IMPOSSIBLE
 from mrm.tools.fund import Outcome, persistent_setting, raise_available, release, why_not_all
 
@@ -92,7 +92,7 @@ def _figures(
 ) -> dict[str, object]:
     return {
         "done": done,
-        "page_size": FRAME_SIZE,
+        "page_size": frame_size(),
         "wanted": outcome.wanted,
         "added": outcome.added,
         "node": outcome.node,
@@ -106,7 +106,7 @@ def _figures(
 def _tell(outcome: Outcome, file: str, line: str, written: str | None, root: Path) -> None:
     """What was got, why not all, and how to keep it."""
     where = "" if outcome.node is None else f" on node {outcome.node}"
-    free = f"{format_size(outcome.after.available * FRAME_SIZE)} of huge pages are free{where}"
+    free = f"{format_size(outcome.after.available * frame_size())} of huge pages are free{where}"
     count = f"{outcome.after.available} of {outcome.after.total}"
     if outcome.added:
         click.echo(f"{free} ({count}); {outcome.added} were added.")
@@ -122,7 +122,7 @@ def _tell(outcome: Outcome, file: str, line: str, written: str | None, root: Pat
 
 def _tell_release(outcome: Outcome, done: bool) -> None:
     click.echo(
-        f"{format_size(-outcome.added * FRAME_SIZE)} given back; {outcome.after.total} huge pages are left, "
+        f"{format_size(-outcome.added * frame_size())} given back; {outcome.after.total} huge pages are left, "
         f"{outcome.after.available} of them free."
     )
     if not done:

@@ -7,6 +7,8 @@ be on both sides of the comparison.
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 
+from mrm.system.pages cimport frame_bytes, sharing_span
+
 
 cdef extern from "<sys/mman.h>" nogil:
     enum:
@@ -29,9 +31,9 @@ cdef extern from "<time.h>" nogil:
     int clock_gettime(int clock, timespec *time)
 
 
-cdef enum:
-    MIB2 = 2097152
-    GIB = 1073741824
+cdef inline size_t linked_span() noexcept nogil:
+    """What one touch links in a view: all that a page table spans (a GiB), or a frame where none is shared."""
+    return sharing_span() if sharing_span() else frame_bytes()
 
 
 cdef inline int64_t now() noexcept nogil:
@@ -41,17 +43,18 @@ cdef inline int64_t now() noexcept nogil:
     return time.tv_sec * 1000000000 + time.tv_nsec
 
 
-cdef inline char *reserve(size_t nbytes, size_t past_gib) noexcept nogil:
-    """Addresses that trap, ``past_gib`` bytes past an aligned GiB; NULL when there are none.
+cdef inline char *reserve(size_t nbytes, size_t past) noexcept nogil:
+    """Addresses that trap, ``past`` bytes past a multiple of ``linked_span()``; NULL when there are none.
 
     They are never given back: a stale pointer of one lane then cannot fall into another.
     """
+    cdef size_t span = linked_span()
     cdef void *start = mmap(
-        NULL, nbytes + 2 * <size_t>GIB, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0
+        NULL, nbytes + 2 * span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0
     )
     if start == MAP_FAILED:
         return NULL
-    return <char *>(((<uintptr_t>start + GIB - 1) & ~<uintptr_t>(GIB - 1)) + past_gib)
+    return <char *>(((<uintptr_t>start + span - 1) & ~<uintptr_t>(span - 1)) + past)
 
 
 cdef inline int map_file(void *at, size_t nbytes, int fd, uint64_t offset, int extra) noexcept nogil:

@@ -13,7 +13,8 @@ from libc.stdint cimport int64_t
 
 from mrm import errors
 from mrm cimport api, mrm_import, mrm_pool, mrm_view
-from mrm.tools.bench.byhand cimport GIB, MAP_POPULATE, MIB2, map_file, now, reserve, seal, touch
+from mrm.system.pages cimport frame_bytes
+from mrm.tools.bench.byhand cimport MAP_POPULATE, linked_span, map_file, now, reserve, seal, touch
 
 mrm_import()
 
@@ -48,7 +49,7 @@ cdef class Flip:
 
     def __init__(self, pool):
         self.pool = api.pool_from_object(<void *>pool)
-        self.nbytes = len(pool) * MIB2
+        self.nbytes = len(pool) * frame_bytes()
         if self.pool == NULL:
             raise TypeError(f"not a pool: {pool!r}")
         if api.view_open(self.pool, &self.shown) < 0:
@@ -74,7 +75,7 @@ cdef class Flip:
         opened = now()
         if status < 0:
             return status
-        touch(<char *>api.view_address(self.shown, 0), self.nbytes, GIB, False)
+        touch(<char *>api.view_address(self.shown, 0), self.nbytes, linked_span(), False)
         linked = now()
         status = api.view_retire(last)
         retired = now()
@@ -145,7 +146,7 @@ cdef class FlipByHand:
         opened = now()
         if status < 0:
             return status
-        touch(shown, self.nbytes, GIB, False)
+        touch(shown, self.nbytes, linked_span(), False)
         linked = now()
         status = seal(last, self.nbytes)
         steps.open = opened - begin

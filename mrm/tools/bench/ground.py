@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from mrm import Pool
 from mrm.errors import BackingWarning
 from mrm.sizes import format_size
+from mrm.system.pages import FRAME_SIZE, base_page_size, page_table_span
 from mrm.tools.bench.machine import available_bytes, free_huge_pages
 
-FRAME = 2 << 20
+FRAME = FRAME_SIZE
 GIB = 1 << 30
 FEWEST = 64  # frames: huge pages for fewer are not worth being measured on
 SPARE = 1  # huge page that the kernel lane gets and gives back
@@ -76,16 +77,20 @@ def survey(wanted: int) -> Ground:
         nbytes = min(wanted, 1 << (available_bytes() // 8).bit_length() - 1)
         notes.append(
             f"There are no huge pages: {format_size(nbytes)} of frames are on ordinary memory, "
-            f"where a frame may be 512 small pages. {fund}."
+            f"where a frame may be {FRAME // base_page_size()} small pages. {fund}."
         )
-    if nbytes < GIB:
-        notes.append("Views of a pool below 1 GiB share no page tables: the kernel shares whole GiBs only.")
+    span = page_table_span()
+    if nbytes < span:
+        size = format_size(span)
+        notes.append(
+            f"Views by hand below {size} share no page tables: the kernel shares what spans {size} only."
+        )
     return Ground(nbytes, huge, huge_heap, tuple(notes))
 
 
 def touch_step(pool: Pool) -> int:
     """Bytes between two touches that together link all of a mapping of ``pool``."""
-    return 4096 if pool.backing == "small" else FRAME
+    return base_page_size() if pool.backing == "small" else FRAME
 
 
 def _pool(nbytes: int, huge: bool) -> Pool:

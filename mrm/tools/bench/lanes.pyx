@@ -22,9 +22,9 @@ cdef class Lane:
     fd : int
         File of the frames, funded.
     frames : int
-        How many frames of 2 MiB it has.
+        How many frames it has.
     step : int
-        Bytes between two touches that together link all of a mapping: 2 MiB on huge
+        Bytes between two touches that together link all of a mapping: a frame on huge
         pages, 4 KiB on small ones.
     """
 

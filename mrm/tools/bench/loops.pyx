@@ -8,8 +8,9 @@ from libc.stdlib cimport free, malloc
 
 from mrm cimport MRM_REUSE_NOW, api, mrm_import, mrm_pool
 from mrm import errors
+from mrm.system.pages cimport frame_bytes
 from mrm.tools.bench.byhand cimport (
-    MAP_ANONYMOUS, MAP_FAILED, MAP_HUGETLB, MAP_POPULATE, MAP_PRIVATE, MIB2, PROT_READ, PROT_WRITE,
+    MAP_ANONYMOUS, MAP_FAILED, MAP_HUGETLB, MAP_POPULATE, MAP_PRIVATE, PROT_READ, PROT_WRITE,
     mmap, munmap, now,
 )
 
@@ -82,10 +83,10 @@ def kernel_cycle(int64_t n):
         begin = now()
         for _ in range(n):
             page = mmap(
-                NULL, MIB2, PROT_READ | PROT_WRITE,
+                NULL, frame_bytes(), PROT_READ | PROT_WRITE,
                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_POPULATE, -1, 0,
             )
-            if page == MAP_FAILED or munmap(page, MIB2):
+            if page == MAP_FAILED or munmap(page, frame_bytes()):
                 refused = True
                 break
         begin = now() - begin

@@ -9,6 +9,7 @@ from typing import Any
 from mrm.errors import Error
 from mrm.shootdowns import received
 from mrm.sizes import format_size
+from mrm.system.pages import FRAME_SIZE
 
 
 def machine() -> dict[str, Any]:
@@ -41,7 +42,7 @@ def in_words(facts: dict[str, Any]) -> str:
         f"{facts['cpu']}, {facts['cpus']} processors, {nodes}, "
         f"{'virtual machine' if facts['virtualised'] else 'bare metal'}, "
         f"{format_size(facts['memory_bytes'])}, Linux {facts['kernel']}, "
-        f"{facts['huge_pages_total']} huge pages of 2 MiB ({facts['huge_pages_free']} free)"
+        f"{facts['huge_pages_total']} huge pages of {format_size(FRAME_SIZE)} ({facts['huge_pages_free']} free)"
     )
 
 
@@ -93,9 +94,9 @@ class Neighbours:
 
 
 def free_huge_pages() -> int:
-    """Huge pages of 2 MiB that nobody has reserved; 0 when the default size is another."""
+    """Huge pages that nobody has reserved; 0 when the default size is another."""
     memory = _meminfo()
-    if memory.get("Hugepagesize") != 2048:
+    if memory.get("Hugepagesize") != FRAME_SIZE >> 10:
         return 0
     return memory.get("HugePages_Free", 0) - memory.get("HugePages_Rsvd", 0)
 

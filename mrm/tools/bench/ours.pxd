@@ -2,4 +2,4 @@
 
 
 cdef enum:
-    RUN = 16                    # 32 MiB: what a collector's region may well be
+    RUN = 16                    # 32 MiB of 2 MiB pages: what a collector's region may well be

@@ -14,7 +14,8 @@ from mrm cimport (
 )
 from mrm import errors
 from mrm.physical.pool cimport pool_t
-from mrm.tools.bench.byhand cimport MIB2, touch
+from mrm.system.pages cimport frame_bytes
+from mrm.tools.bench.byhand cimport touch
 from mrm.tools.bench.lanes cimport Lane
 
 mrm_import()
@@ -150,7 +151,7 @@ cdef class View(Ours):
             self.shown = NULL
 
     cdef void reach(self, mrm_view *view) noexcept nogil:
-        touch(<char *>api.view_address(view, 0), self.frames * MIB2, self.step, False)
+        touch(<char *>api.view_address(view, 0), self.frames * frame_bytes(), self.step, False)
 
     cdef int64_t cycle(self) noexcept nogil:
         cdef mrm_view *last = self.shown

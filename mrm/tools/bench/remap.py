@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from mrm.errors import Error
-from mrm.sizes import parse_size
+from mrm.sizes import format_size, parse_size
+from mrm.system.pages import FRAME_SIZE
 
 if TYPE_CHECKING:
     from mrm.tools.bench.figures import Result
@@ -28,8 +29,9 @@ def _size(context: click.Context, parameter: click.Parameter, value: str) -> int
         nbytes = parse_size(value)
     except Error as refusal:
         raise click.BadParameter(str(refusal)) from refusal
-    if nbytes < 32 << 20 or nbytes & (nbytes - 1):
-        raise click.BadParameter("a power of two, 32MiB or more")
+    least = 16 * FRAME_SIZE
+    if nbytes < least or nbytes & (nbytes - 1):
+        raise click.BadParameter(f"a power of two, {format_size(least).replace(' ', '')} or more")
     return nbytes
 
 
@@ -59,7 +61,7 @@ def command(
     report: Path | None,
     check: bool,
 ) -> None:
-    """What it costs to relocate a 2 MiB page, lane by lane, on this machine.
+    """What it costs to relocate a huge page, lane by lane, on this machine.
 
     Every way that there is, side by side in one run: the kernel's calls as anybody has
     them, mrm's batches and views, and the system calls of the latter made by hand.

@@ -12,7 +12,8 @@ from libc.stdlib cimport free, malloc
 
 from mrm.errors import Error
 from mrm.system.calls import Script
-from mrm.tools.bench.byhand cimport MAP_SHARED, MIB2, PROT_NONE, touch
+from mrm.system.pages cimport frame_bytes
+from mrm.tools.bench.byhand cimport MAP_SHARED, PROT_NONE, touch
 from mrm.tools.bench.lanes cimport Lane
 
 
@@ -92,7 +93,7 @@ cdef class Replay(Lane):
             steps.append((NUMBERS[name], arguments))
             if self.touched and name == "mmap" and arguments[3] & MAP_SHARED:
                 # The mapping may be longer than the file; the lane reaches its frames only.
-                fresh = (arguments[0], self.frames * MIB2, self.step, 0, 0, 0)
+                fresh = (arguments[0], self.frames * frame_bytes(), self.step, 0, 0, 0)
         return steps
 
     def _keep(self, steps):

@@ -26,7 +26,7 @@ tr.ours td {{ font-weight: 600; color: #0072B2; }}
 td.missed {{ font-weight: 600; color: #D55E00; }} .dim {{ color: #666; }}
 svg {{ max-width: 100%; height: auto; }} .wide {{ overflow-x: auto; }}
 </style></head><body>
-<h1>What it costs to relocate a 2 MiB page here</h1>
+<h1>What it costs to relocate a huge page here</h1>
 <p class="dim">{machine}</p>
 {body}
 </body></html>

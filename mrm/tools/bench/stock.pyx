@@ -8,10 +8,11 @@ import os
 from libc.errno cimport errno
 from libc.stdint cimport int64_t
 
+from mrm.system.pages cimport base_page, frame_bytes
 from mrm.tools.bench.byhand cimport (
-    GIB, MADV_DONTNEED, MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_HUGETLB, MAP_NORESERVE,
-    MAP_POPULATE, MAP_PRIVATE, MIB2, MREMAP_FIXED, MREMAP_MAYMOVE, PROT_READ, PROT_WRITE,
-    madvise, map_file, mmap, mremap, munmap, reserve, seal, touch,
+    MADV_DONTNEED, MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_HUGETLB, MAP_NORESERVE,
+    MAP_POPULATE, MAP_PRIVATE, MREMAP_FIXED, MREMAP_MAYMOVE, PROT_READ, PROT_WRITE,
+    linked_span, madvise, map_file, mmap, mremap, munmap, reserve, seal, touch,
 )
 from mrm.tools.bench.lanes cimport Lane
 
@@ -30,13 +31,13 @@ cdef class Stock(Lane):
     cdef char *target
     cdef size_t nbytes
 
-    cdef int place(self, size_t past_gib) except -1:
-        """Reserve both, each ``past_gib`` bytes past an aligned GiB; once, for the lane's life."""
+    cdef int place(self, size_t past) except -1:
+        """Reserve both, each ``past`` bytes past a multiple of ``linked_span()``; once, for the lane's life."""
         cdef size_t span
         if self.source == NULL:
-            self.nbytes = self.frames * MIB2
-            span = (self.nbytes + GIB - 1) & ~<size_t>(GIB - 1)
-            self.source = reserve(2 * span, past_gib)
+            self.nbytes = self.frames * frame_bytes()
+            span = (self.nbytes + linked_span() - 1) & ~<size_t>(linked_span() - 1)
+            self.source = reserve(2 * span, past)
             if self.source == NULL:
                 self.nbytes = 0
                 raise MemoryError("no address space for two ranges")
@@ -75,8 +76,8 @@ cdef class Kernel(Lane):
         cdef int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE | self.extra
         cdef void *page
         for _ in range(32):
-            page = mmap(NULL, MIB2, PROT_READ | PROT_WRITE, flags, -1, 0)
-            if page == MAP_FAILED or munmap(page, MIB2):
+            page = mmap(NULL, frame_bytes(), PROT_READ | PROT_WRITE, flags, -1, 0)
+            if page == MAP_FAILED or munmap(page, frame_bytes()):
                 return -errno
         return 32
 
@@ -89,10 +90,10 @@ cdef class Mremap(Stock):
         check(map_file(self.source, self.nbytes, self.fd, 0, MAP_POPULATE))
 
     cdef int64_t cycle(self) noexcept nogil:
-        cdef size_t i
+        cdef size_t i, size = frame_bytes()
         for i in range(self.frames):
             if mremap(
-                self.source + i * MIB2, MIB2, MIB2, MREMAP_MAYMOVE | MREMAP_FIXED, self.target + i * MIB2
+                self.source + i * size, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, self.target + i * size
             ) == MAP_FAILED:
                 return -errno
         self.source, self.target = self.target, self.source
@@ -102,17 +103,20 @@ cdef class Mremap(Stock):
 cdef class MremapRangeHugetlb(Stock):
     """mremap of the whole range of huge pages in one call.
 
-    The range starts half a GiB past an aligned GiB, so that it covers no aligned GiB
-    whole. Otherwise Linux 6.18 hangs for ever, unkillable, when the destination is a
+    The range starts half a GiB past an aligned GiB (what a page table spans), so that it
+    covers no aligned GiB whole. Otherwise Linux 6.18 hangs for ever, unkillable, when the destination is a
     shared hugetlb mapping that does: move_hugetlb_page_tables() holds the file's
     i_mmap_rwsem for writing and calls huge_pte_alloc(), which finds page tables that
     could be shared and takes the same lock for reading in huge_pmd_share().
     """
 
     def open(self):
-        if self.frames * MIB2 > GIB:
-            raise ValueError("a range of more than 1 GiB covers an aligned GiB whole, which hangs Linux 6.18")
-        self.place(GIB // 2)
+        cdef size_t span = linked_span()
+        if span == frame_bytes():
+            span = 0        # no table is shared
+        elif self.frames * frame_bytes() > span:
+            raise ValueError(f"a range of more than {span >> 30} GiB covers a whole page table, which hangs Linux 6.18")
+        self.place(span // 2)
         check(map_file(self.source, self.nbytes, self.fd, 0, MAP_POPULATE))
 
     cdef int64_t cycle(self) noexcept nogil:
@@ -150,7 +154,7 @@ cdef class MremapRangeThp(Stock):
         if mmap(self.source, self.nbytes, PROT_READ | PROT_WRITE, flags, -1, 0) == MAP_FAILED:
             check(-errno)
         madvise(self.source, self.nbytes, MADV_HUGEPAGE)
-        touch(self.source, self.nbytes, 4096, True)
+        touch(self.source, self.nbytes, base_page(), True)
 
     def note(self):
         huge = _bytes_on_huge_pages(<size_t>self.source)
@@ -175,10 +179,10 @@ cdef class Fresh(Stock):
 
     cdef int64_t cycle(self) noexcept nogil:
         cdef int64_t status
-        cdef size_t i
+        cdef size_t i, size = frame_bytes()
         for i in range(self.frames):
             status = map_file(
-                self.source + i * MIB2, MIB2, self.fd, (i * 37) % self.frames * MIB2, MAP_POPULATE
+                self.source + i * size, size, self.fd, (i * 37) % self.frames * size, MAP_POPULATE
             )
             if status < 0:
                 return status

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mrm.sizes import format_size
+from mrm.system.pages import FRAME_SIZE
 from mrm.tools.bench.figures import FlipFigure, LaneFigure, Result
 from mrm.tools.bench.lineup import OURS, TITLES
 from mrm.tools.bench.machine import blind_spots, in_words
@@ -54,7 +55,8 @@ def rate(gb_per_s: float) -> str:
 def lanes_table(figures: list[LaneFigure], threads: int, narrow: bool) -> Table:
     """Lanes side by side, beside ``threads`` mutators; ``narrow`` leaves out what can be missed."""
     beside = {0: "no mutator", 1: "one mutator thread"}.get(threads, f"{threads} mutator threads")
-    table = Table(title=f"Relocating 2 MiB pages beside {beside}", box=box.SIMPLE_HEAD, title_justify="left")
+    title = f"Relocating {format_size(FRAME_SIZE)} pages beside {beside}"
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("lane", no_wrap=True)
     stock = next((f.gb_per_s for f in figures if f.lane == "mremap"), None)
     rows = {figure.lane: _lane_cells(figure, stock) for figure in figures}

@@ -1,6 +1,7 @@
 """The figures of a run in words: what the terminal and the report both tell."""
 
 from mrm.sizes import format_size
+from mrm.system.pages import FRAME_SIZE, base_page_size
 from mrm.tools.demo.results import Outcome, Stale
 
 
@@ -108,9 +109,9 @@ def rows(outcome: Outcome) -> list[tuple[str, str, str]]:
 def setting(outcome: Outcome) -> str:
     """What was run, in a line."""
     backing = {
-        "hugetlb": "2 MiB huge pages",
+        "hugetlb": f"{format_size(FRAME_SIZE)} huge pages",
         "thp": "transparent huge pages (no huge pages could be had)",
-        "small": "4 KiB pages (no huge pages could be had, or were wanted)",
+        "small": f"{format_size(base_page_size())} pages (no huge pages could be had, or were wanted)",
     }[str(outcome.pool["backing"])]
     return (
         f"{format_size(int(outcome.pool['size']))} in {outcome.pool['frames']:,} frames on {backing}, "

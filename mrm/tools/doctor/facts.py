@@ -11,7 +11,6 @@ from pathlib import Path
 
 from mrm.physical.cgroups import ROOT, counts_hugetlb_as_memory, hugetlb_limits, memory_limits
 from mrm.physical.limits import (
-    FRAME_SIZE,
     RLIMITS,
     chosen_word,
     huge_page_sizes,
@@ -24,6 +23,7 @@ from mrm.physical.limits import (
     rlimit,
 )
 from mrm.sizes import format_size
+from mrm.system.pages import base_page_size, bits_of_addresses, frame_size, mount_option, shared_table_span
 from mrm.tools.doctor.finding import NOTE, OK, PROBLEM, WARNING, Finding
 
 _THP = "sys/kernel/mm/transparent_hugepage"
@@ -33,12 +33,13 @@ def machine(root: Path = ROOT) -> Iterator[Finding]:
     """Kernel, processors, memory, and whether there is a host below."""
     topic = "machine"
     yield Finding(topic, "kernel", platform.release())
-    page = os.sysconf("SC_PAGE_SIZE")
-    if page == 4096:
-        yield Finding(topic, "base page size", page)
-    else:
-        advice = "a huge page has 2 MiB only where base pages have 4 KiB: use a kernel with those"
-        yield Finding(topic, "base page size", page, PROBLEM, advice)
+    yield Finding(topic, "base page size", base_page_size())
+    span = shared_table_span()
+    shared = format_size(span) if span else "nothing"
+    advice = "" if span else "views have page tables of their own: the first touch of each page takes a fault"
+    yield Finding(topic, "huge page that is a frame", format_size(frame_size()))
+    yield Finding(topic, "mappings can share page tables of", shared, OK if span else NOTE, advice)
+    yield Finding(topic, "addresses of a process", f"{bits_of_addresses()} bits")
     yield Finding(topic, "processors", _processors())
     yield Finding(topic, "NUMA nodes", len(nodes(root)), OK, _node_advice(root))
     info = meminfo(root)
@@ -117,7 +118,7 @@ def huge_page_pools(root: Path = ROOT) -> Iterator[Finding]:
             f"overcommit {pages.overcommit}"
         )
         name = f"of {format_size(size)}"
-        if size != FRAME_SIZE:
+        if size != frame_size():
             advice = (
                 "mrm does not use these; `nr_hugepages` of this size gives them back" if pages.total else ""
             )
@@ -132,9 +133,9 @@ def huge_page_pools(root: Path = ROOT) -> Iterator[Finding]:
         yield Finding(topic, name, value, status, advice)
         if len(nodes(root)) > 1:
             yield from _by_node(size, root)
-    if FRAME_SIZE not in huge_page_sizes(root):
-        advice = "the kernel needs CONFIG_HUGETLBFS, and base pages of 4 KiB; pools fall back to small pages"
-        yield Finding(topic, "of 2 MiB", "none", PROBLEM, advice)
+    if frame_size() not in huge_page_sizes(root):
+        advice = "the kernel needs CONFIG_HUGETLBFS; pools fall back to small pages"
+        yield Finding(topic, f"of {format_size(frame_size())}", "none", PROBLEM, advice)
 
 
 def _by_node(size: int, root: Path) -> Iterator[Finding]:
@@ -155,12 +156,12 @@ def mounts(root: Path = ROOT) -> Iterator[Finding]:
         if kind == "hugetlbfs":
             found = True
             options = rest[1] if len(rest) > 1 else ""
-            page_size = next((o for o in options.split(",") if o.startswith("pagesize=")), "pagesize=2M")
-            right = page_size in ("pagesize=2M", "pagesize=2048K")
-            advice = "" if right else "pools need a mount with pagesize=2M"
+            page_size = next((o for o in options.split(",") if o.startswith("pagesize=")), mount_option())
+            right = page_size in (mount_option(), f"pagesize={frame_size() >> 10}K")
+            advice = "" if right else f"pools need a mount with {mount_option()}"
             yield Finding("hugetlbfs", mount.split()[4], options, OK if right else NOTE, advice)
     if not found:
-        advice = "only needed for Pool(path=...): mount -t hugetlbfs -o pagesize=2M none /mnt/huge"
+        advice = f"only needed for Pool(path=...): mount -t hugetlbfs -o {mount_option()} none /mnt/huge"
         yield Finding("hugetlbfs", "mounts", "none", NOTE, advice)
 
 
@@ -212,12 +213,12 @@ def groups(root: Path = ROOT) -> Iterator[Finding]:
     """Control groups' limits that apply to this process."""
     topic = "control groups"
     counted = counts_hugetlb_as_memory(root)
-    found = [(limit, True) for limit in hugetlb_limits(FRAME_SIZE, root)]
+    found = [(limit, True) for limit in hugetlb_limits(None, root)]
     found += [(limit, False) for limit in memory_limits(root)]
     for limit, huge in found:
         value = f"{format_size(limit.limit)}, {format_size(limit.left)} left"
         status, advice = NOTE, ""
-        if huge and limit.left < FRAME_SIZE:
+        if huge and limit.left < frame_size():
             status, advice = PROBLEM, "no huge page can be had here: raise the container's huge page limit"
         elif not huge and counted:
             advice = "huge pages count against it (memory_hugetlb_accounting)"

@@ -26,18 +26,19 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mrm.physical.limits import FRAME_SIZE, huge_pages
+from mrm.physical.limits import huge_pages
 from mrm.system.calls import system_call
+from mrm.system.pages import FRAME_SIZE, memfd_flag, page_table_span, shared_table_span
 
 Answer = tuple[bool | None, str]
 
-_MFD_HUGETLB_2MB = 1 | 4 | 21 << 26  # with MFD_CLOEXEC
+_MFD_HUGETLB = 1 | 4  # with MFD_CLOEXEC
 _PROT_NONE, _PROT_READ_WRITE = 0, 3
 _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS, _MAP_NORESERVE = 1, 2, 0x10, 0x20, 0x4000
 _MAP_FIXED_NOREPLACE = 0x100000
 _MADV_DONTNEED, _MADV_POPULATE_WRITE = 4, 23
 _MREMAP_MAYMOVE_FIXED = 3
-_GIB = 1 << 30
+_SPAN = page_table_span()  # a GiB, where base pages have 4 KiB
 _PAGE = mmap.PAGESIZE
 
 _NO_PAGES = "needs {} free huge pages to try: run `mrm fund 2GiB` as root"
@@ -103,18 +104,20 @@ def hugetlb_mremap() -> Answer:
 def shared_page_tables() -> Answer:
     """Page tables of huge pages shared between mappings, which makes views cheap.
 
-    Two mappings of the same GiB, each aligned to a GiB, of a file that has only its
-    first two pages. Touching page 0 through both lets the kernel link the second to
+    Two mappings of the same span of a page table (a GiB), aligned to it, of a file that has only
+    its first two pages. Touching page 0 through both lets the kernel link the second to
     the page table of the first. Then page 1 is touched through the first alone: if the
     second has it too, without having been touched there, they share the table.
     """
+    if not shared_table_span():
+        return False, "a page table spans more than is worth the addresses"
     if not _free(2):
         return None, _NO_PAGES.format(2)
-    with _frames(2, size=_GIB) as fd, _reserved(2 * _GIB, _GIB) as first:
-        second = first + _GIB
+    with _frames(2, size=_SPAN) as fd, _reserved(2 * _SPAN, _SPAN) as first:
+        second = first + _SPAN
         for at in (first, second):
             flags = _MAP_SHARED | _MAP_FIXED | _MAP_NORESERVE
-            system_call("mmap", at, _GIB, _PROT_READ_WRITE, flags, fd, 0)
+            system_call("mmap", at, _SPAN, _PROT_READ_WRITE, flags, fd, 0)
             _poke(at, 1)
         if _present(second + FRAME_SIZE):
             return None, "the kernel mapped a page that nobody touched"
@@ -200,7 +203,7 @@ def _free(pages: int) -> bool:
 
 @contextlib.contextmanager
 def _memfd(size: int) -> Iterator[int]:
-    fd = system_call("memfd_create", b"mrm-doctor\0", _MFD_HUGETLB_2MB)
+    fd = system_call("memfd_create", b"mrm-doctor\0", _MFD_HUGETLB | memfd_flag())
     try:
         system_call("ftruncate", fd, size)
         yield fd

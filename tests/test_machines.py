@@ -1,0 +1,234 @@
+"""tools.machines: what the matrix is made of, as far as it can be seen without booting a machine."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from helpers import ROOT
+
+pytest.importorskip(
+    "tools.machines", reason="a checkout's tools are not here: it is an installed mrm that is tested"
+)
+from click.testing import CliRunner
+
+from tools.machines import needs
+from tools.machines.__main__ import main
+from tools.machines.boot import FAILED, TIMED_OUT, Machine, Outcome, in_words
+from tools.machines.guest import write_scripts
+from tools.machines.initrd import initrd
+from tools.machines.kernels import match
+from tools.machines.lineup import LINEUP, Entry
+from tools.machines.matrix import Counts, Row, collect
+from tools.machines.record import read
+from tools.machines.report import as_json, page
+from tools.machines.suites import ELSEWHERE, SUITES, files, suite_of
+
+TEST_FILES = {path.stem for path in (ROOT / "tests").glob("test_*.py")}
+
+
+# ---- the line-up -----------------------------------------------------------------------
+
+
+def test_every_test_file_is_in_one_suite_or_has_a_reason_not_to_be():
+    placed = [name for names in SUITES.values() for name in names] + list(ELSEWHERE)
+    assert sorted(placed) == sorted(TEST_FILES)
+
+
+def test_a_test_is_counted_in_the_suite_of_its_file():
+    assert suite_of("tests/test_pool.py::test_x[huge]") == "frames"
+    assert suite_of("tests/test_new.py::test_x") == "test_new"
+    assert files(("model",)) == ["tests/test_model.py", "tests/test_system_calls.py"]
+
+
+def test_machines_have_names_of_their_own_and_suites_that_are_there():
+    names = [entry.name for entry in LINEUP]
+    assert len(set(names)) == len(names)
+    for entry in LINEUP:
+        assert entry.suites, entry
+        assert set(entry.suites) <= SUITES.keys(), entry
+        assert entry.machine.processors % entry.machine.nodes == 0, entry
+    assert 1 <= sum(entry.quick for entry in LINEUP) <= 2, "CI has the time for two"
+
+
+def test_a_kernel_is_named_by_the_beginning_of_its_version():
+    versions = ["6.12.9-cloud-amd64", "6.1.10-cloud-amd64", "6.1.9-cloud-amd64"]
+    assert match(versions, "6.1") == ["6.1.9-cloud-amd64", "6.1.10-cloud-amd64"]
+    assert match(versions, "6.12") == ["6.12.9-cloud-amd64"]
+    assert match(versions, "5.10") == []
+
+
+# ---- what a guest is given -------------------------------------------------------------
+
+
+def test_the_first_file_system_is_what_cpio_reads(tmp_path):
+    busybox = tmp_path / "busybox"
+    busybox.write_bytes(b"\x7fELF")
+    modules = tmp_path / "kernel"
+    modules.mkdir()
+    (modules / "virtiofs.ko").write_bytes(b"\0depends=fuse\0")
+    (modules / "fuse.ko").write_bytes(b"\0depends=\0")
+    archive = initrd(busybox, tmp_path)
+    assert archive.startswith(b"070701")
+    assert archive.index(b"modules/fuse.ko") < archive.index(b"modules/virtiofs.ko")
+    assert b"fuse.ko\nvirtiofs.ko\n" in archive
+    assert archive.count(b"TRAILER!!!") == 1
+    assert len(archive) % 4 == 0
+
+
+def test_a_setup_line_that_fails_ends_the_job(tmp_path):
+    def job(*setup):
+        write_scripts(
+            tmp_path, ["echo", "it's on"], directory=tmp_path, environment={"A": "b c"}, setup=setup
+        )
+        return subprocess.run(["sh", tmp_path / "job"], capture_output=True, text=True, check=False)
+
+    assert job("true").stdout == "it's on\n"
+    refused = job("echo 'x' | grep y")
+    assert (refused.returncode, refused.stdout) == (125, "")
+    assert "grep y" in refused.stderr
+
+
+# ---- the record ------------------------------------------------------------------------
+
+
+def test_a_test_that_ends_its_process_is_known_and_the_others_are_run(tmp_path):
+    (tmp_path / "test_it.py").write_text(
+        textwrap.dedent(
+            """
+            import os, pytest
+            def test_a(): pass
+            def test_kills(): os.kill(os.getpid(), 9)
+            def test_fails(): assert 1 == 2
+            @pytest.mark.skip(reason="not today")
+            def test_skipped(): pass
+            @pytest.fixture
+            def broken():
+                yield
+                raise LookupError("afterwards")
+            def test_fails_afterwards(broken): pass
+            """
+        )
+    )
+    record = tmp_path / "record"
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "tools.machines.record",
+        "--rootdir",
+        tmp_path,
+        tmp_path,
+    ]
+    environment = os.environ | {"MRM_RECORD": str(record)}
+    codes = [
+        subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False).returncode
+        for _ in range(2)
+    ]
+    assert codes == [-9, 1]
+    row = Row(LINEUP[0], Outcome(1, "6.1"))
+    collect(row, read(record))
+    assert row.suites == {"test_it": Counts(passed=1, failed=3, skipped=1)}
+    assert row.skipped == {"not today": 1}
+    said = {name.partition("::")[2]: why for name, why in row.failures.items()}
+    assert "took its process with it" in said["test_kills"]
+    assert "assert 1 == 2" in said["test_fails"]
+    assert "afterwards" in said["test_fails_afterwards"]
+    assert not row.passed
+
+
+def test_a_line_that_is_being_written_is_left_for_the_next_reading(tmp_path):
+    record = tmp_path / "record"
+    record.write_text('{"test": "a"}\n{"test": "b", "outc')
+    assert read(record) == [{"test": "a"}]
+    assert read(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize(
+    ("status", "passed", "said"),
+    [
+        (0, True, ""),
+        (TIMED_OUT, False, "ended after"),
+        (FAILED, False, "kernel panic"),
+        (3, False, "status 3"),
+    ],
+)
+def test_a_machine_that_ends_badly_has_failed(status, passed, said):
+    row = Row(LINEUP[0], Outcome(status, "6.1", console="kernel panic"))
+    collect(row, [{"test": "tests/test_pool.py::test_x", "outcome": "passed", "why": ""}])
+    assert row.passed == passed
+    assert said in "".join(row.failures.values())
+
+
+def test_a_machine_on_which_nothing_ran_has_failed():
+    row = Row(LINEUP[0], Outcome(0, "6.1"))
+    collect(row, [])
+    assert not row.passed
+
+
+# ---- the report ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rows():
+    good, bad = (
+        Row(LINEUP[0], Outcome(0, "5.10.0-46-cloud-amd64")),
+        Row(Entry("limit", "why", Machine(), ("space",))),
+    )
+    collect(good, [{"test": "tests/test_pool.py::test_x", "outcome": "skipped", "why": "no huge pages"}] * 2)
+    collect(good, [{"test": "tests/test_view.py::test_y", "outcome": "passed", "why": ""}])
+    bad.failures["the machine"] = "no virtiofsd"
+    return [good, bad]
+
+
+def test_the_page_has_a_row_a_machine_and_says_what_was_skipped(rows):
+    text = page(rows)
+    assert "| 5.10 | 5.10.0-46 | 0 - 1 | 1 |" in text
+    assert "no huge pages (5.10: 1)" in text
+    assert "no virtiofsd" in text
+    assert "did not boot" in text
+
+
+def test_the_json_has_what_the_table_has(rows):
+    found = json.loads(json.dumps(as_json(rows)))
+    assert found["passed"] is False
+    first = found["machines"][0]
+    assert first["suites"]["space"] == {"passed": 1, "failed": 0, "skipped": 0}
+    assert first["skipped"] == {"no huge pages": 1}
+    assert found["machines"][1]["kernel"] is None
+
+
+def test_a_machine_in_words_names_what_is_special():
+    assert in_words(Machine(processors=4, nodes=2, hugepages="0:80,1:20")) == (
+        "4 processors, 3GiB, 2 nodes, huge pages 0:80,1:20"
+    )
+
+
+# ---- the command -----------------------------------------------------------------------
+
+
+def test_the_list_says_why_each_machine_is_there():
+    said = CliRunner().invoke(main, ["matrix", "--list"])
+    assert said.exit_code == 0
+    for entry in LINEUP:
+        assert entry.name in said.output
+
+
+def test_a_machine_that_is_not_there_is_refused():
+    said = CliRunner().invoke(main, ["matrix", "--only", "2.6"])
+    assert said.exit_code == 2
+    assert "5.10" in said.output
+
+
+@pytest.mark.parametrize(("option", "status"), [((), 3), (("--if-possible",), 0)])
+def test_without_what_it_takes_it_says_so(monkeypatch, option, status):
+    monkeypatch.setattr(needs, "program", lambda name: None)
+    monkeypatch.setattr(needs.os, "geteuid", lambda: 1000)
+    said = CliRunner().invoke(main, ["matrix", *option])
+    assert said.exit_code == status
+    for word in ("was not run", "root", "qemu-system-x86", "busybox-static"):
+        assert word in said.output

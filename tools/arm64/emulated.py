@@ -1,0 +1,33 @@
+"""What cannot be tried under user-mode emulation, and why: the one table.
+
+A pytest plugin (`-p emulated`), which `make arm64` uses.
+"""
+
+import pytest
+from hypothesis import settings
+
+# An example takes many times as long: few of them, and no deadline.
+settings.register_profile("emulated", max_examples=5, deadline=None)
+settings.load_profile("emulated")
+
+COMPILER = "compiles a client: there is no compiler in the emulated root"
+
+#: Beginnings of test names, and the reason why they are skipped.
+CANNOT = {
+    "tests/test_clients.py": COMPILER,
+    "tests/test_examples.py": COMPILER,
+    "tests/test_machines_refused.py": "is about compilers of this machine, and `make test` runs it",
+    "tests/test_typing.py": "runs mypy, which says the same on every machine",
+    "tests/test_api.py": "compares a page with docstrings, which are the same on every machine",
+    "tests/test_bench.py": "measures: emulated, every figure is QEMU's",
+    "tests/test_shootdowns.py": "counts this machine's interrupts, not an arm64 machine's",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is in the table."""
+    for item in items:
+        for beginning, reason in CANNOT.items():
+            if item.nodeid.startswith(beginning):
+                item.add_marker(pytest.mark.skip(reason=f"emulated: {reason}"))
+                break

@@ -1,0 +1,207 @@
+"""Runs the suites on the machines, several at a time, and collects what came of each test.
+
+Each machine runs one pytest, which writes every test down as it goes (``record``) into a
+file that is seen here at once. A process that a signal ends takes one test with it: that
+one has failed, and pytest is started again with those after it.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tools.machines.boot import FAILED, TIMED_OUT, Outcome, Run, boot
+from tools.machines.guest import SHARED
+from tools.machines.lineup import Entry
+from tools.machines.needs import MachineError
+from tools.machines.record import read
+from tools.machines.suites import SUITES, files, suite_of
+
+# A test may take its time on an emulated processor; twenty of these are a machine's whole.
+_SECONDS_A_TEST = 600
+_RESTARTS = 20
+
+_AGAIN = f"""
+for turn in $(seq {_RESTARTS}); do
+  "$@"; status=$?
+  [ $status -lt 128 ] && break
+  echo "pytest was ended by signal $((status - 128)); on with the tests that are left"
+done
+exit $status
+"""
+
+
+@dataclass
+class Counts:
+    """Tests of one suite on one machine."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    def add(self, outcome: str) -> None:
+        """Count one more."""
+        setattr(self, outcome, getattr(self, outcome) + 1)
+
+    def __bool__(self) -> bool:
+        return bool(self.passed or self.failed or self.skipped)
+
+
+@dataclass
+class Row:
+    """What came of one machine.
+
+    Attributes
+    ----------
+    entry : Entry
+        The machine.
+    outcome : Outcome or None
+        How its run ended; None if it could not be booted.
+    suites : dict
+        Counts by suite.
+    skipped : dict
+        How many tests were skipped, by reason.
+    failures : dict
+        What failed tests said, by test; and what went wrong with the machine itself.
+    """
+
+    entry: Entry
+    outcome: Outcome | None = None
+    suites: dict[str, Counts] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def total(self) -> Counts:
+        """All suites together."""
+        every = self.suites.values()
+        return Counts(*(sum(getattr(c, name) for c in every) for name in ("passed", "failed", "skipped")))
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed, and something passed."""
+        return not self.failures and self.total.passed > 0
+
+
+Told = Callable[[Entry, str, int, int], object]
+
+
+def run_matrix(
+    entries: Sequence[Entry],
+    *,
+    jobs: int,
+    seconds: float,
+    told: Told,
+    log: Path,
+    arguments: Sequence[str] = (),
+) -> list[Row]:
+    """Run the suites of all entries.
+
+    Parameters
+    ----------
+    entries : sequence of Entry
+        In this order.
+    jobs : int
+        Machines at a time.
+    seconds : float
+        What one machine may take; then it is ended and has failed.
+    told : callable
+        ``told(entry, what, done, of)``, now and then, from several threads.
+    log : Path
+        The folder for what each machine prints.
+    arguments : sequence of str, optional
+        More of pytest's.
+    """
+    with ThreadPoolExecutor(jobs) as pool:
+        rows = [pool.submit(_run_one, entry, seconds, told, arguments, log) for entry in entries]
+        try:
+            return [row.result() for row in rows]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _run_one(entry: Entry, seconds: float, told: Told, arguments: Sequence[str], log: Path) -> Row:
+    pytest = (
+        *(sys.executable, "-m", "pytest", "-q", "-p", "tools.machines.record", "-p", "no:cacheprovider"),
+        *("--timeout", str(_SECONDS_A_TEST), *arguments, *files(entry.suites)),
+    )
+    row = Row(entry)
+    over = threading.Event()
+    told(entry, "booting", 0, 0)
+    with tempfile.TemporaryDirectory(prefix="mrm-matrix-") as folder:
+        shared = Path(folder)
+
+        def watch(_: Run) -> None:
+            """Tell how far it has come, while it runs."""
+            while not over.wait(1.0):
+                noted = read(shared / "record")
+                collected = [int(entry["collected"]) for entry in noted if "collected" in entry]
+                told(entry, "running", sum("outcome" in entry for entry in noted), sum(collected[:1]))
+
+        try:
+            output = log / f"{entry.name.replace(' ', '-')}.txt"
+            with output.open("wb", buffering=0) as file:
+                row.outcome = boot(
+                    entry.machine,
+                    ["sh", "-c", _AGAIN, "sh", *pytest],
+                    environment={"MRM_RECORD": f"{SHARED}/record", "PYTHONDONTWRITEBYTECODE": "1"},
+                    shared=shared,
+                    output=file,
+                    seconds=seconds,
+                    started=watch,
+                )
+        except MachineError as error:
+            row.failures["the machine"] = str(error)
+        over.set()
+        collect(row, read(shared / "record"))
+    told(entry, "passed" if row.passed else "failed", row.total.passed, 0)
+    return row
+
+
+def collect(row: Row, entries: list[dict[str, str]]) -> None:
+    """Count what a record says into a row, and say what ended badly."""
+    outcomes: dict[str, tuple[str, str]] = {}
+    for noted in entries:
+        if "test" in noted:
+            died = ("failed", "it took its process with it, or never came back")
+            outcomes[noted["test"]] = (noted["outcome"], noted["why"]) if "outcome" in noted else died
+    for test, (outcome, why) in outcomes.items():
+        row.suites.setdefault(suite_of(test), Counts()).add(outcome)
+        if outcome == "failed":
+            row.failures[test] = why
+        elif outcome == "skipped":
+            row.skipped[why] = row.skipped.get(why, 0) + 1
+    ended = row.outcome
+    if ended is None:
+        return
+    if ended.status == TIMED_OUT:
+        row.failures["the machine"] = f"was ended after {ended.seconds:.0f} s"
+    elif ended.status == FAILED or not outcomes:
+        row.failures["the machine"] = f"ended before the tests did (status {ended.status}): {ended.console}"
+    elif ended.status not in (0, 1) and not row.failures:
+        row.failures["pytest"] = f"ended with status {ended.status}"
+
+
+def prepare() -> None:
+    """Compile what the tests import, here: on an emulated processor it would take half a minute each time."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    collect = (
+        "-m",
+        "pytest",
+        "-q",
+        "--collect-only",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "tools.machines.record",
+    )
+    command = [sys.executable, *collect, *files(tuple(SUITES))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise MachineError(f"the tests cannot be collected here:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")

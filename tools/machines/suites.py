@@ -1,0 +1,48 @@
+"""Which tests make sense on which machine: the files of tests/, each in one suite.
+
+A suite is a column of the matrix. A file that says nothing about the machine it runs on
+is in none, with the reason; tests/test_machines.py checks that none is forgotten.
+"""
+
+SUITES = {
+    # what a pool is: frames, free lists, figures, arguments
+    "frames": ("test_frames", "test_pool", "test_arrays", "test_sizes", "test_errors"),
+    # addresses: views, slots, batches, and the counts of calls and shootdowns
+    "space": (
+        *("test_view", "test_reservation", "test_batch", "test_retire", "test_classify"),
+        *("test_lifetimes", "test_shootdowns"),
+    ),
+    # random sequences against a model, and every system call failing in turn
+    "model": ("test_model", "test_system_calls"),
+    # threads, children, signal handlers
+    "races": ("test_threads", "test_fork"),
+    # how a pool comes to its frames
+    "funding": ("test_funding", "test_limits", "test_limits_in_use"),
+    # commands that people run
+    "tools": ("test_doctor", "test_cli"),
+}
+
+#: Files that run on a developer's machine only, and why.
+ELSEWHERE = {
+    "test_api": "is about a page of documentation",
+    "test_bench": "measures, and times mean nothing on an emulated processor",
+    "test_clients": "compiles programs, which takes an emulated processor minutes",
+    "test_demo": "runs for seconds of real time at a time",
+    "test_examples": "compiles programs, which takes an emulated processor minutes",
+    "test_machines": "is about the machines themselves",
+    "test_package": "builds archives",
+    "test_readme": "is about a page of documentation",
+    "test_stress": "runs for seconds of real time at a time",
+    "test_typing": "checks types",
+}
+
+
+def files(names: tuple[str, ...]) -> list[str]:
+    """Paths of the test files of some suites."""
+    return [f"tests/{name}.py" for suite in names for name in SUITES[suite]]
+
+
+def suite_of(test: str) -> str:
+    """The suite that a test belongs to, by its pytest name: ``tests/test_pool.py::test_x``."""
+    name = test.partition("::")[0].rpartition("/")[2].removesuffix(".py")
+    return next((suite for suite, names in SUITES.items() if name in names), name)
