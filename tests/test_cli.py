@@ -22,7 +22,7 @@ POOL = "sys/kernel/mm/hugepages/hugepages-2048kB"
 
 
 def run_python(*arguments: str, **options) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
     return subprocess.run(
         [sys.executable, *arguments],
         env=environment,

@@ -60,10 +60,9 @@ def test_the_flags_follow_the_option(value):
     assert told.stdout
 
 
-@pytest.mark.parametrize("name", ["lsan.supp", "tsan.supp"])
-def test_every_suppression_follows_its_reason(name):
+def test_every_suppression_follows_its_reason():
     reason = ""
-    for line in (FOLDER / name).read_text().splitlines():
+    for line in (FOLDER / "tsan.supp").read_text().splitlines():
         if line.startswith("#"):
             reason += line.lstrip("# ")
         elif line:
