@@ -16,7 +16,6 @@ from mrm.tools import cli, fund
 pytest.importorskip("click")
 pytest.importorskip("rich")
 
-HERE = Path(__file__).parents[1]
 MIB = 1 << 20
 POOL = "sys/kernel/mm/hugepages/hugepages-2048kB"
 
