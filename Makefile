@@ -16,7 +16,7 @@ WITH = $(BIN)/python -m mrm.tools.fund with
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test lint format bench matrix arm64 stress wheel wheels clean
+.PHONY: help venv build demo test lint format bench matrix arm64 stress sanitize wheel wheels clean
 
 help:  ## Say what targets there are
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -43,6 +43,9 @@ arm64: build  ## Compile for arm64, and run the tests under user-mode emulation 
 
 stress: build  ## Race threads on a pool, and check it all
 	@$(WITH) $(DEMO_PAGES) -- $(BIN)/mrm stress $(ARGS)
+
+sanitize: build  ## Run the tests under address, leak and undefined-behaviour sanitizers, races under the thread sanitizer
+	@$(WITH) $(TEST_PAGES) -- $(BIN)/python tools/sanitize/run.py $(ARGS)
 
 # cython-lint calls pycodestyle by name, so it has to be on the PATH.
 lint: export PATH := $(CURDIR)/$(BIN):$(PATH)

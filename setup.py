@@ -38,6 +38,10 @@ DIRECTIVES = {
     "freethreading_compatible": bool(os.environ.get("MRM_FREE_THREADED")),
 }
 
+# MRM_SANITIZE=address,undefined or =thread compiles for those sanitizers, and only into a
+# build folder of its own (`make sanitize` does): never over the modules of a normal build.
+SANITIZE = os.environ.get("MRM_SANITIZE", "")
+
 
 class BuildModules(build_ext):
     """Writes the C on all processors, then compiles it on all of them.
@@ -47,6 +51,8 @@ class BuildModules(build_ext):
     """
 
     def finalize_options(self) -> None:
+        if SANITIZE and (self.inplace or self.editable_mode):
+            raise SystemExit("MRM_SANITIZE is for a build folder of its own: python tools/sanitize/run.py")
         # `pip install -e .` would compile in a folder that it throws away, and the next
         # `build_ext --inplace` would compile all of it again.
         if self.editable_mode:
@@ -84,6 +90,13 @@ def inside(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+def compiler_flags() -> list[str]:
+    """Fast, or for sanitizers: with lines and frames for their reports, and to end at the first."""
+    if not SANITIZE:
+        return ["-O2", "-g0"]
+    return [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-O1", "-g", "-fno-omit-frame-pointer"]
+
+
 def extensions() -> list[Extension]:
     """One extension per .pyx, named by its path."""
     headers = [inside(header) for folder in (HEADERS, PACKAGE) for header in sorted(folder.rglob("*.h"))]
@@ -93,7 +106,8 @@ def extensions() -> list[Extension]:
             [inside(source)],
             include_dirs=["include", "mrm"],
             depends=headers,
-            extra_compile_args=["-O2", "-g0", "-std=gnu11", "-Wall", "-Wno-unused-function"],
+            extra_compile_args=[*compiler_flags(), "-std=gnu11", "-Wall", "-Wno-unused-function"],
+            extra_link_args=[f"-fsanitize={SANITIZE}"] if SANITIZE else [],
             define_macros=[("_GNU_SOURCE", None)],
         )
         for source in sorted(PACKAGE.rglob("*.pyx"))

@@ -35,7 +35,7 @@ from mrm.physical.pool cimport (
 )
 from mrm.space.commit cimport pool_retire
 from mrm.space.place cimport classify as classify_address
-from mrm.space.reservation cimport list_release, list_reservations, reservation_slot, reservation_t
+from mrm.space.reservation cimport list_release, list_reservations, reservation_slot, reservation_t, slot_t
 from mrm.stats import Mapping, Place, PoolStats
 from mrm.system.failure cimport check
 from mrm.system.ranges cimport STATE_FORKED, STATE_OPEN
@@ -43,6 +43,7 @@ from mrm.system.ranges cimport STATE_FORKED, STATE_OPEN
 
 cdef extern from "system/atomic.h" nogil:
     uint8_t mrm_load8(const uint8_t *p)
+    uint64_t mrm_load64(const uint64_t *p)
 
 
 cdef dict BACKINGS = {MRM_BACKING_HUGETLB: "hugetlb", MRM_BACKING_THP: "thp", MRM_BACKING_SMALL: "small"}
@@ -171,7 +172,7 @@ cdef class Pool:
     @cython.critical_section
     def epoch(self):
         """Retires so far: what frames given with ``reuse="after_retire"`` wait for."""
-        return self.open_one().frames.epoch
+        return mrm_load64(&self.open_one().frames.epoch)
 
     @property
     @cython.critical_section
@@ -641,9 +642,11 @@ cdef object _stats_of(const mrm_stats *figures):
 cdef int _mappings_of(reservation_t *r, uint32_t frame, list found) except -1:
     """Add the slots of one reservation that show a frame."""
     cdef mrm_slot shown
+    cdef slot_t seen
     cdef uint32_t slot
     for slot in range(r.slots):
-        if r.slot[slot].frame == frame and r.slot[slot].state != MRM_SLOT_EMPTY:
+        (<uint64_t *>&seen)[0] = mrm_load64(<uint64_t *>&r.slot[slot])
+        if seen.frame == frame and seen.state != MRM_SLOT_EMPTY:
             reservation_slot(r, slot, &shown)
             if shown.state != MRM_SLOT_EMPTY and shown.frame == frame:
                 found.append(Mapping(

@@ -41,6 +41,9 @@ from mrm.system.features import NAMES as _FEATURES
 from mrm.system.ranges cimport STATE_FORKED, STATE_OPEN
 
 
+cdef extern from "system/atomic.h" nogil:
+    uint32_t mrm_load32(const uint32_t *p)
+
 cdef extern from "<sched.h>" nogil:
     int sched_yield()
 
@@ -153,7 +156,7 @@ cdef class Reservation:
     @cython.critical_section
     def deferred(self):
         """Slots that wait for ``retire()``."""
-        return self.open_one().deferred
+        return mrm_load32(&self.open_one().deferred)
 
     @property
     def pool(self):

@@ -229,7 +229,8 @@ def in_child(code, huge="off", timeout=60):
     ``say(word)``. What it says before it dies tells how far it came.
     """
     source = _PREAMBLE.format(tests=str(ROOT / "tests"), huge=huge) + textwrap.dedent(code)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # The package that is tested, which need not be the checkout's.
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(mrm.__file__).parents[1])}
     environment.pop("PYTHONFAULTHANDLER", None)
     return Ending(
         subprocess.run(

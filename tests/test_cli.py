@@ -16,13 +16,12 @@ from mrm.tools import cli, fund
 pytest.importorskip("click")
 pytest.importorskip("rich")
 
-HERE = Path(__file__).parents[1]
 MIB = 1 << 20
 POOL = "sys/kernel/mm/hugepages/hugepages-2048kB"
 
 
 def run_python(*arguments: str, **options) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
     return subprocess.run(
         [sys.executable, *arguments],
         env=environment,

@@ -19,14 +19,14 @@ cdef struct pool_t:
     range_t *arena              # window and views
     frames_t frames
     # The views' own books (space/views.pyx); nothing below reads them.
-    uint8_t *view_state         # MRM_STATE_... of every number
+    uint8_t *view_state         # MRM_STATE_... of every number; NULL while the pool is opening
     uint32_t *view_queue        # numbers closed, oldest first: a ring of view_count
     uint32_t view_fresh         # lowest number that was never used
     uint32_t view_first         # head of the ring
     uint32_t view_queued        # numbers in it
     uint32_t view_lock
-    uint64_t views_open, views_retired, views_opened
-    # Counted by reservations (space/).
+    uint64_t views_open, views_retired, views_opened    # atomic
+    # Counted by reservations (space/), atomic.
     uint64_t reservations, batches, system_calls
 
 

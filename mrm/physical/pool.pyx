@@ -44,6 +44,8 @@ from mrm.system.room cimport ROOM_TEXT, why_refused
 cdef extern from "system/atomic.h" nogil:
     uint8_t mrm_load8(const uint8_t *p)
     uint32_t mrm_load32(const uint32_t *p)
+    void mrm_store32(uint32_t *p, uint32_t v)
+    uint64_t mrm_load64(const uint64_t *p)
     uint32_t mrm_add32(uint32_t *p, uint32_t v)
     uint32_t mrm_sub32(uint32_t *p, uint32_t v)
 
@@ -188,6 +190,8 @@ cdef int pool_open(
     if status != MRM_OK:
         free(pool)
         return status
+    # Before the range is registered: from then on classify() may meet the pool.
+    pool.layout.pool = mrm_add32(&pools_opened, 1)
     # An address-space limit may leave room for fewer views: then there are fewer.
     while True:
         pool.arena = range_reserve(
@@ -224,8 +228,7 @@ cdef int pool_open(
     else:
         features_try(-1, 0)
     pool.users = 1
-    pool.layout.pool = mrm_add32(&pools_opened, 1)
-    pool.state = STATE_OPEN
+    mrm_store32(&pool.state, STATE_OPEN)
     opened[0] = pool
     return MRM_OK
 
@@ -400,11 +403,11 @@ cdef void _fill_stats(pool_t *pool, const frame_counts_t *counts, mrm_stats *sta
     full.held = counts.held
     full.mapped = counts.mapped
     full.pending = counts.pending
-    full.epoch = pool.frames.epoch
-    full.views_open = pool.views_open
-    full.views_retired = pool.views_retired
-    full.views_opened = pool.views_opened
-    full.reservations = pool.reservations
-    full.batches = pool.batches
-    full.system_calls = pool.system_calls
+    full.epoch = mrm_load64(&pool.frames.epoch)
+    full.views_open = mrm_load64(&pool.views_open)
+    full.views_retired = mrm_load64(&pool.views_retired)
+    full.views_opened = mrm_load64(&pool.views_opened)
+    full.reservations = mrm_load64(&pool.reservations)
+    full.batches = mrm_load64(&pool.batches)
+    full.system_calls = mrm_load64(&pool.system_calls)
     memcpy(stats, &full, size)

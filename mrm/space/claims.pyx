@@ -23,6 +23,10 @@ from mrm.space.reservation cimport (
 from mrm.system.failure cimport failure, mrm_fail
 
 
+cdef extern from "system/atomic.h" nogil:
+    void mrm_store8(uint8_t *p, uint8_t v)
+
+
 # ---- claim ---------------------------------------------------------------------
 
 cdef int _in_range(reservation_t *r, uint32_t slot, const char *operation) noexcept nogil:
@@ -53,7 +57,7 @@ cdef int _vacate(reservation_t *r, uint32_t slot, uint8_t claim, const char *ope
             b"was unmapped already, deferred until the next retire" if s.state == MRM_SLOT_DEFERRED
             else b"shows nothing (missing_ok=True lets unmap pass over it)",
         )
-    s.claimed |= claim
+    mrm_store8(&s.claimed, s.claimed | claim)
     return MRM_OK
 
 
@@ -79,7 +83,7 @@ cdef int _fill(reservation_t *r, uint32_t slot, const char *operation) noexcept 
             failure(), MRM_BAD_SLOT, 0, 0, reservation_address(r, slot), 0,
             b"%s: slot %u is taken, it shows frame %u: unmap it in this batch, or before", operation, slot, s.frame,
         )
-    s.claimed |= CLAIM_FILLED
+    mrm_store8(&s.claimed, s.claimed | CLAIM_FILLED)
     return MRM_OK
 
 
@@ -135,9 +139,9 @@ cdef void unclaim_slots(batch_t *batch) noexcept nogil:
     for i in range(batch.count):
         op = &batch.ops[i]
         if op.slot < r.slots:
-            r.slot[op.slot].claimed = 0
+            mrm_store8(&r.slot[op.slot].claimed, 0)
         if (op.op == OP_MOVE or op.op == OP_SWAP) and op.source < r.slots:
-            r.slot[op.source].claimed = 0
+            mrm_store8(&r.slot[op.source].claimed, 0)
 
 
 # ---- collect -------------------------------------------------------------------

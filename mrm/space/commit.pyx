@@ -42,6 +42,8 @@ from mrm.system.room cimport ROOM_TEXT, why_refused
 
 
 cdef extern from "system/atomic.h" nogil:
+    void mrm_store8(uint8_t *p, uint8_t v)
+    void mrm_store32(uint32_t *p, uint32_t v)
     void mrm_store64(uint64_t *p, uint64_t v)
     uint64_t mrm_add64(uint64_t *p, uint64_t v)
 
@@ -268,7 +270,7 @@ cdef void _agree_on(reservation_t *r, uint32_t first, uint32_t n, char *text, si
             # The hole of an mremap that could not be sealed. Mapping or unmapping there closes it.
             used += snprintf(text + used, room - used, b" slot %u is not reserved any more;", i)
         if seen.state == old.state and (seen.state == MRM_SLOT_EMPTY or seen.frame == old.frame):
-            r.slot[i].protection = seen.protection
+            mrm_store8(&r.slot[i].protection, seen.protection)
             continue
         # Count the old mapping off and the new one on, as if a commit had made the change.
         if seen.state != MRM_SLOT_EMPTY and old.state != MRM_SLOT_DEFERRED:
@@ -277,7 +279,7 @@ cdef void _agree_on(reservation_t *r, uint32_t first, uint32_t n, char *text, si
             frames_unmap(&r.pool.frames, old.frame)
         elif old.state == MRM_SLOT_DEFERRED and seen.state == MRM_SLOT_EMPTY:
             frames_settle(&r.pool.frames, old.frame)
-            r.deferred -= 1
+            mrm_store32(&r.deferred, r.deferred - 1)
         mrm_store64(<uint64_t *>&r.slot[i], (<uint64_t *>&seen)[0])
         if used < room and seen.state == MRM_SLOT_EMPTY:
             used += snprintf(text + used, room - used, b" slot %u shows nothing;", i)
@@ -363,7 +365,7 @@ cdef void _apply(reservation_t *r) noexcept nogil:
             new.state = MRM_SLOT_DEFERRED
             if r.deferred == 0:
                 r.deferred_first = r.deferred_end = c.slot
-            r.deferred += 1
+            mrm_store32(&r.deferred, r.deferred + 1)
             r.deferred_first = min(r.deferred_first, c.slot)
             r.deferred_end = max(r.deferred_end, c.slot + 1)
         elif c.frame == NO_FRAME:
@@ -377,7 +379,7 @@ cdef void _apply(reservation_t *r) noexcept nogil:
             frames_unmap(&r.pool.frames, old.frame)
         elif old.state == MRM_SLOT_DEFERRED:
             frames_settle(&r.pool.frames, old.frame)
-            r.deferred -= 1
+            mrm_store32(&r.deferred, r.deferred - 1)
 
 
 cdef int _carry_out(reservation_t *r, mrm_report *report) noexcept nogil:

@@ -26,9 +26,11 @@ cdef extern from "system/atomic.h" nogil:
     uint8_t mrm_load8(const uint8_t *p)
     uint32_t mrm_load32(const uint32_t *p)
     uint64_t mrm_load64(const uint64_t *p)
+    void *mrm_load_ptr(void **p)
 
 
 cdef void _in_arena(pool_t *pool, const void *address, mrm_place *place) noexcept nogil:
+    cdef uint8_t *views
     place.pool = pool.layout.pool
     place.number = mrm_view_of(&pool.layout, address)
     place.kind = MRM_PLACE_VIEW if place.number else MRM_PLACE_WINDOW
@@ -38,7 +40,8 @@ cdef void _in_arena(pool_t *pool, const void *address, mrm_place *place) noexcep
         place.state = MRM_STATE_FORKED
         return
     # The pool may be opening: then it has no books of views yet.
-    place.state = mrm_load8(&pool.view_state[place.number]) if pool.view_state != NULL else MRM_STATE_UNUSED
+    views = <uint8_t *>mrm_load_ptr(<void **>&pool.view_state)
+    place.state = mrm_load8(&views[place.number]) if views != NULL else MRM_STATE_UNUSED
     if place.slot < pool.layout.frame_count:
         place.frame = place.slot
         place.frame_state = frames_state(&pool.frames, place.frame)

@@ -49,6 +49,10 @@ from mrm.system.pages cimport table_span
 from mrm.system.ranges cimport range_is_low
 
 
+cdef extern from "system/atomic.h" nogil:
+    void mrm_store8(uint8_t *p, uint8_t v)
+
+
 cdef enum:
     HOLE = 64                   # empty slots that a seal reaches over, to be one call
     GAP = 8                     # slots that advice reaches over, to be one call
@@ -204,6 +208,7 @@ cdef void _plan_fills(reservation_t *r) noexcept nogil:
     cdef plan_t *plan = &r.plan
     cdef change_t *c = plan.changes
     cdef step_t *step
+    cdef slot_t *s
     cdef size_t i = 0, n, j
     cdef double source_cost = _cost_of_sources(r)
     while i < plan.change_count:
@@ -216,7 +221,8 @@ cdef void _plan_fills(reservation_t *r) noexcept nogil:
             step.source = c[i].source
             step.shoots = 1
             for j in range(n):
-                r.slot[c[i].source + j].claimed |= CLAIM_MOVED
+                s = &r.slot[c[i].source + j]
+                mrm_store8(&s.claimed, s.claimed | CLAIM_MOVED)
         else:
             n = _run(r, i, False)
             step = _add_step(plan, STEP_MAP, c[i].slot, <uint32_t>n)

@@ -7,6 +7,7 @@ from mrm.physical.pool cimport pool_t
 from mrm.system.ranges cimport range_t
 
 
+# Written under the lock, by atomic stores; read whole and without it.
 cdef struct slot_t:
     uint32_t frame              # unless EMPTY
     uint8_t state               # MRM_SLOT_...
@@ -54,7 +55,7 @@ cdef struct reservation_t:
     uint32_t lock               # commits and retires take turns
     uint32_t users              # the owner and each open batch
     uint32_t slots              # slots there are
-    uint32_t deferred           # slots that are DEFERRED ...
+    uint32_t deferred           # slots that are DEFERRED (written under the lock, atomically) ...
     uint32_t deferred_first     # ... all of them in [deferred_first, deferred_end)
     uint32_t deferred_end
     pool_t *pool

@@ -12,7 +12,7 @@ budget: what the kernel still allowed at the last reading of /proc/self/maps, le
 commits added since. Only when it would run out is the file read again.
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from mrm cimport (
@@ -32,6 +32,7 @@ from mrm.system.ranges cimport (
 
 
 cdef extern from "system/atomic.h" nogil:
+    void mrm_store8(uint8_t *p, uint8_t v)
     uint32_t mrm_load32(const uint32_t *p)
     void mrm_store32(uint32_t *p, uint32_t v)
     uint32_t mrm_add32(uint32_t *p, uint32_t v)
@@ -260,7 +261,7 @@ cdef int _note_cut(reservation_t *r, uint32_t slot) noexcept nogil:
     """A mapping begins at ``slot``; 1 if that is news."""
     if slot == 0 or slot >= r.slots or r.slot[slot].cut:
         return 0
-    r.slot[slot].cut = 1
+    mrm_store8(&r.slot[slot].cut, 1)
     return 1
 
 
@@ -270,7 +271,7 @@ cdef void note_mapping(reservation_t *r, uint32_t first, uint32_t n) noexcept no
     cdef int64_t grown = _note_cut(r, first) + _note_cut(r, first + n)
     for i in range(first + 1, first + n):
         if r.slot[i].cut:
-            r.slot[i].cut = 0
+            mrm_store8(&r.slot[i].cut, 0)
             grown -= 1
     mrm_add64(&mappings_left, <uint64_t>-grown)
 

@@ -33,6 +33,9 @@ cdef extern from "system/atomic.h" nogil:
     uint32_t mrm_load32(const uint32_t *p)
     void mrm_store32(uint32_t *p, uint32_t v)
     void mrm_store8(uint8_t *p, uint8_t v)
+    uint64_t mrm_load64(const uint64_t *p)
+    uint64_t mrm_add64(uint64_t *p, uint64_t v)
+    void mrm_store_ptr(void **p, void *v)
     int mrm_cas32(uint32_t *p, uint32_t *expected, uint32_t v)
 
 cdef extern from "system/lock.h" nogil:
@@ -89,14 +92,18 @@ cdef int _try_sharing(pool_t *pool) noexcept nogil:
 cdef int views_attach(pool_t *pool) noexcept nogil:
     """Give a new pool its books of views. A pool whose window is dumped gets a keeper."""
     cdef uint32_t n = pool.layout.view_count
+    cdef uint8_t *state
     cdef int status = _try_sharing(pool)
     if status != MRM_OK:
         return status
-    pool.view_state = <uint8_t *>calloc(n, 1)
+    state = <uint8_t *>calloc(n, 1)
     pool.view_queue = <uint32_t *>calloc(n, sizeof(uint32_t))
-    if pool.view_state == NULL or pool.view_queue == NULL:
+    if state == NULL or pool.view_queue == NULL:
+        free(state)
         return mrm_fail(failure(), MRM_NO_MEMORY, 0, 12, NULL, n * 5, b"no memory for the books of %u views", n)
-    pool.view_state[0] = MRM_STATE_OPEN
+    state[0] = MRM_STATE_OPEN
+    # The range is registered: classify() may look for the books at any time, and finds them filled in.
+    mrm_store_ptr(<void **>&pool.view_state, state)
     pool.view_fresh = 1
     if pool.dumped:
         # The window's flags differ from the views', so it shares no page tables with
@@ -148,7 +155,7 @@ cdef int view_open(pool_t *pool, view_t **opened) noexcept nogil:
             b"all %u view numbers of pool %u are in use (%llu open, %llu retired and not closed): close views, "
             b"or open the pool with more (views=)",
             pool.layout.view_count - 1 - (pool.dumped != 0), pool.layout.pool,
-            <unsigned long long>pool.views_open, <unsigned long long>pool.views_retired,
+            <unsigned long long>mrm_load64(&pool.views_open), <unsigned long long>mrm_load64(&pool.views_retired),
         )
     view.pool = pool
     view.number = number
@@ -162,10 +169,8 @@ cdef int view_open(pool_t *pool, view_t **opened) noexcept nogil:
         return status
     view.state = MRM_STATE_OPEN
     mrm_store8(&pool.view_state[number], MRM_STATE_OPEN)
-    mrm_lock(&pool.view_lock)
-    pool.views_open += 1
-    pool.views_opened += 1
-    mrm_unlock(&pool.view_lock)
+    mrm_add64(&pool.views_open, 1)
+    mrm_add64(&pool.views_opened, 1)
     pool_retain(pool)
     opened[0] = view
     return MRM_OK
@@ -198,10 +203,8 @@ cdef int view_retire(view_t *view) noexcept nogil:
             view.number, view.base, strerror(<int>-got), why_refused(<int>-got, 0, text),
         )
     frames_retire_end(&pool.frames, begun)
-    mrm_lock(&pool.view_lock)
-    pool.views_open -= 1
-    pool.views_retired += 1
-    mrm_unlock(&pool.view_lock)
+    mrm_add64(&pool.views_open, <uint64_t>-1)
+    mrm_add64(&pool.views_retired, 1)
     return MRM_OK
 
 
@@ -214,9 +217,7 @@ cdef int view_close(view_t *view) noexcept nogil:
             status = view_retire(view)
             if status != MRM_OK:
                 return status
-        mrm_lock(&pool.view_lock)
-        pool.views_retired -= 1
-        mrm_unlock(&pool.view_lock)
+        mrm_add64(&pool.views_retired, <uint64_t>-1)
         _give_number(pool, view.number)
     free(view)
     pool_release(pool)
