@@ -193,6 +193,7 @@ cdef extern from "mrm/mrm.h" nogil:
         int (*batch_commit)(mrm_batch *batch, mrm_report *report) noexcept nogil
         void (*batch_abort)(mrm_batch *batch) noexcept nogil
         void (*classify)(const void *address, mrm_place *place) noexcept nogil
+        const char *(*pool_description)(const mrm_pool *pool) noexcept nogil
 
     # The pointer that is called `mrm` in C, where there are no modules.
     const mrm_api *api "mrm"

@@ -41,6 +41,7 @@ from mrm.errors import (
     SlotError,
     SystemCallError,
 )
+from mrm.features import Feature, features
 from mrm.shootdowns import Shootdowns, shootdowns
 from mrm.stats import Mapping, Place, PoolStats
 from mrm.system.pages import FRAME_SIZE
@@ -56,6 +57,7 @@ __all__ = [
     "Batch",
     "ClosedError",
     "Error",
+    "Feature",
     "ForkedError",
     "FrameError",
     "FundingError",
@@ -76,6 +78,7 @@ __all__ = [
     "Window",
     "api_address",
     "classify",
+    "features",
     "get_include",
     "live_handles",
     "shootdowns",

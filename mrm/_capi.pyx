@@ -15,8 +15,8 @@ from mrm cimport (
 from mrm import errors
 from mrm._opening cimport open_pool
 from mrm.physical.pool cimport (
-    pool_audit, pool_copy_frame, pool_give, pool_give_many, pool_release, pool_retain, pool_stats, pool_t,
-    pool_take, pool_take_many, pool_take_run, pool_usable, pool_zero,
+    pool_audit, pool_copy_frame, pool_description, pool_give, pool_give_many, pool_release, pool_retain,
+    pool_stats, pool_t, pool_take, pool_take_many, pool_take_run, pool_usable, pool_zero,
 )
 from mrm.space.batch cimport (
     batch_abort, batch_alias, batch_begin, batch_map, batch_move, batch_protect, batch_swap, batch_unmap,
@@ -72,6 +72,7 @@ cdef extern from "mrm/mrm.h" nogil:
         void *batch_commit
         void *batch_abort
         void *classify
+        void *pool_description
 
 
 cdef object _text(const char *value):
@@ -181,6 +182,7 @@ table.batch_protect = <void *>batch_protect
 table.batch_commit = <void *>batch_commit
 table.batch_abort = <void *>batch_abort
 table.classify = <void *>classify
+table.pool_description = <void *>pool_description
 
 _C_API = PyCapsule_New(&table, b"mrm._core._C_API", NULL)
 

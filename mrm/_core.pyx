@@ -24,7 +24,7 @@ from mrm._view cimport make_view, make_window
 from mrm.errors import ArgumentError, AuditError, ClosedError, Error, FrameError, PinnedError
 from mrm.physical.frames cimport frames_state
 from mrm.physical.pool cimport (
-    pool_address, pool_audit, pool_copy_frame, pool_give, pool_give_many, pool_release, pool_retain,
+    pool_address, pool_audit, pool_copy_frame, pool_description, pool_give, pool_give_many, pool_release, pool_retain,
     pool_stats, pool_t, pool_take, pool_take_many, pool_take_run, pool_usable, pool_zero,
 )
 from mrm.space.commit cimport pool_retire
@@ -161,6 +161,14 @@ cdef class Pool:
     def epoch(self):
         """Retires so far: what frames given with ``reuse="after_retire"`` wait for."""
         return mrm_load64(&self.open_one().frames.epoch)
+
+    @property
+    def description(self):
+        """What was funded, and which ways of this kernel the pool goes and what they cost, in words.
+
+        Said when it was opened; ``mrm.features()`` has the same as a table.
+        """
+        return pool_description(self.open_one()).decode("utf-8", "surrogateescape")
 
     @property
     def layout(self):

@@ -5,9 +5,10 @@ Both ways to a pool go through here: the class Pool and the C table's pool_open.
 
 from libc.stdint cimport uint32_t
 
+from mrm._ways import describe
 from mrm.errors import ArgumentError
 from mrm.physical.funding import fund
-from mrm.physical.pool cimport pool_open, pool_release, pool_t
+from mrm.physical.pool cimport pool_describe, pool_open, pool_release, pool_t
 from mrm.sizes import parse_size
 from mrm.space.views cimport views_attach
 from mrm.system.failure cimport check
@@ -45,6 +46,8 @@ cdef pool_t *open_pool(
         check(status)
         status = views_attach(pool)
         check(status)
+        text = describe(funded, numa_node, path is not None).encode("utf-8", "surrogateescape")
+        check(pool_describe(pool, text))
     except BaseException:
         if pool != NULL:
             pool.fd = -1            # given up below, with its name

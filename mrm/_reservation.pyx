@@ -15,6 +15,7 @@ from mrm cimport (
 from mrm._arrays cimport Numbers, numbers
 from mrm._live cimport LIVE_BATCHES, LIVE_RESERVATIONS, live_changed
 from mrm._view cimport index, make_buffer
+from mrm._ways import lack
 from mrm.errors import ArgumentError, ClosedError, PinnedError, SlotError
 from mrm.physical.pool cimport pool_release, pool_retain, pool_t, pool_usable
 from mrm.space.batch cimport (
@@ -29,6 +30,7 @@ from mrm.space.reservation cimport (
 )
 from mrm.stats import Mapping
 from mrm.system.failure cimport check
+from mrm.system.features import NAMES as _FEATURES
 from mrm.system.ranges cimport STATE_FORKED, STATE_OPEN
 
 
@@ -529,7 +531,8 @@ cdef class Batch:
     def explain(self):
         """The plan of what was noted so far, as text: steps, system calls, shootdowns.
 
-        Checks the batch as commit does, and changes nothing.
+        A line a step, and one for each feature of the kernel that the plan would use and has
+        to do without. Checks the batch as commit does, and changes nothing.
         """
         cdef batch_t *batch = self.open_one()
         cdef reservation_t *r = batch.reservation
@@ -549,6 +552,7 @@ cdef class Batch:
                     shoots += step.shoots
                     lines.append(_describe(step, many))
                 title = f"{r.plan.change_count} slots change in {r.plan.runs} runs"
+                lines += [lack(name) for i, name in enumerate(_FEATURES) if r.plan.without >> i & 1]
         finally:
             if status == 0:
                 plan_withdraw(r)

@@ -14,7 +14,7 @@ from mrm cimport MRM_STATE_OPEN
 from mrm._live cimport LIVE_VIEWS, live_changed
 from mrm.errors import ClosedError, FrameError, PinnedError
 from mrm.physical.pool cimport pool_release, pool_retain, pool_t, pool_usable
-from mrm.space.views cimport view_close, view_open, view_retire, view_t
+from mrm.space.views cimport view_close, view_open, view_retire, view_shares, view_t
 from mrm.system.failure cimport check
 from mrm.system.ranges cimport STATE_FORKED
 
@@ -235,6 +235,12 @@ cdef class View(Window):
         # Busy: another thread has let go of the GIL to retire it.
         if self.busy or self.view.state != MRM_STATE_OPEN:
             raise ClosedError(f"view {self.view.number} is retired: its addresses trap")
+
+    def _shares_page_tables(self):
+        """Whether it shares the window's page tables; None where that cannot be told. Touches two frames."""
+        self._check_shown()
+        shares = view_shares(self.pool, self.start, self.pool.window)
+        return None if shares < 0 else shares == 1
 
     cdef int _check_unpinned(self, str verb) except -1:
         if self.exports:

@@ -1,6 +1,7 @@
 """Fixtures: pools on huge and on small pages, and the proof that a test left nothing behind."""
 
 import gc
+import os
 
 import pytest
 from helpers import FRAME, open_files, own_mappings
@@ -10,6 +11,11 @@ import mrm.system.calls
 import mrm.system.features
 
 _WANTED = 32 * FRAME
+# MRM_TEST_WITHOUT=all, or names with commas between: the whole run goes the ways of a kernel
+# that lacks these.
+_WITHOUT = tuple(filter(None, os.environ.get("MRM_TEST_WITHOUT", "").split(",")))
+if _WITHOUT == ("all",):
+    _WITHOUT = mrm.system.features.NAMES
 _unavailable = None  # why there are no huge pages, once that is known
 
 
@@ -25,7 +31,18 @@ def _huge_pages_missing():
     return _unavailable
 
 
+def pytest_sessionstart():
+    """Every feature is tried before the first test makes a system call fail."""
+    mrm.features()
+    _huge_pages_missing()
+    mrm.system.features.pretend_missing(_WITHOUT)
+
+
 def pytest_terminal_summary(terminalreporter):
+    missing = mrm.system.features.missing_features()
+    if missing:
+        terminalreporter.section("features of the kernel that are missing, or pretended to be")
+        terminalreporter.line(", ".join(missing))
     if _unavailable:
         terminalreporter.section("WITHOUT HUGE PAGES", red=True, bold=True)
         terminalreporter.line(
@@ -71,9 +88,12 @@ def reservation(pool):
 
 @pytest.fixture
 def features():
-    """``features("name", ...)`` pretends that the kernel lacks these, until the test ends."""
-    before = mrm.system.features.missing_features()
-    yield lambda *names: mrm.system.features.pretend_missing(names)
+    """``features("name", ...)`` pretends that the kernel lacks these, until the test ends.
+
+    Those that it really lacks, or that the whole run pretends not to have, stay missing.
+    """
+    before = mrm.system.features.pretended_features()
+    yield lambda *names: mrm.system.features.pretend_missing({*names, *_WITHOUT})
     mrm.system.features.pretend_missing(before)
 
 

@@ -1,5 +1,6 @@
 """What many tests need: stamps in memory, children that may die, and looks at the process."""
 
+import contextlib
 import ctypes
 import faulthandler
 import os
@@ -10,6 +11,7 @@ import sys
 import textwrap
 
 import mrm
+import mrm.system.calls
 from mrm.system.pages import low_addresses
 
 MIB = 1 << 20
@@ -93,13 +95,44 @@ def give_all(pool, *reservations):
 
 def steps_of(explanation):
     """The kinds of steps in what ``batch.explain()`` says, in order."""
-    return [line.split()[0] for line in explanation.splitlines()[1:]]
+    return [line.split()[0] for line in explanation.splitlines()[1:] if line.startswith("  ")]
+
+
+def notes_of(explanation):
+    """What ``batch.explain()`` says of features that the plan goes without."""
+    return [line for line in explanation.splitlines()[1:] if not line.startswith("  ")]
 
 
 def counts_of(explanation):
     """System calls and shootdowns that ``batch.explain()`` expects."""
     words = explanation.splitlines()[0].replace(":", "").replace(",", "").split()
     return int(words[words.index("system") - 1]), int(words[words.index("shootdowns") - 1])
+
+
+# ---- pools -------------------------------------------------------------------------
+
+
+class FakePool:
+    """A pool of so many frames on the fake, which stays in place as long as the pool."""
+
+    def __init__(self, frames):
+        self._script = mrm.system.calls.Script(fake=True, record=False)
+        self._frames = frames
+
+    def __enter__(self):
+        self._script.__enter__()
+        try:
+            self._pool = mrm.Pool(self._frames * FRAME, huge="require")
+        except BaseException:
+            self._script.__exit__(None, None, None)
+            raise
+        return self._pool
+
+    def __exit__(self, *exception):
+        try:
+            self._pool.close()
+        finally:
+            self._script.__exit__(*exception)
 
 
 # ---- the process ---------------------------------------------------------------------
@@ -134,6 +167,26 @@ def open_files():
 def mapping_count():
     """Mappings that the kernel counts for this process, the vsyscall page left out."""
     return sum("[vsyscall]" not in line for line in pathlib.Path("/proc/self/maps").read_text().splitlines())
+
+
+def interrupts(row):
+    """Interrupts of one row of /proc/interrupts that all processors have received so far."""
+    for line in pathlib.Path("/proc/interrupts").read_text().splitlines():
+        name, _, figures = line.partition(":")
+        if name.strip() == row:
+            return sum(int(figure) for figure in figures.split() if figure.isdigit())
+    return 0
+
+
+@contextlib.contextmanager
+def running_on(*processors):
+    """This thread on these processors only."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, processors)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 # ---- children ------------------------------------------------------------------------

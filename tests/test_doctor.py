@@ -6,9 +6,11 @@ import time
 
 import pytest
 
-from mrm.physical.limits import huge_pages
+import mrm
+from mrm.errors import FundingError
+from mrm.system.features import NAMES, pretended_features
 from mrm.tools.doctor import facts, probes, trial
-from mrm.tools.doctor.features import FEATURES, features
+from mrm.tools.doctor.features import features
 from mrm.tools.doctor.finding import NOTE, OK, PROBLEM, STATUSES, WARNING
 from mrm.tools.doctor.findings import findings
 from mrm.tools.doctor.rights import rights
@@ -127,64 +129,62 @@ def test_rights(tmp_path):
 # ---- features ----------------------------------------------------------------------------
 
 
-def test_every_feature_has_its_probe():
-    assert {feature.probe for feature in FEATURES} == set(probes.PROBES)
-
-
 def test_features_that_are_missing_or_unknown():
-    answers = {feature.probe: (True, "") for feature in FEATURES}
-    answers["memfd_hugetlb"] = (False, "memfd_create says no")
-    answers["shared_page_tables"] = (None, "needs 2 free huge pages")
+    answers = dict.fromkeys(NAMES, (True, ""))
+    answers["hugetlb memfd"] = (False, "")
+    answers["hugetlb mremap"] = (False, "said so")
+    answers["shared page tables"] = (None, "needs 2 free huge pages")
     found = by_name(features(lambda names: answers))
-    assert found["huge pages in a memfd"].status == PROBLEM
-    assert "memfd_create says no" in found["huge pages in a memfd"].advice
+    assert list(found) == list(NAMES)
+    assert found["hugetlb memfd"].status == PROBLEM
+    assert found["hugetlb mremap"].status == WARNING
+    assert found["hugetlb mremap"].advice.startswith("said so. runs are mapped anew and their sources sealed")
+    assert "5.16" in found["hugetlb mremap"].advice and "Cost: a call more" in found["hugetlb mremap"].advice
     assert found["shared page tables"].value is None
-    assert "unknown" in found["shared page tables"].advice
+    assert "unknown: needs 2" in found["shared page tables"].advice
 
 
-def test_the_probes_answer_on_this_machine():
-    answers = trial.try_all(list(probes.PROBES))
-    assert list(answers) == list(probes.PROBES)
-    assert answers["fixed_noreplace"] == (True, "")
-    for value, said in answers.values():
-        assert value is not None or said
-
-
-_pages = huge_pages()
-
-
-@pytest.mark.skipif(_pages is None or _pages.available < 2, reason="needs 2 free huge pages of 2 MiB")
-def test_page_tables_that_are_not_shared_are_seen(monkeypatch):
-    """Mappings with different advice share none, on any kernel."""
-    real = probes.system_call
-    mapped = []
-
-    def with_other_advice(name, *arguments):
-        result = real(name, *arguments)
-        if name == "mmap" and arguments[1] == 1 << 30:
-            mapped.append(arguments[0])
-            if len(mapped) == 2:
-                real("madvise", *arguments[:2], 16)  # MADV_DONTDUMP
-        return result
-
-    monkeypatch.setattr(probes, "system_call", with_other_advice)
-    assert probes.shared_page_tables()[0] is False
+def test_the_doctor_and_the_pool_agree():
+    """A process of its own tries the same table, and finds what this one found."""
+    answers = trial.try_all(NAMES)
+    assert list(answers) == list(NAMES)
+    told = {feature.name: feature.present for feature in mrm.features()}
+    pretended = pretended_features()
+    for name, (present, said) in answers.items():
+        if name not in pretended and present is not None and told[name] is not None:
+            assert present == told[name], name
+        assert present is not None or said
 
 
 def test_a_probe_without_pages_is_unknown(monkeypatch):
     monkeypatch.setattr(probes, "huge_pages", lambda: None)
-    assert probes.shared_page_tables() == (
-        None,
-        "needs 2 free huge pages to try: run `mrm fund 2GiB` as root",
+    assert (
+        probes.FIRST["shared page tables"]() == "needs 2 free huge pages to try: run `mrm fund 2GiB` as root"
     )
 
 
-def test_a_refused_call_is_no(monkeypatch):
-    def refuse(name, *arguments):
-        raise PermissionError(1, "Operation not permitted", name)
+def test_a_trial_that_is_refused_says_so(monkeypatch):
+    def refuse():
+        raise FundingError("no page is free")
 
-    monkeypatch.setattr(probes, "system_call", refuse)
-    assert probes.answer("userfaultfd") == (False, "userfaultfd says Operation not permitted")
+    monkeypatch.setitem(probes.FIRST, "shared page tables", refuse)
+    assert probes.answer("shared page tables")[1] == "no page is free"
+
+
+def test_unnamed_files_are_tried_on_a_mount(monkeypatch):
+    made = []
+    monkeypatch.setattr(probes.facts, "mounts", lambda: [facts.Finding("hugetlbfs", "/mnt/huge", "", OK)])
+
+    class Made:
+        def __init__(self, size, path):
+            made.append(path)
+
+        def close(self):
+            made.append("closed")
+
+    monkeypatch.setattr(probes.mrm, "Pool", Made)
+    assert probes.FIRST["unnamed hugetlbfs files"]() == ""
+    assert made == ["/mnt/huge", "closed"]
 
 
 @pytest.fixture

@@ -10,37 +10,11 @@ import threading
 import time
 
 import pytest
+from helpers import FakePool
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mrm
-import mrm.system.calls
-
-MIB = 1 << 20
-FRAME = 2 * MIB
-
-
-class FakePool:
-    """A pool of so many frames on the fake, which stays in place as long as the pool."""
-
-    def __init__(self, frames):
-        self._script = mrm.system.calls.Script(fake=True, record=False)
-        self._frames = frames
-
-    def __enter__(self):
-        self._script.__enter__()
-        try:
-            self._pool = mrm.Pool(self._frames * FRAME, huge="require")
-        except BaseException:
-            self._script.__exit__(None, None, None)
-            raise
-        return self._pool
-
-    def __exit__(self, *exception):
-        try:
-            self._pool.close()
-        finally:
-            self._script.__exit__(*exception)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mrm.errors import ArgumentError, BackingWarning, FundingError
-from mrm.physical import funding, placement
+from mrm.physical import placement
 from mrm.physical.funding import HUGETLB, SMALL, THP, fund
 from mrm.physical.limits import huge_pages, meminfo, shmem_thp
 from mrm.system import calls
@@ -149,7 +149,13 @@ def test_arguments_that_make_no_sense(arguments):
 
 @needs_huge_pages
 @pytest.mark.parametrize(
-    "options", [{"huge": "require"}, {"huge": "require", "numa_node": 0}, {"huge": "off"}]
+    "options",
+    [
+        {"huge": "require"},
+        {"huge": "require", "numa_node": 0},
+        {"huge": "off"},
+        {"huge": "off", "numa_node": 0},
+    ],
 )
 def test_every_system_call_failing_in_turn(options):
     with calls.Script(kinds=FAILING) as counting:
@@ -271,18 +277,26 @@ def test_node_leaves_the_callers_policy_alone():
     assert mode.value == 0  # MPOL_DEFAULT
 
 
-def test_frames_on_the_wrong_node_are_refused(monkeypatch):
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        (1, "1024 of 1024 pages came from another node than 0: 1024 on node 1"),
+        (-errno.ENOENT, "1024 nobody knows where .No such file or directory."),
+    ],
+)
+def test_memory_on_the_wrong_node_is_refused(monkeypatch, place, words):
     """move_pages' answer is what counts, on a machine that has no second node to show it."""
+    asked = placement.system_call
 
     def elsewhere(name, *arguments):
-        assert name == "move_pages"
-        (ctypes.c_int * arguments[1]).from_address(arguments[4])[:] = [1] * arguments[1]
-        return 0
+        if name == "move_pages":
+            (ctypes.c_int * arguments[1]).from_address(arguments[4])[:] = [place] * arguments[1]
+            return 0
+        return asked(name, *arguments)
 
     monkeypatch.setattr(placement, "system_call", elsewhere)
-    order = funding._Order(2 * FRAME_SIZE, "require", 0, None, None, None, None)
-    with pytest.raises(FundingError, match="2 of 2 frames came from another node than 0"):
-        funding._check_node(order, 0)
+    with pytest.raises(FundingError, match=words):
+        fund(4 * MIB, huge="off", numa_node=0)
 
 
 def test_small_and_transparent_pages_are_told_apart():
@@ -327,7 +341,8 @@ class TestPath:
         assert list(hugetlbfs.iterdir()) == []
         os.close(got.fd)
 
-    def test_unnamed_on_an_old_kernel(self, hugetlbfs):
+    def test_unnamed_on_an_old_kernel(self, hugetlbfs, features):
+        features()
         with calls.Script(fail=2, kinds=["openat"], error=errno.EOPNOTSUPP, record=False):
             got = fund(4 * FRAME_SIZE, path=hugetlbfs)
         assert list(hugetlbfs.iterdir()) == []

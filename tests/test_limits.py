@@ -12,6 +12,7 @@ import pytest
 from mrm.physical.cgroups import counts_hugetlb_as_memory, hugetlb_limits, memory_limits
 from mrm.physical.limits import (
     RLIMITS,
+    allowed_nodes,
     chosen_word,
     explain_ordinary_shortage,
     explain_shortage,
@@ -20,6 +21,8 @@ from mrm.physical.limits import (
     max_map_count,
     meminfo,
     memory_available,
+    memory_nodes,
+    node_refusal,
     nodes,
     overcommit_memory,
     parse_list,
@@ -232,6 +235,48 @@ def test_too_few_pages_on_a_node(root):
     assert "on node 1" in said
     assert "4 of 8 are free" in said
     assert "mrm fund 64MiB --node 1" in said
+
+
+def two_nodes(allowed: str = "0-1", memory: str = "0-1") -> dict[str, object]:
+    """80 of 80 pages free on node 0, and 20 of 20 on node 1."""
+    files = pool(100, 100) | {
+        "sys/devices/system/node/online": "0-1",
+        "sys/devices/system/node/has_memory": memory,
+        "proc/self/status": f"Name:\tpython\nMems_allowed_list:\t{allowed}",
+    }
+    for node, pages in ((0, 80), (1, 20)):
+        for name in ("nr_hugepages", "free_hugepages"):
+            files[f"sys/devices/system/node/node{node}/hugepages/hugepages-2048kB/{name}"] = pages
+    return files
+
+
+def test_a_short_node_is_told_with_what_each_has(root):
+    write(root, two_nodes())
+    said = explain_shortage(64 * MIB, errno.ENOSPC, 1, root=root)
+    assert "32 huge pages of 2 MiB are needed on node 1, and 20 of 20 are free" in said
+    assert "node 0 has 80 of 80 free, node 1 has 20 of 20 free" in said
+    assert "node 0 has" in explain_shortage(GIB, errno.ENOMEM, root=root)
+
+
+def test_nodes_out_of_reach_are_told(root):
+    write(root, two_nodes(allowed="1"))
+    assert (memory_nodes(root), allowed_nodes(root)) == ([0, 1], [1])
+    assert "memory of node 1 only, and not of node 0" in node_refusal(0, root)
+    assert node_refusal(1, root) is None
+    assert node_refusal(None, root) is None
+    said = explain_shortage(64 * MIB, errno.ENOMEM, root=root)
+    assert "20 are free on node 1, whose memory alone this process may use: raise cpuset.mems" in said
+    write(root, two_nodes())
+    said = explain_shortage(64 * MIB, errno.ENOMEM, bound=[1], root=root)
+    assert "20 are free on node 1, whose memory alone this thread's memory policy allows" in said
+    assert "cpuset" not in said
+    assert "no limit" in explain_shortage(64 * MIB, errno.ENOMEM, bound=[0, 1], root=root)
+    assert "no limit" in explain_shortage(64 * MIB, errno.ENOMEM, bound=[0], root=root)
+
+
+def test_a_node_without_memory_is_told(root):
+    write(root, two_nodes(memory="0", allowed="0"))
+    assert "node 1 has no memory of its own; node 0 of this machine has" in node_refusal(1, root)
 
 
 def test_groups_are_named_with_their_figures(root):

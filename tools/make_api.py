@@ -22,7 +22,18 @@ HEAD = """# Python interface
 Written by tools/make_api.py from the docstrings: `help(mrm)` says the same. The C
 interface is documented in include/mrm/mrm.h, call by call.
 """
-ORDER = ["Pool", "Window", "View", "Reservation", "Batch", "Report", "PoolStats", "Mapping", "Place"]
+ORDER = [
+    "Pool",
+    "Window",
+    "View",
+    "Reservation",
+    "Batch",
+    "Report",
+    "PoolStats",
+    "Mapping",
+    "Place",
+    "Feature",
+]
 
 
 def split_signature(name: str, text: str) -> tuple[str, str]:

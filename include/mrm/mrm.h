@@ -367,6 +367,13 @@ typedef struct mrm_api {
      * SIGSEGV handler that has to know why it was called. True at some moment of the
      * call; a commit on another processor may change it the moment after. Never fails. */
     void (*classify)(const void *address, mrm_place *place);
+
+    /* ---- later additions ---- */
+
+    /* What was funded, and which ways of this kernel the pool goes and what they cost: a few
+     * sentences in UTF-8 for a log, the pool's own, valid for its life. Never NULL, never
+     * fails. */
+    const char *(*pool_description)(const mrm_pool *pool);
 } mrm_api;
 
 #if !defined(MRM_NO_API_POINTER)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from mrm.errors import ArgumentError, FundingError
 from mrm.physical.labour import labour
 from mrm.sizes import format_size
+from mrm.system import features
 from mrm.system.calls import system_call
 from mrm.system.pages import frame_size, memfd_flag, mount_option
 
@@ -23,6 +24,7 @@ _MFD_CLOEXEC = 1
 _MFD_HUGETLB = 4
 _AT_FDCWD = -100
 _HUGETLBFS_MAGIC = 0x958458F6
+_UNNAMED = "unnamed hugetlbfs files"
 
 
 @dataclass
@@ -115,16 +117,20 @@ class FrameFile:
             )
 
     def _open_unnamed(self) -> None:
-        try:
-            self.fd = _open(self._directory, b".", os.O_RDWR | os.O_TMPFILE | os.O_EXCL)
-        except OSError as error:
-            # Kernels before 5.1 know no unnamed files on hugetlbfs.
-            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
-                raise
-            self._created = b".mrm-" + secrets.token_hex(8).encode()
-            self.fd = _open(self._directory, self._created, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-            system_call("unlinkat", self._directory, self._created + b"\0", 0)
-            self._created = None
+        if not features.is_missing(_UNNAMED):
+            try:
+                self.fd = _open(self._directory, b".", os.O_RDWR | os.O_TMPFILE | os.O_EXCL)
+                features.found(_UNNAMED, True)
+                return
+            except OSError as error:
+                # Kernels before 5.1 know no unnamed files on hugetlbfs.
+                if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+                    raise
+                features.refused(_UNNAMED)
+        self._created = b".mrm-" + secrets.token_hex(8).encode()
+        self.fd = _open(self._directory, self._created, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        system_call("unlinkat", self._directory, self._created + b"\0", 0)
+        self._created = None
 
     def _open_named(self, name: bytes) -> None:
         try:

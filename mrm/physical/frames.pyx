@@ -83,10 +83,8 @@ cdef extern from "system/lock.h" nogil:
     void mrm_lock(uint32_t *lock)
     void mrm_unlock(uint32_t *lock)
 
-cdef extern from "<unistd.h>" nogil:
-    enum:
-        _SC_NPROCESSORS_CONF
-    long sysconf(int name)
+cdef extern from "system/atomic.h" nogil:
+    uint32_t mrm_cpus()
 
 cdef extern from * nogil:
     """
@@ -104,7 +102,10 @@ cdef enum:
 
 
 cdef inline stack_t *own_stack(const frames_t *frames) noexcept nogil:
-    """The stack of the processor that this thread runs on."""
+    """The stack of the processor that this thread runs on.
+
+    Processors with numbers beyond those that were foreseen share stacks with others.
+    """
     cdef uint32_t cpu = mrm_cpu()
     if cpu >= frames.stack_count:
         cpu %= frames.stack_count
@@ -115,7 +116,6 @@ cdef inline stack_t *own_stack(const frames_t *frames) noexcept nogil:
 
 cdef int frames_open(frames_t *frames, uint32_t count) noexcept nogil:
     """Begin with ``count`` frames, all of them free."""
-    cdef long processors = sysconf(_SC_NPROCESSORS_CONF)
     cdef size_t nbytes, line = sizeof(stack_t)
     cdef uint32_t i
     cdef int status
@@ -127,7 +127,7 @@ cdef int frames_open(frames_t *frames, uint32_t count) noexcept nogil:
         return status
 
     frames.count = count
-    frames.stack_count = <uint32_t>min(max(processors, <long>1), <long>MAX_STACKS)
+    frames.stack_count = min(mrm_cpus(), <uint32_t>MAX_STACKS)
     # Pages of zeros come from the kernel when they are touched: a million records
     # that say READY cost nothing until then.
     nbytes = line + frames.stack_count * line + <size_t>count * sizeof(frame_t)

@@ -11,7 +11,8 @@ by side. Hence the order: map the file once, which reserves the pages and so fai
 once and without side effects if there are too few; have every thread populate its
 part through that mapping (11.9 GB/s with one thread, 19.5 with two); and let
 fallocate pass over each part, which costs next to nothing where the pages are there,
-and decides where they are not.
+and decides where they are not. Kernels before 5.14 cannot populate, and a touch that finds
+no page may die of SIGBUS: there one thread has fallocate do it all.
 
 Where huge pages cannot be had and are not required, there are two lesser backings: a
 memfd of ordinary memory with transparent huge pages, then one with small pages. For
@@ -23,7 +24,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mrm.errors import ArgumentError, BackingWarning, FundingError
 from mrm.physical.cgroups import counts_hugetlb_as_memory, memory_limits
@@ -33,12 +34,14 @@ from mrm.physical.limits import (
     explain_ordinary_shortage,
     explain_shortage,
     group_sentence,
+    node_refusal,
     nodes,
     process_shortage,
     shmem_thp,
 )
-from mrm.physical.placement import bind_thread, frames_elsewhere, has_huge_frames
+from mrm.physical.placement import bind_thread, bound_nodes, free_thread, has_huge_frames, places
 from mrm.sizes import format_size
+from mrm.system import features
 from mrm.system.calls import system_call
 from mrm.system.pages import base_page_size, frame_size
 
@@ -50,7 +53,8 @@ SMALL = 3
 Progress = Callable[[int, int], object]
 
 _PROT_NONE, _PROT_READ_WRITE = 0, 3
-_MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS, _MAP_NORESERVE = 1, 2, 0x10, 0x20, 0x4000
+_MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS = 1, 2, 0x10, 0x20
+_MAP_NORESERVE, _MAP_POPULATE = 0x4000, 0x8000
 _MADV_DONTFORK, _MADV_HUGEPAGE, _MADV_POPULATE_WRITE = 10, 14, 23
 
 # One call's share: so small that Ctrl-C is answered within a tenth of a second even
@@ -206,11 +210,15 @@ class _Order:
         self.name = name or "mrm"
         self.threads = threads
         self.progress = progress
+        frame = frame_size()
+        self.part = max(_PART, frame, -(-nbytes // _MOST_PARTS) // frame * frame)
 
     def threads_for(self, backing: int) -> int:
         """How many threads clear pages."""
+        if backing != SMALL and not _populates():
+            return 1  # fallocate does it, and lets in one at a time
         if self.threads is not None:
-            return self.threads
+            return min(self.threads, -(-self.nbytes // self.part))  # no more than have something to do
         if backing == SMALL:
             # fallocate alone, which one thread does as fast as two (4 GB/s, measured);
             # page faults of 4 KiB are slower still.
@@ -226,8 +234,9 @@ def _get_lesser(order: _Order, shortage: FundingError) -> Funded:
         if setting in ("always", "within_size", "advise", "force"):
             try:
                 return _get(order, THP)
-            except _NoHugeFrames:
-                pass
+            except _NoHugeFrames as error:
+                funded = _get(order, SMALL)
+                return replace(funded, description=f"{funded.description}, as {error}")
         return _get(order, SMALL)
     except FundingError as error:
         raise FundingError(
@@ -268,9 +277,9 @@ def _get(order: _Order, backing: int) -> Funded:
 
 def _check_beforehand(order: _Order, backing: int) -> None:
     """Refuse what the kernel would answer with a signal, or never."""
-    found: list[str | None] = []
+    found: list[str | None] = [node_refusal(order.node)]
     if backing != HUGETLB:
-        found = [explain_ordinary_shortage(order.nbytes, order.node)]
+        found += [explain_ordinary_shortage(order.nbytes, order.node)]
     else:
         # Beyond RLIMIT_FSIZE the kernel sends SIGXFSZ, which kills by default.
         found += process_shortage(order.nbytes, None)
@@ -283,12 +292,17 @@ def _check_beforehand(order: _Order, backing: int) -> None:
         raise FundingError(f"{_what(order, backing)} cannot be funded. {said}", nbytes=order.nbytes)
 
 
+def _populates() -> bool:
+    """Whether pages can be fetched through a mapping, by several threads at once (5.14)."""
+    return not features.is_missing("MADV_POPULATE_WRITE")
+
+
 # ---- filling ---------------------------------------------------------------------
 
 
 def _fill(order: _Order, backing: int, fd: int, threads: int) -> None:
     """Fetch every page of the file."""
-    if backing == SMALL:
+    if backing == SMALL and order.node is None:
         _labour(order, _parts(order, fd, 0), threads)
         return
     # Room for one frame more: the kernel aligns mappings of huge pages, but not of memory
@@ -297,28 +311,60 @@ def _fill(order: _Order, backing: int, fd: int, threads: int) -> None:
     start = system_call("mmap", 0, room, _PROT_NONE, _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE, -1, 0)
     try:
         address = -(-start // frame_size()) * frame_size()
-        # Without MAP_NORESERVE: this is what reserves the pages, all or none.
-        system_call("mmap", address, order.nbytes, _PROT_READ_WRITE, _MAP_SHARED | _MAP_FIXED, fd, 0)
+        _reserve(order, fd, address)
         system_call("madvise", address, order.nbytes, _MADV_DONTFORK)
         if backing == THP:
             system_call("madvise", address, order.nbytes, _MADV_HUGEPAGE)
-        _labour(order, _parts(order, fd, address), threads)
-        if order.node is not None:
-            _check_node(order, address)
+        populated = backing != SMALL and _populates()
+        _labour(order, _parts(order, fd, address if populated else 0), threads)
+        if not populated and (backing == THP or order.node is not None):
+            _map_pages(order, fd, address)
         if backing == THP and not has_huge_frames(address):
-            raise _NoHugeFrames("the kernel found no transparent huge page", nbytes=order.nbytes)
+            without = "" if populated else ", as it has no MADV_POPULATE_WRITE: set shmem_enabled to always"
+            raise _NoHugeFrames(f"the kernel found no transparent huge page{without}", nbytes=order.nbytes)
+        if order.node is not None:
+            _check_node(order, backing, address)
     finally:
         system_call("munmap", start, room)
 
 
-def _check_node(order: _Order, address: int) -> None:
-    """Refuse frames that lie on another node after all."""
-    assert order.node is not None
-    count = order.nbytes // frame_size()
-    elsewhere = frames_elsewhere(address, count, order.node)
-    if elsewhere:
+def _reserve(order: _Order, fd: int, address: int) -> None:
+    """Map the file without MAP_NORESERVE, which reserves its huge pages, all or none.
+
+    The kernel refuses more than what lies on the nodes of the calling thread's policy.
+    A caller that is bound to one node may want its pool on another; so where a node is
+    given, a thread without any policy maps.
+    """
+
+    def task() -> int:
+        system_call("mmap", address, order.nbytes, _PROT_READ_WRITE, _MAP_SHARED | _MAP_FIXED, fd, 0)
+        return 0
+
+    if order.node is None:
+        task()
+    else:
+        labour([task], prepare=free_thread)
+
+
+def _map_pages(order: _Order, fd: int, address: int) -> None:
+    """Map every page that is there: the kernel tells where a page is, and of what kind, only then."""
+    flags = _MAP_SHARED | _MAP_FIXED | _MAP_POPULATE
+    system_call("mmap", address, order.nbytes, _PROT_READ_WRITE, flags, fd, 0)
+    system_call("madvise", address, order.nbytes, _MADV_DONTFORK)
+
+
+def _check_node(order: _Order, backing: int, address: int) -> None:
+    """Refuse memory of which the kernel does not say that all of it lies on the right node."""
+    page, kind = (frame_size(), "frames") if backing == HUGETLB else (base_page_size(), "pages")
+    found = places(address, order.nbytes, page)
+    count = order.nbytes // page
+    if there := count - found[order.node or 0]:
+        spread = ", ".join(
+            f"{n} on node {place}" if place >= 0 else f"{n} nobody knows where ({os.strerror(-place)})"
+            for place, n in sorted(found.items())
+        )
         raise FundingError(
-            f"{elsewhere} of {count} frames came from another node than {order.node}. "
+            f"{there} of {count} {kind} came from another node than {order.node}: {spread}. "
             f"{explain_shortage(order.nbytes, None, order.node)}",
             nbytes=order.nbytes,
         )
@@ -337,10 +383,8 @@ def _labour(order: _Order, tasks: Iterator[Task], threads: int) -> None:
 
 def _parts(order: _Order, fd: int, address: int) -> Iterator[Task]:
     """The tasks: each part of the file, populated through ``address`` unless that is 0."""
-    frame = frame_size()
-    part = max(_PART, frame, -(-order.nbytes // _MOST_PARTS) // frame * frame)
-    for offset in range(0, order.nbytes, part):
-        yield _Part(fd, address, offset, min(part, order.nbytes - offset))
+    for offset in range(0, order.nbytes, order.part):
+        yield _Part(fd, address, offset, min(order.part, order.nbytes - offset))
 
 
 @dataclass(frozen=True)
@@ -357,7 +401,7 @@ class _Part:
             try:
                 system_call("madvise", self.address + self.offset, self.nbytes, _MADV_POPULATE_WRITE)
             except OSError:
-                # A kernel before 5.14, or pages that are missing: fallocate says which.
+                # Pages that are missing: fallocate says which.
                 pass
         while True:
             try:
@@ -390,7 +434,8 @@ def _describe(order: _Order, backing: int, threads: int, seconds: float) -> str:
 def _why(order: _Order, backing: int, error: OSError, directory: str | None) -> str:
     """The sentence of a refusal."""
     if backing == HUGETLB:
-        reason = explain_shortage(order.nbytes, error.errno, order.node, directory=directory)
+        bound = bound_nodes() if order.node is None else None
+        reason = explain_shortage(order.nbytes, error.errno, order.node, directory=directory, bound=bound)
     else:
         reason = explain_ordinary_shortage(order.nbytes, order.node) or (
             "No limit that mrm knows of is too low now: another process may have held the memory for a moment."

@@ -100,6 +100,22 @@ def nodes(root: Path = ROOT) -> list[int]:
     return parse_list(read_text(root / "sys/devices/system/node/online")) or [0]
 
 
+def memory_nodes(root: Path = ROOT) -> list[int]:
+    """NUMA nodes that have memory."""
+    found = parse_list(read_text(root / "sys/devices/system/node/has_memory"))
+    return [node for node in nodes(root) if node in found] or nodes(root)
+
+
+def allowed_nodes(root: Path = ROOT) -> list[int]:
+    """Those of them whose memory this process may use (``cpuset.mems`` of its control group)."""
+    there = memory_nodes(root)
+    for line in read_text(root / "proc/self/status").splitlines():
+        if line.startswith("Mems_allowed_list:"):
+            allowed = parse_list(line.partition(":")[2])
+            return [node for node in there if node in allowed] or there
+    return there
+
+
 def meminfo(root: Path = ROOT, node: int | None = None) -> dict[str, int]:
     """``/proc/meminfo``, or a node's own, as bytes (``HugePages_*`` as pages)."""
     path = "proc/meminfo" if node is None else f"sys/devices/system/node/node{node}/meminfo"
@@ -160,6 +176,7 @@ def explain_shortage(
     node: int | None = None,
     *,
     directory: str | None = None,
+    bound: list[int] | None = None,
     root: Path = ROOT,
 ) -> str:
     """Say which limits stood in the way of ``nbytes`` of huge pages, and what to do.
@@ -174,6 +191,8 @@ def explain_shortage(
         The NUMA node that the pages had to be on.
     directory : str, optional
         Directory of the hugetlbfs mount that they were asked from.
+    bound : list of int, optional
+        The nodes that the memory policy of the thread that asked binds it to.
     root : Path, optional
         What to read below.
 
@@ -182,7 +201,7 @@ def explain_shortage(
     str
         One sentence a limit that is too low; if none is, one that says so.
     """
-    found = _page_shortage(nbytes, node, root)
+    found = _page_shortage(nbytes, node, bound, root)
     found += _mount_shortage(nbytes, directory)
     found += [
         group_sentence(limit, nbytes) for limit in hugetlb_limits(frame_size(), root) if limit.left < nbytes
@@ -263,7 +282,22 @@ def group_sentence(limit: GroupLimit, nbytes: int) -> str:
     )
 
 
-def _page_shortage(nbytes: int, node: int | None, root: Path) -> list[str]:
+def node_refusal(node: int | None, root: Path = ROOT) -> str | None:
+    """Why this process can have no memory of a NUMA node at all; None if it can."""
+    if node is None or node in allowed_nodes(root):
+        return None
+    if node not in memory_nodes(root):
+        return (
+            f"NUMA node {node} has no memory of its own; {numbered(memory_nodes(root))} of this machine has."
+        )
+    return (
+        f"This process may use memory of {numbered(allowed_nodes(root))} only, and not of node {node} "
+        "(Mems_allowed_list in /proc/self/status): raise cpuset.mems of its control group, or start it with "
+        "that node allowed (in a container, by the container's cpuset)."
+    )
+
+
+def _page_shortage(nbytes: int, node: int | None, bound: list[int] | None, root: Path) -> list[str]:
     """What the kernel's pool of huge pages lacks."""
     size = format_size(frame_size())
     pages = huge_pages(None, node, root)
@@ -273,7 +307,7 @@ def _page_shortage(nbytes: int, node: int | None, root: Path) -> list[str]:
         return [f"{said}: it needs CONFIG_HUGETLBFS."]
     needed = -(-nbytes // frame_size())
     if pages.available >= needed and machine.available >= needed:
-        return []
+        return _beyond_reach(needed, bound, root) if node is None else []
     where, option = ("", "") if node is None else (f" on node {node}", f" --node {node}")
     fix = f"run `mrm fund {_binary(nbytes)}{option}` as root"
     if node is not None and pages.available >= needed:
@@ -282,11 +316,39 @@ def _page_shortage(nbytes: int, node: int | None, root: Path) -> list[str]:
         f"{needed} huge pages of {size} are needed{where}, and {pages.available} of {pages.total} are free "
         f"(free_hugepages {pages.free}, reserved {pages.reserved})"
     )
+    spread = _by_node(root)
     if machine.growth >= needed - pages.available > 0:
         said += f"; nr_overcommit_hugepages allows {machine.growth} more, but the kernel could not put them"
-        return [f"{said} together: memory is short or fragmented. Fund them early: {fix}."]
+        return [f"{said} together: memory is short or fragmented. Fund them early: {fix}.", *spread]
     said += f"; nr_hugepages is {machine.total} and nr_overcommit_hugepages {machine.overcommit}"
-    return [f"{said}: {fix}."]
+    return [f"{said}: {fix}.", *spread]
+
+
+def _by_node(root: Path) -> list[str]:
+    """What each node has, where there are several."""
+    if len(nodes(root)) < 2:
+        return []
+    pools = {node: huge_pages(None, node, root) for node in nodes(root)}
+    said = [f"node {node} has {pages.free} of {pages.total} free" for node, pages in pools.items() if pages]
+    return [f"Of the machine's huge pages {', '.join(said)}."]
+
+
+def _beyond_reach(needed: int, bound: list[int] | None, root: Path) -> list[str]:
+    """That enough pages are free, but not on the nodes that the caller may use."""
+    allowed = allowed_nodes(root)
+    reach = [node for node in allowed if bound is None or node in bound]
+    pools = [huge_pages(None, node, root) for node in reach]
+    free = sum(pages.free for pages in pools if pages)
+    if reach == memory_nodes(root) or free >= needed:
+        return []
+    if reach == allowed:
+        whose, fix = "this process may use", "raise cpuset.mems of its control group"
+    else:
+        whose, fix = "this thread's memory policy allows", "give the pool a numa_node"
+    size = format_size(frame_size())
+    said = f"{needed} huge pages of {size} are needed, and {free} are free on {numbered(reach)}"
+    fix += ", or fund more there (`mrm fund SIZE --node N`)"
+    return [f"{said}, whose memory alone {whose}: {fix}.", *_by_node(root)]
 
 
 def _mount_shortage(nbytes: int, directory: str | None) -> list[str]:
@@ -306,6 +368,11 @@ def _mount_shortage(nbytes: int, directory: str | None) -> list[str]:
 
 
 # ---- reading -----------------------------------------------------------------------
+
+
+def numbered(numbers: list[int]) -> str:
+    """``node 3``, or ``nodes 0, 3``."""
+    return f"node{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
 def read_text(path: Path) -> str:

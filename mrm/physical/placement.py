@@ -3,15 +3,18 @@
 The kernel takes a node as an order and huge pages as a wish, and reports neither. So
 what came of it is looked up: nodes by move_pages, which moves nothing when it is given
 no target, and huge pages in ``/proc/self/smaps``.
+
+A policy belongs to a thread, and threads inherit it. The caller's is never touched: what
+needs another one is done by threads of ``labour``, which end with the job.
 """
 
 import array
+from collections import Counter
 from pathlib import Path
 
 from mrm.system.calls import system_call
-from mrm.system.pages import frame_size
 
-_MPOL_BIND = 2
+_MPOL_DEFAULT, _MPOL_BIND = 0, 2
 _NODE_BITS = 1024
 # One call's share: 4096 addresses and answers are 48 KiB.
 _PAGES_A_CALL = 4096
@@ -30,28 +33,51 @@ def bind_thread(node: int) -> None:
     system_call("set_mempolicy", _MPOL_BIND, mask, _NODE_BITS + 1)
 
 
-def frames_elsewhere(address: int, count: int, node: int) -> int:
-    """How many of the frames mapped at ``address`` lie on another node.
+def free_thread() -> None:
+    """Rid the calling thread of the memory policy that it inherited, for the rest of its life."""
+    system_call("set_mempolicy", _MPOL_DEFAULT, 0, 0)
+
+
+def bound_nodes() -> list[int] | None:
+    """Nodes that the calling thread's memory policy binds it to; None if it binds it to none."""
+    mode, mask = array.array("i", [_MPOL_DEFAULT]), array.array("Q", bytes(_NODE_BITS // 8))
+    try:
+        system_call("get_mempolicy", mode.buffer_info()[0], mask.buffer_info()[0], _NODE_BITS, 0, 0)
+    except OSError:
+        return None
+    # Above the modes are flags: whether the nodes are counted within those allowed.
+    if mode[0] & 0xFF != _MPOL_BIND:
+        return None
+    bits = int.from_bytes(mask.tobytes(), "little")
+    return [node for node in range(_NODE_BITS) if bits >> node & 1]
+
+
+def places(address: int, nbytes: int, page_size: int) -> Counter[int]:
+    """How many of the pages mapped at ``address`` lie on each node.
 
     Parameters
     ----------
     address : int
-        Of the first one.
-    count : int
-        How many there are.
-    node : int
-        Where they should be. A frame whose place the kernel does not tell counts as
-        being there.
+        Of the first page.
+    nbytes : int
+        How much to look at. Pages that this process has not mapped there yet have no
+        place, even if the file has them.
+    page_size : int
+        Bytes of one page.
+
+    Returns
+    -------
+    Counter
+        Pages by node; those that the kernel tells no node of by ``-errno``.
     """
-    wrong = 0
-    size = frame_size()
-    for first in range(0, count, _PAGES_A_CALL):
-        n = min(_PAGES_A_CALL, count - first)
-        pages = array.array("Q", (address + (first + i) * size for i in range(n)))
-        found = array.array("i", [-1]) * n
-        system_call("move_pages", 0, n, pages.buffer_info()[0], 0, found.buffer_info()[0], 0)
-        wrong += sum(1 for place in found if place >= 0 and place != node)
-    return wrong
+    found: Counter[int] = Counter()
+    step = _PAGES_A_CALL * page_size
+    for first in range(address, address + nbytes, step):
+        pages = array.array("Q", range(first, min(first + step, address + nbytes), page_size))
+        where = array.array("i", [-1]) * len(pages)
+        system_call("move_pages", 0, len(pages), pages.buffer_info()[0], 0, where.buffer_info()[0], 0)
+        found.update(where)
+    return found
 
 
 def has_huge_frames(address: int) -> bool:

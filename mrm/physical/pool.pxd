@@ -14,6 +14,7 @@ cdef struct pool_t:
     int dumped                  # whether core dumps hold the window
     mrm_layout layout           # with its number, never used twice in a process
     char *window                # address of frame 0, for the pool's life
+    char *description           # in words, for people
     size_t whole                # bytes of a mapping of all frames: ends with a page table
     range_t *arena              # window and views
     frames_t frames
@@ -41,6 +42,8 @@ cdef int pool_take_many(pool_t *pool, uint32_t *frames, size_t n) noexcept nogil
 cdef int pool_take_run(pool_t *pool, uint32_t n, uint32_t *first) noexcept nogil
 cdef int pool_give(pool_t *pool, uint32_t frame, int reuse) noexcept nogil
 cdef int pool_give_many(pool_t *pool, const uint32_t *frames, size_t n, int reuse) noexcept nogil
+cdef int pool_describe(pool_t *pool, const char *text) noexcept nogil
+cdef const char *pool_description(const pool_t *pool) noexcept nogil
 cdef int pool_zero(pool_t *pool, const uint32_t *frames, size_t n) noexcept nogil
 cdef int pool_copy_frame(pool_t *pool, uint32_t target, uint32_t source) noexcept nogil
 cdef void pool_stats(pool_t *pool, mrm_stats *stats) noexcept nogil

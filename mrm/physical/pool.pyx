@@ -20,7 +20,7 @@ page tables: not copied by fork, and not in core dumps. If the window is to be d
 a view that nobody sees (the keeper) keeps the shared tables in its place.
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -33,13 +33,15 @@ from mrm.physical.frames cimport (
     frame_counts_t, frames_close, frames_give, frames_give_many, frames_open, frames_state, frames_take,
     frames_take_many, frames_take_run,
 )
-from mrm.system.calls cimport CALL_CLOSE, CALL_MADVISE, CALL_MMAP, CALL_MPROTECT, advise, call, map_file
+from mrm.system.calls cimport CALL_CLOSE, CALL_MADVISE, CALL_MMAP, CALL_MPROTECT, advise, call, is_fake, map_file
 from mrm.system.failure cimport failure, mrm_fail
+from mrm.system.features cimport FEATURE_COLLAPSE, FEATURE_POPULATE, feature_missing, features_try
 from mrm.system.pages cimport address_bits, sharing_span
 from mrm.system.ranges cimport RANGE_ARENA, STATE_FORKED, STATE_OPEN, range_release, range_reserve
 
 
 cdef extern from "system/atomic.h" nogil:
+    uint8_t mrm_load8(const uint8_t *p)
     uint32_t mrm_load32(const uint32_t *p)
     void mrm_store32(uint32_t *p, uint32_t v)
     uint64_t mrm_load64(const uint64_t *p)
@@ -53,6 +55,7 @@ cdef extern from "<sys/mman.h>" nogil:
 
 cdef extern from "<string.h>" nogil:
     char *strerror(int error)
+    char *strdup(const char *text)
 
 
 cdef enum:
@@ -113,6 +116,24 @@ cdef int map_whole(pool_t *pool, char *at, bint dumped) noexcept nogil:
         b"raise vm.max_map_count",
         whole, at, strerror(<int>-got),
     )
+
+
+cdef void _fill_window(pool_t *pool) noexcept nogil:
+    """Page tables for the window of huge pages: no touch through it takes a fault, and views can link them.
+
+    0.3 us a page. Without MADV_POPULATE_WRITE each page is touched, which changes nothing in
+    it, and makes it writable too: the mapping is shared, and may be written. The frames are
+    funded, so no touch can fail.
+    """
+    cdef uint32_t frame
+    if is_fake():
+        return
+    if not feature_missing(FEATURE_POPULATE) and advise(
+        pool.window, <size_t>pool.layout.frame_count << pool.layout.frame_shift, ADVICE_POPULATE_WRITE
+    ) == 0:
+        return
+    for frame in range(pool.layout.frame_count):
+        mrm_load8(<const uint8_t *>mrm_address(&pool.layout, 0, frame))
 
 
 # ---- opening and closing -------------------------------------------------------
@@ -195,13 +216,16 @@ cdef int pool_open(
             free(pool)
         return status
     if backing == MRM_BACKING_HUGETLB:
-        # Page tables for the window now (0.3 us a page): no touch through it takes a fault,
-        # and the views have something to link. Where it cannot be done, touches do it.
-        advise(pool.window, funded, ADVICE_POPULATE_WRITE)
+        features_try(fd, 1 << frame_shift)
+        _fill_window(pool)
     elif backing == MRM_BACKING_THP:
+        features_try(-1, 0)
         # fallocate under shmem_enabled=advise gave small pages; where this kernel can, they
         # are made huge at once. Where it cannot, they stay small, and page_size_of() says so.
-        advise(pool.window, funded, ADVICE_COLLAPSE)
+        if not feature_missing(FEATURE_COLLAPSE):
+            advise(pool.window, funded, ADVICE_COLLAPSE)
+    else:
+        features_try(-1, 0)
     pool.users = 1
     mrm_store32(&pool.state, STATE_OPEN)
     opened[0] = pool
@@ -227,6 +251,7 @@ cdef void pool_release(pool_t *pool) noexcept nogil:
         return
     call(CALL_CLOSE, pool.fd)
     frames_close(&pool.frames)
+    free(pool.description)
     free(pool.view_state)
     free(pool.view_queue)
     free(pool)
@@ -324,6 +349,23 @@ cdef int pool_copy_frame(pool_t *pool, uint32_t target, uint32_t source) noexcep
     if status == MRM_OK and target != source:
         memcpy(pool_address(pool, target), pool_address(pool, source), pool.layout.frame_size)
     return status
+
+
+cdef int pool_describe(pool_t *pool, const char *text) noexcept nogil:
+    """What the pool says of itself, from now on; it keeps a copy."""
+    cdef char *kept = strdup(text)
+    if kept == NULL:
+        return mrm_fail(failure(), MRM_NO_MEMORY, 0, 12, NULL, 0, b"no memory for a pool's description")
+    free(pool.description)
+    pool.description = kept
+    return MRM_OK
+
+
+cdef const char *pool_description(const pool_t *pool) noexcept nogil:
+    """The same, for the pool's life; never NULL."""
+    if pool.description == NULL:
+        return b""
+    return pool.description
 
 
 # ---- figures -------------------------------------------------------------------

@@ -15,7 +15,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 
 from mrm cimport (
-    MRM_CLOSED, MRM_INCONSISTENT, MRM_OK, MRM_PROT_NONE, MRM_PROT_READ_WRITE, MRM_SLOT_DEFERRED,
+    MRM_BACKING_HUGETLB, MRM_CLOSED, MRM_INCONSISTENT, MRM_OK, MRM_PROT_NONE, MRM_PROT_READ_WRITE, MRM_SLOT_DEFERRED,
     MRM_SLOT_EMPTY, MRM_SLOT_SHOWN, MRM_SYSTEM_CALL, mrm_report,
 )
 from mrm.physical.frames cimport (
@@ -102,9 +102,9 @@ cdef int64_t _move(reservation_t *r, const step_t *step, int *which) noexcept no
     which[0] = CALL_MREMAP
     got = call(CALL_MREMAP, source, <int64_t>nbytes, <int64_t>nbytes, MREMAP_MAYMOVE | MREMAP_FIXED, target)
     if got == -EINVAL or got == -EFAULT:
-        # Before 5.16 hugetlb could not be moved (EINVAL); one call carries one mapping only
-        # (EFAULT), where somebody else has split it. Showing and sealing has the same end.
-        if got == -EINVAL:
+        # It was tried, and yet it is refused (EINVAL): by a filter that came later. Or somebody
+        # else has split the mapping (EFAULT). Showing and sealing has the same end.
+        if got == -EINVAL and r.pool.layout.backing == MRM_BACKING_HUGETLB:
             feature_is_missing(FEATURE_MREMAP)
         which[0] = CALL_MMAP
         got = map_frames(r.pool, <void *>target, step.frame, step.n, step.protection, step.protection != MRM_PROT_NONE)

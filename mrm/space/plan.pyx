@@ -180,16 +180,27 @@ cdef double _cost_of_sources(const reservation_t *r) noexcept nogil:
     return (COST_SEAL + COST_SHOOTDOWN) * blocks / max(runs, 1.0)
 
 
-cdef bint _better_moved(const reservation_t *r, size_t i, size_t n, double source_cost) noexcept nogil:
+cdef bint _goes_without(reservation_t *r, int feature) noexcept nogil:
+    """Whether the plan, which would use the feature here, has to do without; noted for explain()."""
+    # These are about huge pages: small ones were always moved by mremap.
+    if feature == FEATURE_MREMAP and r.pool.layout.backing != MRM_BACKING_HUGETLB:
+        return False
+    if not feature_missing(feature):
+        return False
+    r.plan.without |= <uint32_t>1 << feature
+    return True
+
+
+cdef bint _better_moved(reservation_t *r, size_t i, size_t n, double source_cost) noexcept nogil:
     """Whether mremap may carry the run from change ``i`` on, and costs less than fill and seal."""
     cdef const change_t *c = &r.plan.changes[i]
-    if c.source == NO_SLOT or not _vacated_now(r, c.source) or feature_missing(FEATURE_MREMAP):
+    if c.source == NO_SLOT or not _vacated_now(r, c.source):
         return False
     if not range_is_low(r.range) or _holds_whole_table(r, c.slot, n):
         return False
-    return COST_MREMAP + COST_MREMAP_PAGE * n < (
-        COST_MAP + (COST_MAP_PAGE + COST_SEAL_PAGE) * n + source_cost
-    )
+    if COST_MREMAP + COST_MREMAP_PAGE * n >= COST_MAP + (COST_MAP_PAGE + COST_SEAL_PAGE) * n + source_cost:
+        return False
+    return not _goes_without(r, FEATURE_MREMAP)
 
 
 cdef void _plan_fills(reservation_t *r) noexcept nogil:
@@ -291,12 +302,12 @@ cdef void _plan_zaps(reservation_t *r, size_t begin) noexcept nogil:
     cdef step_t *step
     cdef step_t *old = plan.steps
     cdef bint zaps = False
-    if feature_missing(FEATURE_ZAP) or r.pool.layout.backing != MRM_BACKING_HUGETLB:
+    if r.pool.layout.backing != MRM_BACKING_HUGETLB:
         return      # putting back 512 small pages a frame, or more, costs more than it saves
     i = begin
     while i < end:
         j = i + 1
-        while j < end and _zap_joins(r, &old[j - 1], &old[j]):
+        while j < end and _zap_joins(r, &old[j - 1], &old[j]) and not _goes_without(r, FEATURE_ZAP):
             j += 1
         if j - i > 1:
             zaps = True
@@ -309,8 +320,8 @@ cdef void _plan_zaps(reservation_t *r, size_t begin) noexcept nogil:
             if j - i > 1:
                 step.shoots = 0
         for k in range(i + 1, j):
-            # The survivors between two steps get their page tables back at once.
-            if old[k].first > old[k - 1].first + old[k - 1].n:
+            # The survivors between two steps get their page tables back at once, or by their next touch.
+            if old[k].first > old[k - 1].first + old[k - 1].n and not _goes_without(r, FEATURE_POPULATE):
                 step = _add_step(
                     plan, STEP_POPULATE, old[k - 1].first + old[k - 1].n, old[k].first - old[k - 1].first - old[k - 1].n
                 )
@@ -335,12 +346,12 @@ cdef void _plan_population(reservation_t *r, size_t begin) noexcept nogil:
             i += 1
             continue
         j = i + 1
-        if not feature_missing(FEATURE_POPULATE):
-            while (
-                j < end and steps[j].kind == STEP_MAP and steps[j].protection == steps[i].protection
-                and steps[j].first == steps[j - 1].first + steps[j - 1].n
-            ):
-                j += 1
+        while (
+            j < end and steps[j].kind == STEP_MAP and steps[j].protection == steps[i].protection
+            and steps[j].first == steps[j - 1].first + steps[j - 1].n
+            and not _goes_without(r, FEATURE_POPULATE)
+        ):
+            j += 1
         if j - i == 1:
             steps[i].populate = 1
         else:
@@ -373,6 +384,7 @@ cdef void _plan_advice(reservation_t *r, size_t begin) noexcept nogil:
 
 cdef void _plan_steps(reservation_t *r) noexcept nogil:
     cdef size_t begin
+    r.plan.without = 0
     _plan_fills(r)
     _plan_population(r, 0)
     _plan_advice(r, 0)

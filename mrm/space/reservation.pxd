@@ -46,6 +46,7 @@ cdef struct plan_t:
     step_t *steps               # in the order in which they are made
     size_t step_count, step_room
     uint64_t runs
+    uint32_t without            # bit f: FEATURE_f would have made this plan another
 
 
 cdef struct reservation_t:

@@ -12,6 +12,7 @@ cdef struct view_t:
     uint32_t state              # MRM_STATE_OPEN or MRM_STATE_RETIRED
 
 
+cdef int view_shares(const pool_t *pool, const char *at, const char *other) noexcept nogil
 cdef int views_attach(pool_t *pool) noexcept nogil
 cdef int view_open(pool_t *pool, view_t **opened) noexcept nogil
 cdef int view_retire(view_t *view) noexcept nogil

@@ -16,17 +16,19 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from mrm cimport (
-    MRM_CLOSED, MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, MRM_STATE_OPEN, MRM_STATE_RETIRED,
+    MRM_BACKING_HUGETLB, MRM_CLOSED, MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, MRM_STATE_OPEN, MRM_STATE_RETIRED,
     MRM_STATE_UNUSED, MRM_SYSTEM_CALL, mrm_address,
 )
 from mrm.physical.frames cimport frames_retire_begin, frames_retire_end
 from mrm.physical.pool cimport map_whole, pool_release, pool_retain, pool_t, pool_usable
-from mrm.system.calls cimport CALL_MMAP, seal
+from mrm.system.calls cimport CALL_MINCORE, CALL_MMAP, call, is_fake, seal
 from mrm.system.failure cimport failure, mrm_fail
+from mrm.system.features cimport FEATURE_SHARING, feature_found, feature_unknown
 from mrm.system.ranges cimport STATE_FORKED
 
 
 cdef extern from "system/atomic.h" nogil:
+    uint8_t mrm_load8(const uint8_t *p)
     uint32_t mrm_load32(const uint32_t *p)
     void mrm_store32(uint32_t *p, uint32_t v)
     void mrm_store8(uint8_t *p, uint8_t v)
@@ -43,10 +45,57 @@ cdef extern from "<string.h>" nogil:
     char *strerror(int error)
 
 
+cdef int view_shares(const pool_t *pool, const char *at, const char *other) noexcept nogil:
+    """Whether two whole mappings of a pool of huge pages share page tables: 1, 0, or -1 for unknown.
+
+    Frame 1 is touched through one of them, frame 0 through the other, which gives it a page
+    table: its own, or the first one's. If frame 1 is in it, untouched, it is the first one's.
+    mincore tells, without /proc. It looks into page tables only where there are some, which
+    is what frame 0 is touched for; and tells the truth of files that the process may write.
+    """
+    cdef uint8_t present = 0
+    cdef size_t frame = pool.layout.frame_size
+    if pool.layout.frame_count < 2 or pool.layout.backing != MRM_BACKING_HUGETLB or is_fake():
+        return -1
+    mrm_load8(<const uint8_t *>other + frame)
+    mrm_load8(<const uint8_t *>at)
+    if call(CALL_MINCORE, <int64_t>(at + frame), 1, <int64_t>&present) < 0:
+        return -1
+    return present & 1
+
+
+cdef int _try_sharing(pool_t *pool) noexcept nogil:
+    """Try, once in a process, whether a view will share the window's page tables.
+
+    On the pool's own frames, in the last stride, which no view has yet: it takes no huge
+    page and changes no byte. Six system calls, and the invalidation of one view.
+    """
+    cdef char *trial = <char *>mrm_address(&pool.layout, pool.layout.view_count - 1, 0)
+    cdef int shares
+    if not feature_unknown(FEATURE_SHARING) or pool.layout.frame_count < 2 or is_fake():
+        return MRM_OK
+    if pool.layout.backing != MRM_BACKING_HUGETLB:
+        return MRM_OK
+    if map_whole(pool, trial, pool.dumped != 0) == MRM_OK:
+        shares = view_shares(pool, trial, pool.window)
+        if shares >= 0:
+            feature_found(FEATURE_SHARING, shares)
+    if seal(trial, pool.whole) < 0:
+        return mrm_fail(
+            failure(), MRM_SYSTEM_CALL, CALL_MMAP, 0, trial, pool.whole,
+            b"%zu bytes at %p cannot be sealed again: raise vm.max_map_count", pool.whole, trial,
+        )
+    return MRM_OK
+
+
 cdef int views_attach(pool_t *pool) noexcept nogil:
     """Give a new pool its books of views. A pool whose window is dumped gets a keeper."""
     cdef uint32_t n = pool.layout.view_count
-    cdef uint8_t *state = <uint8_t *>calloc(n, 1)
+    cdef uint8_t *state
+    cdef int status = _try_sharing(pool)
+    if status != MRM_OK:
+        return status
+    state = <uint8_t *>calloc(n, 1)
     pool.view_queue = <uint32_t *>calloc(n, sizeof(uint32_t))
     if state == NULL or pool.view_queue == NULL:
         free(state)

@@ -8,6 +8,7 @@
 
 #include <sched.h>
 #include <stdint.h>
+#include <unistd.h>
 
 #define MRM_LIKELY(x) __builtin_expect(!!(x), 1)
 #define MRM_UNLIKELY(x) __builtin_expect(!!(x), 0)
@@ -67,6 +68,26 @@ static inline unsigned mrm_cpu(void) {
 #endif
     int cpu = sched_getcpu();
     return cpu < 0 ? 0 : (unsigned)cpu;
+}
+
+/* How many numbers mrm_cpu() can give, as far as that can be known beforehand.
+ *
+ * glibc 2.36 and later tell the processors that are possible, those that may yet be plugged
+ * in among them; but earlier ones tell those that are there, one that finds no /sys those
+ * that are online, and musl those that this process may use: fewer than the numbers, which
+ * have gaps then. Hence the second look, at the highest number allowed. */
+static inline unsigned mrm_cpus(void) {
+    unsigned long allowed[1024] = {0}; /* a bit each: 65,536 processors */
+    const int bits = 8 * sizeof *allowed;
+    long told = sysconf(_SC_NPROCESSORS_CONF);
+    unsigned count = told < 1 ? 1 : (unsigned)told;
+    if (sched_getaffinity(0, sizeof allowed, (cpu_set_t *)allowed) == 0)
+        for (int i = 1024; i-- > 0;)
+            if (allowed[i]) {
+                unsigned above = (unsigned)((i + 1) * bits - __builtin_clzl(allowed[i]));
+                return above > count ? above : count;
+            }
+    return count;
 }
 
 #endif

@@ -27,6 +27,7 @@ cdef enum:
     CALL_PKEY_ALLOC
     CALL_PKEY_FREE
     CALL_UNLINKAT
+    CALL_MINCORE
     CALLS
 
 

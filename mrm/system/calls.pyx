@@ -60,6 +60,7 @@ cdef extern from *:
         {SYS_pkey_alloc, "pkey_alloc"},
         {SYS_pkey_free, "pkey_free"},
         {SYS_unlinkat, "unlinkat"},
+        {SYS_mincore, "mincore"},
     };
     static _Thread_local uint64_t mrm_thread_calls;
     """

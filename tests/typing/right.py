@@ -38,6 +38,8 @@ with mrm.Pool("64MiB", huge="prefer", progress=lambda done, total: print(done / 
     stats = relocate(pool, pool.take(2))
     free: int = stats.free
     window: mrm.Window = pool.window
+    words: str = pool.description
+    lacks: list[str] = [feature.instead for feature in mrm.features() if feature.present is False]
     try:
         pool.take(2**30)
     except mrm.OutOfFrames as error:

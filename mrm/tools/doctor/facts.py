@@ -12,12 +12,14 @@ from pathlib import Path
 from mrm.physical.cgroups import ROOT, counts_hugetlb_as_memory, hugetlb_limits, memory_limits
 from mrm.physical.limits import (
     RLIMITS,
+    allowed_nodes,
     chosen_word,
     huge_page_sizes,
     huge_pages,
     max_map_count,
     meminfo,
     nodes,
+    numbered,
     overcommit_memory,
     read_text,
     rlimit,
@@ -41,7 +43,7 @@ def machine(root: Path = ROOT) -> Iterator[Finding]:
     yield Finding(topic, "mappings can share page tables of", shared, OK if span else NOTE, advice)
     yield Finding(topic, "addresses of a process", f"{bits_of_addresses()} bits")
     yield Finding(topic, "processors", _processors())
-    yield Finding(topic, "NUMA nodes", len(nodes(root)), OK, _node_advice(root))
+    yield Finding(topic, "NUMA nodes", _nodes(root), OK, _node_advice(root))
     info = meminfo(root)
     yield Finding(topic, "memory", format_size(info.get("MemTotal", 0)))
     yield Finding(topic, "memory available", format_size(info.get("MemAvailable", 0)))
@@ -51,6 +53,13 @@ def machine(root: Path = ROOT) -> Iterator[Finding]:
 def _processors() -> str:
     allowed, there = len(os.sched_getaffinity(0)), os.cpu_count() or 1
     return str(there) if allowed == there else f"{allowed} of {there} (affinity or cpuset)"
+
+
+def _nodes(root: Path) -> str:
+    there, allowed = nodes(root), allowed_nodes(root)
+    if allowed == there:
+        return str(len(there))
+    return f"{len(there)}, memory of {numbered(allowed)} allowed"
 
 
 def _node_advice(root: Path) -> str:
