@@ -277,9 +277,10 @@ cdef class View(Window):
         if self.busy or self.view.state != MRM_STATE_OPEN:
             raise ClosedError(f"view {self.view.number} is retired: its addresses trap")
 
+    @cython.critical_section
     def _shares_page_tables(self):
         """Whether it shares the window's page tables; None where that cannot be told. Touches two frames."""
-        self._check_shown()
+        self.check_shown()
         shares = view_shares(self.pool, self.start, self.pool.window)
         return None if shares < 0 else shares == 1
 

@@ -326,7 +326,7 @@ def test_nodes_out_of_reach_are_told(root):
     assert node_refusal(None, root) is None
     said = explain_shortage(64 * MIB, errno.ENOMEM, root=root)
     assert "20 are free on node 1, whose memory alone this process may use: raise cpuset.mems" in said
-    write(root, two_nodes())
+    write(root, two_nodes() | version_2() | {"proc/meminfo": "MemTotal: 4096 kB"})
     said = explain_shortage(64 * MIB, errno.ENOMEM, bound=[1], root=root)
     assert "20 are free on node 1, whose memory alone this thread's memory policy allows" in said
     assert "cpuset" not in said

@@ -184,6 +184,7 @@ def test_a_pool_for_which_there_are_too_few_addresses_says_how_many_there_are():
 
 def test_messages_say_the_size(machine, tmp_path):
     size = mrm.sizes.format_size(machine.frame)
+    (tmp_path / "sys/kernel/mm").mkdir(parents=True)
     said = limits.explain_shortage(machine.frame, errno.ENOMEM, root=tmp_path)
     assert f"no huge pages of {size}" in said and f"hugepages-{machine.frame // KIB}kB" in said
     with pytest.raises(mrm.ArgumentError, match=f"multiple of {size}"):

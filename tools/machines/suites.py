@@ -43,8 +43,10 @@ ELSEWHERE = {
     "test_machines_refused": "compiles for other processors",
     "test_package": "builds archives",
     "test_readme": "is about a page of documentation",
+    "test_sanitize": "is about builds for sanitizers",
     "test_stress": "runs for seconds of real time at a time",
     "test_typing": "checks types",
+    "test_wheels": "is about archives",
     "test_wheels": "is about archives",
 }
 
