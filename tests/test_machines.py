@@ -23,7 +23,7 @@ from tools.machines.kernels import match
 from tools.machines.lineup import LINEUP, Entry
 from tools.machines.matrix import Counts, Row, collect
 from tools.machines.record import read
-from tools.machines.report import as_json, page
+from tools.machines.report import as_json, merged, page
 from tools.machines.suites import ELSEWHERE, SUITES, files, suite_of
 
 TEST_FILES = {path.stem for path in (ROOT / "tests").glob("test_*.py")}
@@ -40,7 +40,7 @@ def test_every_test_file_is_in_one_suite_or_has_a_reason_not_to_be():
 def test_a_test_is_counted_in_the_suite_of_its_file():
     assert suite_of("tests/test_pool.py::test_x[huge]") == "frames"
     assert suite_of("tests/test_new.py::test_x") == "test_new"
-    assert files(("model",)) == ["tests/test_model.py", "tests/test_system_calls.py"]
+    assert files(("races",)) == ["tests/test_threads.py", "tests/test_fork.py"]
 
 
 def test_machines_have_names_of_their_own_and_suites_that_are_there():
@@ -186,10 +186,10 @@ def rows():
 
 
 def test_the_page_has_a_row_a_machine_and_says_what_was_skipped(rows):
-    text = page(rows)
+    text = page(as_json(rows, "abc"))
     lines = [[cell.strip() for cell in line.split("|")] for line in text.splitlines()]
     cells = dict(zip(lines[0], next(line for line in lines if line[1:2] == ["5.10"])))
-    assert (cells["kernel"], cells["frames"], cells["space"], cells["model"]) == ("5.10.0-46", "0 - 1", "1", "")
+    assert (cells["kernel"], cells["frames"], cells["space"]) == ("5.10.0-46", "0 - 1", "1")
     assert "no huge pages (5.10: 1)" in text
     assert "no virtiofsd" in text
     assert "did not boot" in text
@@ -201,7 +201,18 @@ def test_the_json_has_what_the_table_has(rows):
     first = found["machines"][0]
     assert first["suites"]["space"] == {"passed": 1, "failed": 0, "skipped": 0}
     assert first["skipped"] == {"no huge pages": 1}
-    assert found["machines"][1]["kernel"] is None
+    assert found["machines"][1]["kernel"] == "did not boot"
+
+
+def test_a_machine_that_was_not_tried_again_keeps_what_is_known_of_it(rows):
+    before = as_json([rows[0]], "old")
+    again = Row(LINEUP[1], Outcome(0, "6.1.0"))
+    collect(again, [{"test": "tests/test_view.py::test_y", "outcome": "passed", "why": ""}])
+    known = merged(before, as_json([again], "new"))
+    assert [(m["name"], m["commit"]) for m in known["machines"]] == [("5.10", "old"), ("6.1", "new")]
+    assert known["passed"]
+    newer = merged(known, as_json([rows[0]], "newer"))
+    assert [m["commit"] for m in newer["machines"]] == ["newer", "new"]
 
 
 def test_a_machine_in_words_names_what_is_special():

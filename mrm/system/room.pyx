@@ -14,6 +14,7 @@ from libc.stdlib cimport strtoull
 
 from mrm.system.calls cimport CALL_CLOSE, CALL_OPENAT, CALL_PREAD, call
 from mrm.system.maps cimport maps_count, maps_limit
+from mrm.system.pages cimport base_page
 
 
 cdef extern from "<fcntl.h>" nogil:
@@ -23,11 +24,6 @@ cdef extern from "<fcntl.h>" nogil:
 cdef extern from "<errno.h>" nogil:
     enum:
         EACCES, EAGAIN, ENOMEM, ENOSYS, EPERM
-
-cdef extern from "<unistd.h>" nogil:
-    enum:
-        _SC_PAGESIZE
-    long sysconf(int name)
 
 cdef extern from "<sys/resource.h>" nogil:
     struct rlimit:
@@ -56,7 +52,7 @@ cdef uint64_t _addresses_used() noexcept nogil:
     if got <= 0:
         return 0
     text[got] = 0
-    return <uint64_t>strtoull(text, NULL, 10) * <uint64_t>sysconf(_SC_PAGESIZE)
+    return <uint64_t>strtoull(text, NULL, 10) * base_page()
 
 
 cdef int _say_addresses(size_t nbytes, char *text, size_t room) noexcept nogil:

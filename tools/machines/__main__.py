@@ -1,6 +1,7 @@
 """The command line: ``python -m tools.machines``, from a checkout's top folder."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tools.machines.kernels import at_hand, fetch
 from tools.machines.lineup import LINEUP, Entry
 from tools.machines.matrix import prepare, run_matrix
 from tools.machines.needs import MachineError, install
-from tools.machines.report import as_json, page, show
+from tools.machines.report import as_json, merged, page, show
 from tools.machines.suites import SUITES
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -88,7 +89,12 @@ def fetch_command(wanted: tuple[str, ...]) -> None:
 @click.option("--jobs", default=2, show_default=True, help="Machines at a time.")
 @click.option("--seconds", default=3000.0, show_default=True, help="For one machine; then it is ended.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write what came of it there.")
-@click.option("--page", "page_file", type=click.Path(path_type=Path), help="Write it into this page.")
+@click.option(
+    "--page",
+    "page_file",
+    type=click.Path(path_type=Path),
+    help="Put it on this page, beside what is known of the machines that were not tried now.",
+)
 @click.option("--list", "only_list", is_flag=True, help="Say which machines there are, and why.")
 @click.option("-k", "expression", default="", help="Only the tests that pytest's -k chooses.")
 @click.pass_context
@@ -144,10 +150,15 @@ def matrix(
         rows = run_matrix(entries, jobs=jobs, seconds=seconds, told=told, log=log, arguments=arguments)
     show(rows, console)
     console.print(f"What each machine printed lies in {log}", style="dim", highlight=False)
-    if json_file:
-        json_file.write_text(json.dumps(as_json(rows), indent=2) + "\n")
+    found = as_json(rows, _commit())
     if page_file:
-        _write_page(page_file, page(rows))
+        # What is known of the other machines stays on the page.
+        data = page_file.with_suffix(".json")
+        found = merged(json.loads(data.read_text()), found) if data.exists() else found
+        _write_page(page_file, page(found))
+        data.write_text(json.dumps(found, indent=2) + "\n")
+    if json_file:
+        json_file.write_text(json.dumps(found, indent=2) + "\n")
     ctx.exit(0 if all(row.passed for row in rows) else 1)
 
 
@@ -161,6 +172,12 @@ def _chosen(only: tuple[str, ...], suites: tuple[str, ...], quick: bool) -> list
         kept = [(e, tuple(name for name in e.suites if name in suites)) for e in chosen]
         chosen = [Entry(e.name, e.why, e.machine, s, e.quick) for e, s in kept if s]
     return chosen
+
+
+def _commit() -> str:
+    """What is tried: the checkout's commit, with a + if it has changes; empty where there is no git."""
+    asked = ["git", "describe", "--always", "--dirty=+", "--abbrev=9"]
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
 
 
 _BEGIN, _END = "<!-- matrix: begin -->\n", "<!-- matrix: end -->\n"

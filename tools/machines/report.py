@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tools.machines.boot import in_words
-from tools.machines.matrix import Counts, Row
+from tools.machines.boot import Machine, in_words
+from tools.machines.lineup import LINEUP
+from tools.machines.matrix import Row
 from tools.machines.suites import SUITES
 
 _LEGEND = "tests that passed, x failed, - skipped"
@@ -25,62 +26,79 @@ _LEGEND = "tests that passed, x failed, - skipped"
 
 def show(rows: list[Row], console: Console) -> None:
     """Print the table, what failed, and why tests were skipped."""
-    columns = _columns(rows)
+    columns = _in_order(name for row in rows for name in (*row.suites, *row.entry.suites))
     table = Table(box=box.SIMPLE_HEAD, title=f"machines by suites: {_LEGEND}", title_justify="left")
     for name in ("machine", "kernel", *columns):
         table.add_column(name)
     for row in rows:
         style = "" if row.passed else "red"
-        cells = [_cell(row.suites.get(name)) for name in columns]
+        cells = [_cell(asdict(row.suites[name]) if name in row.suites else None) for name in columns]
         table.add_row(row.entry.name, _kernel(row), *cells, style=style)
     console.print(table)
     for row in rows:
         for test, said in row.failures.items():
             console.print(f"[red]{escape(row.entry.name)}: {escape(test)}[/]")
             console.print(said.rstrip()[-1500:], style="dim", markup=False, highlight=False)
-    console.print("Skipped:" if _skipped(rows) else "Nothing was skipped.")
-    for reason, where in _skipped(rows).items():
+    skipped = _by_reason((row.entry.name, row.skipped) for row in rows)
+    console.print("Skipped:" if skipped else "Nothing was skipped.")
+    for reason, where in skipped.items():
         console.print(f"- {reason} ({where})", markup=False, highlight=False)
     failed = sum(not row.passed for row in rows)
     console.print(f"\n{len(rows) - failed} of {len(rows)} machines passed.")
 
 
-def page(rows: list[Row]) -> str:
-    """The same in Markdown, with what each machine was."""
-    columns = _columns(rows)
+def page(found: dict[str, Any]) -> str:
+    """What ``as_json`` or ``merged`` made, in Markdown, with what each machine was."""
+    machines = found["machines"]
+    columns = _in_order(name for machine in machines for name in machine["suites"])
     lines = [
         f"| machine | kernel | {' | '.join(columns)} |",
         f"|---|---|{'---|' * len(columns)}",
     ]
-    for row in rows:
-        cells = [_cell(row.suites.get(name)) for name in columns]
-        lines.append(f"| {row.entry.name} | {_kernel(row)} | {' | '.join(cells)} |")
-    lines += ["", "What each machine is:", "", "| machine | what it is for | made of |", "|---|---|---|"]
-    lines += [f"| {r.entry.name} | {r.entry.why} | {in_words(r.entry.machine)} |" for r in rows]
+    for machine in machines:
+        cells = [_cell(machine["suites"].get(name)) for name in columns]
+        lines.append(f"| {machine['name']} | {machine['kernel']} | {' | '.join(cells)} |")
+    lines += ["", "What each machine is, and when it was tried:", ""]
+    lines += ["| machine | what it is for | made of | tried | at |", "|---|---|---|---|---|"]
+    for m in machines:
+        tried = f"{m['when'][:10]} | {m['commit']}"
+        lines.append(f"| {m['name']} | {m['why']} | {in_words(_machine(m))} | {tried} |")
     failures = [
-        f"- {row.entry.name}: `{test}`: {said.strip().splitlines()[-1] if said.strip() else 'no word'}"
-        for row in rows
-        for test, said in row.failures.items()
+        f"- {machine['name']}: `{test}`: {said.strip().splitlines()[-1] if said.strip() else 'no word'}"
+        for machine in machines
+        for test, said in machine["failures"].items()
     ]
     if failures:
         lines += ["", "Failed:", "", *failures]
+    skipped = _by_reason((machine["name"], machine["skipped"]) for machine in machines)
     lines += ["", "Skipped, and why:", ""]
-    lines += [f"- {reason} ({where})" for reason, where in _skipped(rows).items()]
+    lines += [f"- {reason} ({where})" for reason, where in skipped.items()]
     return "\n".join(lines) + "\n"
 
 
-def as_json(rows: list[Row]) -> dict[str, Any]:
-    """The same for programs."""
+def as_json(rows: list[Row], commit: str = "") -> dict[str, Any]:
+    """The same for programs.
+
+    Parameters
+    ----------
+    rows : list of Row
+        What came of the machines.
+    commit : str, optional
+        What was tried.
+    """
+    when = datetime.now(UTC).isoformat(timespec="seconds")
     return {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "host": {"kernel": platform.release(), "python": platform.python_version()},
         "passed": all(row.passed for row in rows),
         "machines": [
             {
                 "name": row.entry.name,
                 "why": row.entry.why,
                 "made_of": asdict(row.entry.machine),
-                "kernel": None if row.outcome is None else row.outcome.kernel,
+                "kernel": _kernel(row),
+                "when": when,
+                "commit": commit,
+                "host_kernel": platform.release(),
+                "python": platform.python_version(),
                 "boot_seconds": None if row.outcome is None else round(row.outcome.boot_seconds, 1),
                 "seconds": None if row.outcome is None else round(row.outcome.seconds, 1),
                 "status": None if row.outcome is None else row.outcome.status,
@@ -94,31 +112,47 @@ def as_json(rows: list[Row]) -> dict[str, Any]:
     }
 
 
-def _columns(rows: Iterable[Row]) -> list[str]:
-    """Suites that any machine ran, in the order of their table."""
-    used = {name for row in rows for name in (*row.suites, *row.entry.suites)}
+def merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """What is known of every machine of the line-up: from now, or else from before."""
+    known = {machine["name"]: machine for found in (before, now) for machine in found["machines"]}
+    machines = [known[entry.name] for entry in LINEUP if entry.name in known]
+    return {"passed": all(machine["passed"] for machine in machines), "machines": machines}
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    """Suites, each once, in the order of their table."""
+    used = set(names)
     return [*(name for name in SUITES if name in used), *sorted(used - SUITES.keys())]
 
 
-def _cell(counts: Counts | None) -> str:
-    if counts is None or not counts:
+def _cell(counts: dict[str, int] | None) -> str:
+    if counts is None:
         return ""
-    words = [str(counts.passed)]
-    if counts.failed:
-        words.append(f"x {counts.failed}")
-    if counts.skipped:
-        words.append(f"- {counts.skipped}")
+    words = [str(counts["passed"])]
+    if counts["failed"]:
+        words.append(f"x {counts['failed']}")
+    if counts["skipped"]:
+        words.append(f"- {counts['skipped']}")
     return " ".join(words)
+
+
+def _machine(found: dict[str, Any]) -> Machine:
+    """A machine as JSON has it: its tuples are lists there."""
+    made_of: dict[str, Any] = found["made_of"]
+    for name, value in made_of.items():
+        if isinstance(value, list):
+            made_of = made_of | {name: tuple(value)}
+    return Machine(**made_of)
 
 
 def _kernel(row: Row) -> str:
     return row.outcome.kernel.removesuffix("-cloud-amd64") if row.outcome else "did not boot"
 
 
-def _skipped(rows: list[Row]) -> dict[str, str]:
-    """Machines and numbers of tests, by reason."""
+def _by_reason(skipped: Iterable[tuple[str, dict[str, int]]]) -> dict[str, str]:
+    """Machines and numbers of tests, by the reason for which they were skipped."""
     found: dict[str, list[str]] = {}
-    for row in rows:
-        for reason, count in row.skipped.items():
-            found.setdefault(reason, []).append(f"{row.entry.name}: {count}")
+    for name, reasons in skipped:
+        for reason, count in reasons.items():
+            found.setdefault(reason, []).append(f"{name}: {count}")
     return {reason: ", ".join(where) for reason, where in found.items()}

@@ -6,7 +6,7 @@ is in none, with the reason; tests/test_machines.py checks that none is forgotte
 
 SUITES = {
     # what a pool is: frames, free lists, figures, arguments
-    "frames": ("test_frames", "test_pool", "test_arrays", "test_sizes", "test_errors", "test_pages"),
+    "frames": ("test_frames", "test_pool"),
     # what the kernel lacks, and what is done without it
     "features": ("test_features",),
     # addresses: views, slots, batches, and the counts of calls and shootdowns
@@ -14,8 +14,10 @@ SUITES = {
         *("test_view", "test_reservation", "test_batch", "test_retire", "test_classify"),
         *("test_lifetimes", "test_shootdowns"),
     ),
-    # random sequences against a model, and every system call failing in turn
-    "model": ("test_model", "test_system_calls"),
+    # random sequences against a model
+    "model": ("test_model",),
+    # every system call failing in turn
+    "failures": ("test_system_calls",),
     # threads, children, signal handlers
     "races": ("test_threads", "test_fork"),
     # how a pool comes to its frames
@@ -35,18 +37,21 @@ SUITES = {
 #: Files that run on a developer's machine only, and why.
 ELSEWHERE = {
     "test_api": "is about a page of documentation",
+    "test_arrays": "is about arguments",
     "test_bench": "measures, and times mean nothing on an emulated processor",
     "test_clients": "compiles programs, which takes an emulated processor minutes",
     "test_demo": "runs for seconds of real time at a time",
+    "test_errors": "is about classes",
     "test_examples": "compiles programs, which takes an emulated processor minutes",
     "test_machines": "is about the machines themselves",
     "test_machines_refused": "compiles for other processors",
     "test_package": "builds archives",
+    "test_pages": "pretends other machines by itself",
     "test_readme": "is about a page of documentation",
     "test_sanitize": "is about builds for sanitizers",
+    "test_sizes": "is about arithmetic",
     "test_stress": "runs for seconds of real time at a time",
     "test_typing": "checks types",
-    "test_wheels": "is about archives",
     "test_wheels": "is about archives",
 }
 
