@@ -22,11 +22,10 @@ SUITES = {
     "races": ("test_threads", "test_fork"),
     # how a pool comes to its frames
     "funding": ("test_funding", "test_limits", "test_limits_in_use"),
-    # limits of a process, a control group, a mount, a filter, a machine
-    "limits": (
-        *("test_limits_process", "test_limits_seccomp", "test_limits_mounts"),
-        *("test_limits_cgroups", "test_limits_machine"),
-    ),
+    # limits of a process, a control group, a mount, a filter
+    "limits": ("test_limits_process", "test_limits_seccomp", "test_limits_mounts", "test_limits_cgroups"),
+    # settings of the whole machine, on its command line too
+    "settings": ("test_limits_machine",),
     # seven mutators, threads that move, processors that go; several nodes
     "processors": ("test_processors",),
     "nodes": ("test_nodes",),
