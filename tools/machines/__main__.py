@@ -1,6 +1,7 @@
 """The command line: ``python -m tools.machines``, from a checkout's top folder."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -193,4 +194,6 @@ def _write_page(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
+    # Ended from outside, it tidies up as after an exception: folders go, machines with them.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main())
