@@ -15,7 +15,7 @@ from tools.machines.boot import Machine, boot
 from tools.machines.cache import cache
 from tools.machines.kernels import at_hand, fetch
 from tools.machines.lineup import LINEUP, Entry
-from tools.machines.matrix import prepare, run_matrix
+from tools.machines.matrix import Row, prepare, run_matrix
 from tools.machines.needs import MachineError, install
 from tools.machines.report import as_json, merged, page, show
 from tools.machines.suites import SUITES
@@ -135,6 +135,7 @@ def matrix(
     except MachineError as error:
         console.print(f"[bold red]The matrix was not run.[/] {error}", highlight=False)
         ctx.exit(0 if if_possible else _IMPOSSIBLE)
+    commit = _commit()
     log = cache() / "output"
     log.mkdir(exist_ok=True)
     arguments = ["-k", expression] if expression else []
@@ -148,18 +149,13 @@ def matrix(
             if what != "running" and not console.is_terminal:
                 click.echo(f"{entry.name}: {what}" + (f", {done} tests" if done else ""))
 
-        rows = run_matrix(entries, jobs=jobs, seconds=seconds, told=told, log=log, arguments=arguments)
+        rows: list[Row] = []
+        for row in run_matrix(entries, jobs=jobs, seconds=seconds, told=told, log=log, arguments=arguments):
+            # At once: a run that is ended half way has said what it knows.
+            rows = sorted([*rows, row], key=lambda row: entries.index(row.entry))
+            _keep(as_json(rows, commit), json_file, page_file)
     show(rows, console)
     console.print(f"What each machine printed lies in {log}", style="dim", highlight=False)
-    found = as_json(rows, _commit())
-    if page_file:
-        # What is known of the other machines stays on the page.
-        data = page_file.with_suffix(".json")
-        found = merged(json.loads(data.read_text()), found) if data.exists() else found
-        _write_page(page_file, page(found))
-        data.write_text(json.dumps(found, indent=2) + "\n")
-    if json_file:
-        json_file.write_text(json.dumps(found, indent=2) + "\n")
     ctx.exit(0 if all(row.passed for row in rows) else 1)
 
 
@@ -173,6 +169,18 @@ def _chosen(only: tuple[str, ...], suites: tuple[str, ...], quick: bool) -> list
         kept = [(e, tuple(name for name in e.suites if name in suites)) for e in chosen]
         chosen = [Entry(e.name, e.why, e.machine, s, e.quick) for e, s in kept if s]
     return chosen
+
+
+def _keep(found: dict[str, Any], json_file: Path | None, page_file: Path | None) -> None:
+    """Write what was found to where it was asked for; a page keeps what it has of other machines."""
+    if json_file:
+        json_file.write_text(json.dumps(found, indent=2) + "\n")
+    if page_file:
+        data = page_file.with_suffix(".json")
+        if data.exists():
+            found = merged(json.loads(data.read_text()), found)
+        _write_page(page_file, page(found))
+        data.write_text(json.dumps(found, indent=2) + "\n")
 
 
 def _commit() -> str:

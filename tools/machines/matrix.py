@@ -10,8 +10,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,8 +99,8 @@ def run_matrix(
     told: Told,
     log: Path,
     arguments: Sequence[str] = (),
-) -> list[Row]:
-    """Run the suites of all entries.
+) -> Iterator[Row]:
+    """Run the suites of all entries; what came of each, as it ends.
 
     Parameters
     ----------
@@ -118,9 +118,10 @@ def run_matrix(
         More of pytest's.
     """
     with ThreadPoolExecutor(jobs) as pool:
-        rows = [pool.submit(_run_one, entry, seconds, told, arguments, log) for entry in entries]
+        running = [pool.submit(_run_one, entry, seconds, told, arguments, log) for entry in entries]
         try:
-            return [row.result() for row in rows]
+            for ended in as_completed(running):
+                yield ended.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
