@@ -46,7 +46,7 @@ cdef pool_t *open_pool(
         check(status)
         status = views_attach(pool)
         check(status)
-        text = describe(funded, numa_node, path is not None).encode("utf-8", "surrogateescape")
+        text = describe(funded, numa_node).encode("utf-8", "surrogateescape")
         check(pool_describe(pool, text))
     except BaseException:
         if pool != NULL:

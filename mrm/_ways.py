@@ -18,7 +18,7 @@ _USED = {
 }
 
 
-def describe(funded: Funded, numa_node: int | None, directory: bool) -> str:
+def describe(funded: Funded, numa_node: int | None) -> str:
     """The text of ``pool.description``.
 
     Parameters
@@ -27,16 +27,11 @@ def describe(funded: Funded, numa_node: int | None, directory: bool) -> str:
         What funding got.
     numa_node : int or None
         The node that was asked for.
-    directory : bool
-        Whether the file lies on a hugetlbfs mount without a name there.
     """
-    if funded.path is not None:
-        file = f"in the file {funded.path}"
-    else:
-        file = "in a file without a name on a hugetlbfs mount" if directory else "in a memfd"
+    place = funded.place
     if numa_node is None:
-        file += ", on whichever NUMA nodes the memory policy chose"
-    said = [f"{funded.description}, {file}", *_sharing(funded.backing), *_lacks(funded.backing)]
+        place += ", on whichever NUMA nodes the memory policy chose"
+    said = [f"{funded.description}, {place}", *_sharing(funded.backing), *_lacks(funded.backing)]
     return ". ".join(said) + "."
 
 

@@ -125,7 +125,7 @@ say(os.listdir("/mnt"))
 use(pool)
 from mrm.physical.funding import fund
 got = fund(8 * MIB, huge="require")
-say("in a file on" in got.description and "memfd_create is refused" in got.description)
+say("in a file without a name on" in got.place and "memfd_create is refused" in got.place)
 got.give_up()
 """,
         "hugetlb",

@@ -101,6 +101,8 @@ class Funded:
         The file's name on a hugetlbfs mount, if it has one.
     description : str
         What was got, in a sentence.
+    place : str
+        The file that it is in, in words that continue the sentence.
     made_name : bool
         Whether the file's name is there because of this funding.
     """
@@ -111,6 +113,7 @@ class Funded:
     frame_count: int
     path: str | None
     description: str
+    place: str
     made_name: bool = False
 
     def give_up(self) -> None:
@@ -299,9 +302,10 @@ def _get_in(order: _Order, backing: int, path: str | None) -> Funded:
         made_name = file.made_name
         file.finish()
         seconds = time.perf_counter() - began
-        description = _describe(order, backing, threads, seconds, path)
+        description = _describe(order, backing, threads, seconds)
         count = order.nbytes // frame_size()
-        return Funded(file.fd, backing, frame_size(), count, file.kept_path, description, made_name)
+        place = _place(order, file)
+        return Funded(file.fd, backing, frame_size(), count, file.kept_path, description, place, made_name)
     except OSError as error:
         file.undo()
         # Only now: the pages that were got are back, and the figures are those of before.
@@ -466,11 +470,20 @@ def _what(order: _Order, backing: int) -> str:
     return f"{format_size(order.nbytes)} of {kind}{where}"
 
 
-def _describe(order: _Order, backing: int, threads: int, seconds: float, path: str | None) -> str:
+def _place(order: _Order, file: FrameFile) -> str:
+    """What kind of file the frames are in, and where."""
+    if file.kept_path is not None:
+        return f"in the file {file.kept_path}"
+    if file.directory is None:
+        return "in a memfd"
+    why = "" if order.path is not None else ", as memfd_create is refused here"
+    return f"in a file without a name on {file.directory}{why}"
+
+
+def _describe(order: _Order, backing: int, threads: int, seconds: float) -> str:
     count = order.nbytes // frame_size()
     by = "1 thread" if threads == 1 else f"{threads} threads"
-    where = "" if path == order.path else f" in a file on {path}, as memfd_create is refused here"
-    return f"{_what(order, backing)}{where} ({count} frames, funded in {seconds:.2g} s by {by})"
+    return f"{_what(order, backing)} ({count} frames, funded in {seconds:.2g} s by {by})"
 
 
 def _why(order: _Order, backing: int, error: OSError, directory: str | None) -> str:
