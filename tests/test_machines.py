@@ -132,8 +132,7 @@ def test_a_test_that_ends_its_process_is_known_and_the_others_are_run(tmp_path):
     assert codes == [-9, 1]
     row = Row(LINEUP[0], Outcome(1, "6.1"))
     collect(row, read(record))
-    assert row.suites == {"test_it": Counts(passed=1, failed=3, skipped=1)}
-    assert row.skipped == {"not today": 1}
+    assert row.suites == {"test_it": Counts(passed=1, failed=3, skipped=1, reasons={"not today": 1})}
     said = {name.partition("::")[2]: why for name, why in row.failures.items()}
     assert "took its process with it" in said["test_kills"]
     assert "assert 1 == 2" in said["test_fails"]
@@ -199,8 +198,8 @@ def test_the_json_has_what_the_table_has(rows):
     found = json.loads(json.dumps(as_json(rows)))
     assert found["passed"] is False
     first = found["machines"][0]
-    assert first["suites"]["space"] == {"passed": 1, "failed": 0, "skipped": 0}
-    assert first["skipped"] == {"no huge pages": 1}
+    assert first["suites"]["space"] == {"passed": 1, "failed": 0, "skipped": 0, "reasons": {}, "commit": ""}
+    assert first["suites"]["frames"]["reasons"] == {"no huge pages": 1}
     assert found["machines"][1]["kernel"] == "did not boot"
 
 
@@ -209,10 +208,24 @@ def test_a_machine_that_was_not_tried_again_keeps_what_is_known_of_it(rows):
     again = Row(LINEUP[1], Outcome(0, "6.1.0"))
     collect(again, [{"test": "tests/test_view.py::test_y", "outcome": "passed", "why": ""}])
     known = merged(before, as_json([again], "new"))
-    assert [(m["name"], m["commit"]) for m in known["machines"]] == [("5.10", "old"), ("6.1", "new")]
+    commits = [[suite["commit"] for suite in machine["suites"].values()] for machine in known["machines"]]
+    assert commits == [["old", "old"], ["new"]]
     assert known["passed"]
-    newer = merged(known, as_json([rows[0]], "newer"))
-    assert [m["commit"] for m in newer["machines"]] == ["newer", "new"]
+
+
+def test_a_suite_that_was_not_tried_again_keeps_what_is_known_of_it(rows):
+    bad = Row(LINEUP[0], Outcome(1, "5.10.0"))
+    collect(bad, [{"test": "tests/test_view.py::test_y", "outcome": "failed", "why": "x"}])
+    bad.failures["the machine"] = "ended"
+    known = merged(as_json([rows[0]], "old"), as_json([bad], "new"))
+    (machine,) = known["machines"]
+    assert {name: suite["commit"] for name, suite in machine["suites"].items()} == {
+        "frames": "old",
+        "space": "new",
+    }
+    assert not known["passed"]
+    (machine,) = merged(known, as_json([rows[0]], "newer"))["machines"]
+    assert machine["passed"], "that test passes now, and so does the machine"
 
 
 def test_a_machine_in_words_names_what_is_special():

@@ -38,18 +38,18 @@ exit $status
 
 @dataclass
 class Counts:
-    """Tests of one suite on one machine."""
+    """Tests of one suite on one machine, and the reasons for which some were skipped."""
 
     passed: int = 0
     failed: int = 0
     skipped: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
 
-    def add(self, outcome: str) -> None:
+    def add(self, outcome: str, why: str) -> None:
         """Count one more."""
         setattr(self, outcome, getattr(self, outcome) + 1)
-
-    def __bool__(self) -> bool:
-        return bool(self.passed or self.failed or self.skipped)
+        if outcome == "skipped":
+            self.reasons[why] = self.reasons.get(why, 0) + 1
 
 
 @dataclass
@@ -64,8 +64,6 @@ class Row:
         How its run ended; None if it could not be booted.
     suites : dict
         Counts by suite.
-    skipped : dict
-        How many tests were skipped, by reason.
     failures : dict
         What failed tests said, by test; and what went wrong with the machine itself.
     """
@@ -73,19 +71,17 @@ class Row:
     entry: Entry
     outcome: Outcome | None = None
     suites: dict[str, Counts] = field(default_factory=dict)
-    skipped: dict[str, int] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
     @property
-    def total(self) -> Counts:
-        """All suites together."""
-        every = self.suites.values()
-        return Counts(*(sum(getattr(c, name) for c in every) for name in ("passed", "failed", "skipped")))
+    def tests_passed(self) -> int:
+        """How many passed, of all suites."""
+        return sum(counts.passed for counts in self.suites.values())
 
     @property
     def passed(self) -> bool:
         """Whether nothing failed, and something passed."""
-        return not self.failures and self.total.passed > 0
+        return not self.failures and self.tests_passed > 0
 
 
 Told = Callable[[Entry, str, int, int], object]
@@ -161,7 +157,7 @@ def _run_one(entry: Entry, seconds: float, told: Told, arguments: Sequence[str],
             row.failures["the machine"] = str(error)
         over.set()
         collect(row, read(shared / "record"))
-    told(entry, "passed" if row.passed else "failed", row.total.passed, 0)
+    told(entry, "passed" if row.passed else "failed", row.tests_passed, 0)
     return row
 
 
@@ -173,11 +169,9 @@ def collect(row: Row, entries: list[dict[str, str]]) -> None:
             died = ("failed", "it took its process with it, or never came back")
             outcomes[noted["test"]] = (noted["outcome"], noted["why"]) if "outcome" in noted else died
     for test, (outcome, why) in outcomes.items():
-        row.suites.setdefault(suite_of(test), Counts()).add(outcome)
+        row.suites.setdefault(suite_of(test), Counts()).add(outcome, why)
         if outcome == "failed":
             row.failures[test] = why
-        elif outcome == "skipped":
-            row.skipped[why] = row.skipped.get(why, 0) + 1
     ended = row.outcome
     if ended is None:
         return

@@ -19,7 +19,7 @@ from rich.table import Table
 from tools.machines.boot import Machine, in_words
 from tools.machines.lineup import LINEUP
 from tools.machines.matrix import Row
-from tools.machines.suites import SUITES
+from tools.machines.suites import SUITES, suite_of
 
 _LEGEND = "tests that passed, x failed, - skipped"
 
@@ -39,7 +39,7 @@ def show(rows: list[Row], console: Console) -> None:
         for test, said in row.failures.items():
             console.print(f"[red]{escape(row.entry.name)}: {escape(test)}[/]")
             console.print(said.rstrip()[-1500:], style="dim", markup=False, highlight=False)
-    skipped = _by_reason((row.entry.name, row.skipped) for row in rows)
+    skipped = _by_reason((row.entry.name, c.reasons) for row in rows for c in row.suites.values())
     console.print("Skipped:" if skipped else "Nothing was skipped.")
     for reason, where in skipped.items():
         console.print(f"- {reason} ({where})", markup=False, highlight=False)
@@ -61,7 +61,7 @@ def page(found: dict[str, Any]) -> str:
     lines += ["", "What each machine is, and when it was tried:", ""]
     lines += ["| machine | what it is for | made of | tried | at |", "|---|---|---|---|---|"]
     for m in machines:
-        tried = f"{m['when'][:10]} | {m['commit']}"
+        tried = f"{m['when'][:10]} | {', '.join(dict.fromkeys(s['commit'] for s in m['suites'].values()))}"
         lines.append(f"| {m['name']} | {m['why']} | {in_words(_machine(m))} | {tried} |")
     failures = [
         f"- {machine['name']}: `{test}`: {said.strip().splitlines()[-1] if said.strip() else 'no word'}"
@@ -70,7 +70,7 @@ def page(found: dict[str, Any]) -> str:
     ]
     if failures:
         lines += ["", "Failed:", "", *failures]
-    skipped = _by_reason((machine["name"], machine["skipped"]) for machine in machines)
+    skipped = _by_reason((m["name"], suite["reasons"]) for m in machines for suite in m["suites"].values())
     lines += ["", "Skipped, and why:", ""]
     lines += [f"- {reason} ({where})" for reason, where in skipped.items()]
     return "\n".join(lines) + "\n"
@@ -96,15 +96,13 @@ def as_json(rows: list[Row], commit: str = "") -> dict[str, Any]:
                 "made_of": asdict(row.entry.machine),
                 "kernel": _kernel(row),
                 "when": when,
-                "commit": commit,
                 "host_kernel": platform.release(),
                 "python": platform.python_version(),
                 "boot_seconds": None if row.outcome is None else round(row.outcome.boot_seconds, 1),
                 "seconds": None if row.outcome is None else round(row.outcome.seconds, 1),
                 "status": None if row.outcome is None else row.outcome.status,
                 "passed": row.passed,
-                "suites": {name: asdict(counts) for name, counts in row.suites.items()},
-                "skipped": row.skipped,
+                "suites": {name: asdict(counts) | {"commit": commit} for name, counts in row.suites.items()},
                 "failures": row.failures,
             }
             for row in rows
@@ -113,8 +111,17 @@ def as_json(rows: list[Row], commit: str = "") -> dict[str, Any]:
 
 
 def merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """What is known of every machine of the line-up: from now, or else from before."""
-    known = {machine["name"]: machine for found in (before, now) for machine in found["machines"]}
+    """What is known of every suite on every machine of the line-up: from now, or else from before."""
+    known = {machine["name"]: machine for machine in before["machines"]}
+    for machine in now["machines"]:
+        old = known.get(machine["name"], machine)
+        suites = old["suites"] | machine["suites"]
+        kept = {
+            test: said for test, said in old["failures"].items() if suite_of(test) not in machine["suites"]
+        }
+        failures = {test: said for test, said in kept.items() if "::" in test} | machine["failures"]
+        passed = not failures and any(suite["passed"] for suite in suites.values())
+        known[machine["name"]] = machine | {"suites": suites, "failures": failures, "passed": passed}
     machines = [known[entry.name] for entry in LINEUP if entry.name in known]
     return {"passed": all(machine["passed"] for machine in machines), "machines": machines}
 
@@ -151,8 +158,9 @@ def _kernel(row: Row) -> str:
 
 def _by_reason(skipped: Iterable[tuple[str, dict[str, int]]]) -> dict[str, str]:
     """Machines and numbers of tests, by the reason for which they were skipped."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, dict[str, int]] = {}
     for name, reasons in skipped:
         for reason, count in reasons.items():
-            found.setdefault(reason, []).append(f"{name}: {count}")
-    return {reason: ", ".join(where) for reason, where in found.items()}
+            where = found.setdefault(reason, {})
+            where[name] = where.get(name, 0) + count
+    return {reason: ", ".join(f"{n}: {c}" for n, c in where.items()) for reason, where in found.items()}
