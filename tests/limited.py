@@ -251,9 +251,9 @@ def own_cgroups():
 
 
 def hide_mounts(kind):
-    """Put an empty directory over every mount of a kind."""
+    """Put an empty directory over every mount of a kind that can be reached."""
     for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
-        if f" - {kind} " in line:
+        if f" - {kind} " in line and os.path.isdir(line.split()[4]):
             mount("none", line.split()[4], "tmpfs", 0, "size=64k")
 
 

@@ -24,7 +24,7 @@ docker_filter()
 use(mrm.Pool(8 * MIB, huge=huge))
 from mrm.shootdowns import shootdowns
 say(shootdowns().scope)
-seen = os.path.exists("/sys/kernel/tracing/events")
+seen = any(os.path.exists(f"/sys/kernel/{place}/events/tlb/tlb_flush/id") for place in ("tracing", "debug/tracing"))
 say(refused(lambda: shootdowns("process"), "CAP_PERFMON" if seen else "tracefs"))
 """,
         "usable",
