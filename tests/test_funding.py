@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mrm.errors import ArgumentError, BackingWarning, FundingError
-from mrm.physical import placement
+from mrm.physical import labour, placement
 from mrm.physical.funding import HUGETLB, SMALL, THP, fund
 from mrm.physical.limits import huge_pages, meminfo, shmem_thp
 from mrm.system import calls
@@ -260,6 +260,33 @@ def test_ctrl_c_leaves_nothing():
         if got:
             os.close(got.fd)
         assert open_files() == files
+
+
+def test_ctrl_c_at_the_very_end_is_raised_and_not_dropped():
+    job = labour._Job(iter([lambda: 1]), None)
+
+    class Struck:
+        """The job's condition; the caller's next use of it after the last report is struck."""
+
+        def __init__(self, condition):
+            self.condition, self.armed = condition, False
+
+        def __enter__(self):
+            if self.armed and threading.current_thread() is threading.main_thread():
+                self.armed = False
+                raise KeyboardInterrupt
+            return self.condition.__enter__()
+
+        def __exit__(self, *exception):
+            return self.condition.__exit__(*exception)
+
+        def __getattr__(self, name):
+            return getattr(self.condition, name)
+
+    struck = job._changed = Struck(job._changed)
+    with pytest.raises(KeyboardInterrupt):
+        job.run(1, lambda done: setattr(struck, "armed", True))
+    assert (job._active, job._done) == (0, 1)
 
 
 # ---- NUMA ----------------------------------------------------------------------------

@@ -80,9 +80,9 @@ class _Job:
             if progress and not self._failure:
                 progress(self._done)
         finally:
-            self._halt()
-        if self._failure:
-            raise self._failure
+            interrupted = self._halt()
+        if failure := self._failure or interrupted:
+            raise failure
 
     def _start(self, threads: int) -> int:
         """Start the threads; how many there are."""
@@ -105,22 +105,24 @@ class _Job:
                 self._changed.wait(left)
             return self._ended == started
 
-    def _halt(self) -> None:
-        """Wait until no thread is at work and none can begin any more.
+    def _halt(self) -> BaseException | None:
+        """Wait until no thread is at work and none can begin any more; what interrupted that.
 
         A thread that was started a moment ago and has not begun finds ``_stop`` set. A
-        second Ctrl-C hastens nothing: the memory that a call is about cannot be let go
-        of before the call is over, so it is dropped, and the first one goes on.
+        Ctrl-C here hastens nothing: the memory that a call is about cannot be let go of
+        before the call is over. If it is the second, the first one goes on, and it is
+        dropped; if it is the first, it is raised when all is over.
         """
+        interrupted: BaseException | None = None
         while True:
             try:
                 with self._changed:
                     self._stop = True
                     while self._active:
                         self._changed.wait()
-                return
-            except BaseException:  # noqa: BLE001 - a signal handler may raise anything
-                continue
+                return interrupted
+            except BaseException as interruption:  # noqa: BLE001 - a signal handler may raise anything
+                interrupted = interrupted or interruption
 
     def _work(self) -> None:
         """A thread's side."""
