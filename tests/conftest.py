@@ -2,6 +2,7 @@
 
 import gc
 import os
+import pathlib
 
 import pytest
 from helpers import FRAME, open_files, own_mappings
@@ -105,6 +106,19 @@ def pytest_collection_finish():
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def cpuset():
+    """A control group that can confine to processors and nodes; for machines that are thrown away."""
+    root = pathlib.Path("/sys/fs/cgroup")
+    if "cpuset" not in (root / "cgroup.controllers").read_text():
+        pytest.skip("no cpuset controller of version 2")
+    (root / "cgroup.subtree_control").write_text("+cpuset")
+    group = root / "mrm-test"
+    group.mkdir()
+    yield group
+    group.rmdir()
 
 
 @pytest.fixture(autouse=True)

@@ -227,22 +227,9 @@ def test_every_call_of_a_pool_on_a_node_failing_in_turn(uneven):
 # ---- nodes that are out of reach -------------------------------------------------------------
 
 
-@pytest.fixture
-def cpuset():
-    """A control group that allows memory of the first node only."""
-    root = Path("/sys/fs/cgroup")
-    if "cpuset" not in (root / "cgroup.controllers").read_text():
-        pytest.skip("no cpuset controller of version 2")
-    (root / "cgroup.subtree_control").write_text("+cpuset")
-    group = root / "mrm-test-nodes"
-    group.mkdir()
-    (group / "cpuset.mems").write_text(str(NODES[0]))
-    yield group
-    group.rmdir()
-
-
 @throwaway
 def test_a_node_that_the_cpuset_forbids_is_named(cpuset):
+    (cpuset / "cpuset.mems").write_text(str(NODES[0]))
     code = f"""
     open("{cpuset}/cgroup.procs", "w").write(str(os.getpid()))
     for kind in ("require", "off", "prefer"):

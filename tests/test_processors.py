@@ -272,19 +272,6 @@ def test_a_process_confined_by_a_cpuset(cpuset):
     assert (ending.code, ending.out) == (0, "[]\n"), ending
 
 
-@pytest.fixture
-def cpuset():
-    """A control group that can confine to processors."""
-    root = Path("/sys/fs/cgroup")
-    if "cpuset" not in (root / "cgroup.controllers").read_text():
-        pytest.skip("no cpuset controller of version 2")
-    (root / "cgroup.subtree_control").write_text("+cpuset")
-    group = root / "mrm-test"
-    group.mkdir()
-    yield group
-    group.rmdir()
-
-
 # ---- processors that go and come ---------------------------------------------------------
 
 
