@@ -37,8 +37,13 @@ LEFT_OUT = {
     "test_clients.py": "builds clients against the installed wheel, which is compiled without sanitizers",
     "test_demo.py": "minutes of a client's work and of matplotlib's; races.c does the same to the core",
     "test_examples.py": "runs the installed wheel, which is compiled without sanitizers",
+    "test_machines.py": "is about tools/machines: no C",
+    "test_machines_refused.py": "calls compilers: nothing of mrm's runs",
     "test_package.py": "looks into the sdist and the wheel, which are compiled without sanitizers",
+    "test_readme.py": "compares README.md with the examples: no C",
+    "test_sanitize.py": "is about this",
     "test_typing.py": "runs mypy: no C of mrm's",
+    "test_wheels.py": "is about tools/wheels: no C",
 }
 
 #: Packages of Debian's that the runtimes come in, for what is missing.
