@@ -5,6 +5,7 @@ import ctypes
 import errno
 import os
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -241,7 +242,15 @@ def test_what_progress_raises_ends_it():
         fund(4 * FRAME_SIZE, huge="off", progress=refuse)
 
 
-def test_ctrl_c_leaves_nothing():
+@pytest.fixture
+def ctrl_c():
+    """Python's own answer to Ctrl-C: a job that a shell started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_leaves_nothing(ctrl_c):
     """It strikes at many moments: before, while and after the file is made and filled."""
     for attempt in range(40):
         files = open_files()
