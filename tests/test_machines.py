@@ -1,7 +1,10 @@
 """tools.machines: what the matrix is made of, as far as it can be seen without booting a machine."""
 
+import dataclasses
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -13,6 +16,7 @@ pytest.importorskip(
     "tools.machines", reason="a checkout's tools are not here: it is an installed mrm that is tested"
 )
 from click.testing import CliRunner
+from rich.console import Console
 
 from tools.machines import needs
 from tools.machines.__main__ import main
@@ -23,7 +27,7 @@ from tools.machines.kernels import match
 from tools.machines.lineup import LINEUP, Entry
 from tools.machines.matrix import Counts, Row, collect
 from tools.machines.record import read
-from tools.machines.report import as_json, merged, page
+from tools.machines.report import as_json, merged, page, show
 from tools.machines.suites import ELSEWHERE, SUITES, files, suite_of
 
 TEST_FILES = {path.stem for path in (ROOT / "tests").glob("test_*.py")}
@@ -192,6 +196,13 @@ def test_the_page_has_a_row_a_machine_and_says_what_was_skipped(rows):
     assert "no huge pages (5.10: 1)" in text
     assert "no virtiofsd" in text
     assert "did not boot" in text
+
+
+def test_the_table_is_whole_in_a_log_of_80_columns(rows):
+    console = Console(file=io.StringIO(), width=80)
+    rows[0].entry = dataclasses.replace(rows[0].entry, suites=tuple(SUITES))
+    show(rows, console)
+    assert re.search(r"machine +kernel +" + " +".join(SUITES), console.file.getvalue())
 
 
 def test_the_json_has_what_the_table_has(rows):
