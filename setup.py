@@ -67,7 +67,7 @@ class BuildModules(build_ext):
 
         written = cythonize(
             self.extensions,
-            nthreads=os.cpu_count() or 1,
+            nthreads=workers(),
             force=self.force,
             quiet=self.verbose < 1,
             compiler_directives=DIRECTIVES,
@@ -84,6 +84,15 @@ class BuildWithHeaders(build_py):
         super().run()
         if not self.editable_mode:
             shutil.copytree(HEADERS, Path(self.build_lib) / "mrm" / "include", dirs_exist_ok=True)
+
+
+def workers() -> int:
+    """How many processes write C; none where Python was built without semaphores, as in a bare root."""
+    try:
+        import multiprocessing.synchronize  # noqa: F401
+    except ImportError:
+        return 0
+    return os.cpu_count() or 1
 
 
 def inside(path: Path) -> str:

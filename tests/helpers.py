@@ -141,9 +141,10 @@ class FakePool:
 def own_mappings():
     """What is mapped in mrm's part of the addresses, as [start, end] of every stretch.
 
-    ThreadSanitizer's shadow lies there, and grows as it likes: with it, nothing can be said.
+    ThreadSanitizer's shadow lies there, and grows as it likes; and QEMU's user-mode emulation
+    leaves out what is reserved: with them, nothing can be said.
     """
-    if "libtsan" in os.environ.get("LD_PRELOAD", ""):
+    if "libtsan" in os.environ.get("LD_PRELOAD", "") or "MRM_EMULATED" in os.environ:
         return []
     found = []
     for line in pathlib.Path("/proc/self/maps").read_text().splitlines():

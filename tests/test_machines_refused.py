@@ -4,7 +4,8 @@ import shutil
 import subprocess
 
 import pytest
-from helpers import ROOT
+
+import mrm
 
 #: Compilers, and what makes them compile for such a machine; -ffreestanding, as its C library may be missing.
 NATIVE = "gcc"
@@ -16,7 +17,7 @@ def compile_for(compiler, *options, language="c"):
     if shutil.which(compiler) is None:
         pytest.skip(f"{compiler} is not installed")
     done = subprocess.run(
-        [compiler, "-x", language, "-fsyntax-only", "-ffreestanding", f"-I{ROOT}/include", *options, "-"],
+        [compiler, "-x", language, "-fsyntax-only", "-ffreestanding", f"-I{mrm.get_include()}", *options, "-"],
         input=SOURCE, capture_output=True, text=True, check=False,
     )  # fmt: skip
     return done.returncode, done.stderr

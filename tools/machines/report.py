@@ -34,7 +34,7 @@ def show(rows: list[Row], console: Console) -> None:
         style = "" if row.passed else "red"
         cells = [_cell(asdict(row.suites[name]) if name in row.suites else None) for name in columns]
         table.add_row(row.entry.name, _kernel(row), *cells, style=style)
-    _print_whole(table, console)
+    print_whole(table, console)
     for row in rows:
         for test, said in row.failures.items():
             console.print(f"[red]{escape(row.entry.name)}: {escape(test)}[/]")
@@ -47,7 +47,7 @@ def show(rows: list[Row], console: Console) -> None:
     console.print(f"\n{len(rows) - failed} of {len(rows)} machines passed.")
 
 
-def _print_whole(table: Table, console: Console) -> None:
+def print_whole(table: Table, console: Console) -> None:
     """Print a table as wide as it is: a log has 80 columns to rich, which would leave three letters of each."""
     width = console.width
     console.width = max(width, console.measure(table, options=console.options.update(max_width=1000)).maximum)

@@ -1,6 +1,7 @@
 """The command line: ``python -m tools.wheels``, from a checkout's top folder."""
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -88,6 +89,7 @@ def make_all(
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     with tempfile.TemporaryDirectory(prefix="mrm-wheels-") as name:
+        os.chmod(name, 0o755)  # some tests become an ordinary user, who has to import, too
         work = Path(name)
         tools = environment(sys.executable, work / "tools", (*BUILD_NEEDS, *REPAIR_NEEDS))
         sdist = make_sdist(CHECKOUT, tools, work / "sdist")

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.table import Table
 
+from tools.machines.report import print_whole
 from tools.wheels.make import Contents
 from tools.wheels.pythons import Python
 from tools.wheels.trial import Trial
@@ -40,8 +41,6 @@ class Row:
 def show(rows: list[Row], console: Console) -> None:
     """Print the table, and what is wrong below it."""
     table = Table("Python", "C library", "wheel", "KiB", "passed", "failed", "skipped", "without a compiler")
-    for column in table.columns:
-        column.overflow = "fold"
     for row in rows:
         made, trial = row.contents, row.trial
         table.add_row(
@@ -52,7 +51,7 @@ def show(rows: list[Row], console: Console) -> None:
             *((str(trial.passed), str(trial.failed), str(trial.skipped)) if trial else ("", "", "")),
             trial.without_compiler if trial else "",
         )
-    console.print(table)
+    print_whole(table, console)
     for row in rows:
         name = f"[bold]{row.python.version} ({row.python.tag}, {row.python.libc})[/]"
         for sentence in [row.wrong, *(row.contents.wrong if row.contents else [])]:

@@ -72,7 +72,7 @@ def try_wheel(
     run(made, "-m", "pip", "--quiet", "install", "--no-compile", wheel, env=clean())
     trial.missing = _install_extras(made, checkout)
     command = [made, "-m", "pytest", "-q", "-p", "no:cacheprovider", *_options(checkout)]
-    _count(trial, command, arguments, tests, folder, seconds)
+    _count(trial, command, arguments, tests, folder, seconds, python)
     trial.without_compiler = _without_compiler(wheel, python, checkout, folder, seconds)
     return trial
 
@@ -98,11 +98,14 @@ def _options(checkout: Path) -> list[str]:
 
 
 def _count(
-    trial: Trial, command: list[object], arguments: list[str], tests: Path, folder: Path, seconds: float
-) -> None:
+    trial: Trial, command: list[object], arguments: list[str], tests: Path, folder: Path, seconds: float,
+    python: Python,
+) -> None:  # fmt: skip
     """Run the tests, and add up what they noted; tests that end their process are known."""
     record = folder / "record"
     surroundings = {**clean(), "MRM_RECORD": str(record), "PYTHONPATH": str(folder / "beside")}
+    # Debian's Python.h looks for another header beside its own folder, for clients, too.
+    surroundings["CPATH"] = str(Path(python.headers).parent)
     words = [str(word) for word in command] + ["-p", "wheel_record", *(arguments or ["tests"])]
     with (folder / "output").open("w") as output:
         while True:
