@@ -23,6 +23,7 @@ def project():
 
 @needs_compiler
 def test_c_and_cython_clients_share_a_pool_from_several_threads_without_the_gil():
+    pytest.importorskip("cffi")
     here = project()
     python("build_worker.py", cwd=here)
     python("setup.py", "--quiet", "build_ext", "--inplace", cwd=here)

@@ -48,13 +48,13 @@ def test_one_spare_frame_is_enough_for_a_full_heap():
 
 @pytest.mark.parametrize(("sabotage", "jitter"), [("barrier", 0), ("freeze", 20)])
 def test_a_broken_protocol_is_found_out(sabotage, jitter):
-    for seed in range(5):
+    for seed in range(15):  # the first nearly always; not where the machine has no time for threads to meet
         with mrm.Pool(SIZE) as pool:
             outcome = run(pool, seconds=4.0, jitter=jitter, seed=seed, sabotage=sabotage)
         if not outcome.held:
             assert outcome.flaw
             return
-    pytest.fail("20 seconds of a broken protocol, and the checks saw nothing")
+    pytest.fail("a minute of a broken protocol, and the checks saw nothing")
 
 
 def test_a_write_that_is_lost_at_rest_is_found_out():
