@@ -15,7 +15,7 @@ and constant, which have the same names here. The other .pxd files of the packag
 own, and change from one version to the next.
 """
 
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 
 cdef extern from "mrm/mrm.h" nogil:
@@ -35,6 +35,12 @@ cdef extern from "mrm/mrm.h" nogil:
         MRM_UNFUNDED
         MRM_REUSE_NOW
         MRM_REUSE_AFTER_RETIRE
+        MRM_OVERDRAFT
+        MRM_ZEROED
+        MRM_SHARE_CONTENTS
+        MRM_NO_OVERDRAFT
+        MRM_OVERDRAFT_ONLY
+        MRM_POOL_ACCOUNT
         MRM_BACKING_HUGETLB
         MRM_BACKING_THP
         MRM_BACKING_SMALL
@@ -149,6 +155,41 @@ cdef extern from "mrm/mrm.h" nogil:
         int32_t numa_node
         int32_t dump
 
+    ctypedef struct mrm_account_options:
+        uint32_t size
+        uint32_t flags
+        const char *name
+        const char *committed
+        const char *overdraft
+        uint64_t limit
+
+    ctypedef struct mrm_account_stats:
+        uint32_t size
+        uint32_t version
+        uint64_t balance
+        uint64_t balance_low
+        uint64_t balance_high
+        uint64_t allocated
+        uint64_t allocated_low
+        uint64_t allocated_high
+        uint64_t limit
+        uint64_t limit_low
+        uint64_t limit_high
+        uint64_t cached
+        uint64_t overdrawn
+
+    ctypedef struct mrm_fund_stats:
+        uint32_t size
+        uint32_t version
+        uint64_t frames
+        uint64_t granted
+        uint64_t lent
+        uint64_t available
+
+    ctypedef void (*mrm_shortage)(
+        void *context, mrm_pool *pool, uint32_t account, size_t wanted
+    ) noexcept nogil
+
     ctypedef struct mrm_api:
         uint32_t version
         uint32_t size
@@ -194,6 +235,28 @@ cdef extern from "mrm/mrm.h" nogil:
         void (*batch_abort)(mrm_batch *batch) noexcept nogil
         void (*classify)(const void *address, mrm_place *place) noexcept nogil
         const char *(*pool_description)(const mrm_pool *pool) noexcept nogil
+        int (*fund_open)(mrm_pool *pool, const char *name, uint32_t *fund) noexcept nogil
+        int (*fund_transfer)(mrm_pool *pool, uint32_t source, uint32_t to, uint32_t n) noexcept nogil
+        int (*fund_stats)(mrm_pool *pool, uint32_t fund, mrm_fund_stats *stats) noexcept nogil
+        int (*account_open)(
+            mrm_pool *pool, const mrm_account_options *options, uint32_t *account) noexcept nogil
+        int (*account_find)(mrm_pool *pool, const char *name, uint32_t *account) noexcept nogil
+        int (*account_close)(mrm_pool *pool, uint32_t account) noexcept nogil
+        int (*account_fund)(mrm_pool *pool, uint32_t account, int64_t n) noexcept nogil
+        int (*account_transfer)(mrm_pool *pool, uint32_t source, uint32_t to, uint32_t n) noexcept nogil
+        int (*account_limit)(mrm_pool *pool, uint32_t account, uint64_t limit) noexcept nogil
+        int (*account_credits)(
+            mrm_pool *pool, uint32_t account, const uint32_t *accounts, size_t n) noexcept nogil
+        int (*account_flush)(mrm_pool *pool, uint32_t account, int flags, uint32_t *flushed) noexcept nogil
+        int (*account_stats)(mrm_pool *pool, uint32_t account, mrm_account_stats *stats) noexcept nogil
+        int (*account_reset_watermarks)(mrm_pool *pool, uint32_t account) noexcept nogil
+        int (*account_take)(mrm_pool *pool, uint32_t account, int how, uint32_t *frame) noexcept nogil
+        int (*account_take_many)(
+            mrm_pool *pool, uint32_t account, int how, uint32_t *frames, size_t n) noexcept nogil
+        int (*account_take_run)(
+            mrm_pool *pool, uint32_t account, int how, uint32_t n, uint32_t *first) noexcept nogil
+        int (*account_of)(mrm_pool *pool, uint32_t frame, uint32_t *account) noexcept nogil
+        int (*pool_on_shortage)(mrm_pool *pool, mrm_shortage call, void *context) noexcept nogil
 
     # The pointer that is called `mrm` in C, where there are no modules.
     const mrm_api *api "mrm"

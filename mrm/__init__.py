@@ -20,6 +20,7 @@ Words: a *frame* is one physical page of ``mrm.FRAME_SIZE`` bytes, a number; a *
 
 import os as _os
 
+from mrm._accounts import Account, Fund
 from mrm._core import Pool, api_address, classify
 from mrm._live import live_handles
 from mrm._reservation import Batch, Report, Reservation
@@ -43,13 +44,15 @@ from mrm.errors import (
 )
 from mrm.features import Feature, features
 from mrm.shootdowns import Shootdowns, shootdowns
-from mrm.stats import Mapping, Place, PoolStats
+from mrm.stats import AccountStats, FundStats, Mapping, Place, PoolStats
 from mrm.system.pages import FRAME_SIZE
 
 __version__ = "0.1.0"
 
 __all__ = [
     "FRAME_SIZE",
+    "Account",
+    "AccountStats",
     "AddressSpaceError",
     "ArgumentError",
     "AuditError",
@@ -60,6 +63,8 @@ __all__ = [
     "Feature",
     "ForkedError",
     "FrameError",
+    "Fund",
+    "FundStats",
     "FundingError",
     "InconsistentError",
     "Mapping",

@@ -14,9 +14,18 @@ from mrm cimport (
 )
 from mrm import errors
 from mrm._opening cimport open_pool
+from mrm.physical.accounts cimport (
+    account_close, account_credits, account_find, account_flush, account_fund, account_limit, account_of,
+    account_open, account_reset_watermarks, account_stats, account_transfer, fund_open, fund_stats,
+    fund_transfer,
+)
 from mrm.physical.pool cimport (
-    pool_audit, pool_copy_frame, pool_description, pool_give, pool_give_many, pool_release, pool_retain,
-    pool_stats, pool_t, pool_take, pool_take_many, pool_take_run, pool_usable, pool_zero,
+    pool_audit, pool_copy_frame, pool_description, pool_release, pool_retain, pool_stats, pool_t, pool_usable,
+    pool_zero,
+)
+from mrm.physical.taking cimport (
+    account_take, account_take_many, account_take_run, pool_give, pool_give_many, pool_on_shortage, pool_take,
+    pool_take_many, pool_take_run,
 )
 from mrm.space.batch cimport (
     batch_abort, batch_alias, batch_begin, batch_map, batch_move, batch_protect, batch_swap, batch_unmap,
@@ -73,6 +82,24 @@ cdef extern from "mrm/mrm.h" nogil:
         void *batch_abort
         void *classify
         void *pool_description
+        void *fund_open
+        void *fund_transfer
+        void *fund_stats
+        void *account_open
+        void *account_find
+        void *account_close
+        void *account_fund
+        void *account_transfer
+        void *account_limit
+        void *account_credits
+        void *account_flush
+        void *account_stats
+        void *account_reset_watermarks
+        void *account_take
+        void *account_take_many
+        void *account_take_run
+        void *account_of
+        void *pool_on_shortage
 
 
 cdef object _text(const char *value):
@@ -182,6 +209,24 @@ table.batch_commit = <void *>batch_commit
 table.batch_abort = <void *>batch_abort
 table.classify = <void *>classify
 table.pool_description = <void *>pool_description
+table.fund_open = <void *>fund_open
+table.fund_transfer = <void *>fund_transfer
+table.fund_stats = <void *>fund_stats
+table.account_open = <void *>account_open
+table.account_find = <void *>account_find
+table.account_close = <void *>account_close
+table.account_fund = <void *>account_fund
+table.account_transfer = <void *>account_transfer
+table.account_limit = <void *>account_limit
+table.account_credits = <void *>account_credits
+table.account_flush = <void *>account_flush
+table.account_stats = <void *>account_stats
+table.account_reset_watermarks = <void *>account_reset_watermarks
+table.account_take = <void *>account_take
+table.account_take_many = <void *>account_take_many
+table.account_take_run = <void *>account_take_run
+table.account_of = <void *>account_of
+table.pool_on_shortage = <void *>pool_on_shortage
 
 _C_API = PyCapsule_New(&table, b"mrm._core._C_API", NULL)
 

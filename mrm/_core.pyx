@@ -30,9 +30,10 @@ from mrm._view cimport Window, make_view, make_window
 from mrm.errors import ArgumentError, AuditError, ClosedError, Error, FrameError, PinnedError
 from mrm.physical.frames cimport frames_state
 from mrm.physical.pool cimport (
-    pool_address, pool_audit, pool_copy_frame, pool_description, pool_give, pool_give_many, pool_release, pool_retain,
-    pool_stats, pool_t, pool_take, pool_take_many, pool_take_run, pool_usable, pool_zero,
+    pool_address, pool_audit, pool_copy_frame, pool_description, pool_release, pool_retain, pool_stats, pool_t,
+    pool_usable, pool_zero,
 )
+from mrm.physical.taking cimport pool_give, pool_give_many, pool_take, pool_take_many, pool_take_run
 from mrm.space.commit cimport pool_retire
 from mrm.space.place cimport classify as classify_address
 from mrm.space.reservation cimport list_release, list_reservations, reservation_slot, reservation_t, slot_t
@@ -346,6 +347,103 @@ cdef class Pool:
         self.pinned[frame] -= 1
         if not self.pinned[frame]:
             del self.pinned[frame]
+
+    # ---- accounts --------------------------------------------------------------------
+
+    def fund(self, name, size=None):
+        """A part of the pool's promises: a Fund, of this size from now on.
+
+        Parameters
+        ----------
+        name : str
+            ``"overdraft"`` and ``"pause_prevention"`` are there, with nothing; others are made.
+        size : int or str, optional
+            Bytes, or ``"64MiB"``, rounded up to whole frames: what the committed fund, which
+            begins with the whole pool, has to give, or gets back. As it is, when not given.
+
+        Raises
+        ------
+        OutOfFrames
+            If the committed fund has fewer available, or this one uses more.
+        ArgumentError
+            If there is no such fund and no size is given.
+        """
+        from mrm._accounts import open_fund
+
+        return open_fund(self, name, size)
+
+    @property
+    def funds(self):
+        """All funds, by name."""
+        from mrm._accounts import all_funds
+
+        return all_funds(self)
+
+    def account(self, name, *, committed="committed", overdraft="overdraft", limit=None, share_contents=False):
+        """Open an account, with a balance of 0 frames: an Account.
+
+        Parameters
+        ----------
+        name : str
+            No two open accounts of a pool have the same.
+        committed : str or Fund, optional
+            The fund that its balance is granted by, in ``account.fund(n)``.
+        overdraft : str, Fund or None, optional
+            The fund that may lend it more; None: it has its balance, and no more.
+        limit : int, optional
+            Frames that it may have at the most; all of the pool's, when not given.
+        share_contents : bool, optional
+            Do not clear frames that pass between this account and others that share, too.
+
+        Raises
+        ------
+        ArgumentError
+            If the name is taken, or a fund is not there.
+        MetadataMemoryError
+            If there are as many accounts as there can be: 1022, fewer from 64 processors on.
+        """
+        from mrm._accounts import open_account
+
+        return open_account(self, name, committed, overdraft, limit, share_contents)
+
+    @property
+    def accounts(self):
+        """All open accounts, by name; ``"pool"`` is the one that ``pool.take`` takes from."""
+        from mrm._accounts import all_accounts
+
+        return all_accounts(self)
+
+    def account_of(self, frame):
+        """The Account that a held or strict frame is charged to.
+
+        Raises
+        ------
+        FrameError
+            If the frame is free.
+        """
+        from mrm._accounts import owner_of
+
+        return owner_of(self, _frame_of(self, frame))
+
+    @cython.critical_section
+    def on_shortage(self, callback):
+        """Have a function called when frames are short, so that somebody can give some back.
+
+        Parameters
+        ----------
+        callback : callable or None
+            Called as ``callback(account_name, wanted)``, in the thread that found too few, with
+            no lock held; afterwards that thread is tried once more. What it takes itself does not
+            call it again. An exception of it is reported by ``sys.unraisablehook``, and the taker
+            gets its OutOfFrames. None: nobody is called.
+
+        Notes
+        -----
+        It may give frames back, retire, and move promises. The pool keeps it for its life.
+        """
+        from mrm._accounts import set_on_shortage
+
+        set_on_shortage(self, callback)
 
     @cython.critical_section
     def state_of(self, frame):

@@ -47,6 +47,42 @@ class PoolStats:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class FundStats:
+    """Figures of a fund at one moment, in frames; ``frames == granted + lent + available``."""
+
+    name: str
+    frames: int  #: that it stands for
+    granted: int  #: balances of accounts
+    lent: int  #: had by accounts beyond their balances
+    available: int  #: neither
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AccountStats:
+    """Figures of an account at one moment, in frames; field for field the C struct ``mrm_account_stats``.
+
+    Low and high are since the watermarks were reset.
+    """
+
+    name: str
+    balance: int  #: promised to it
+    balance_low: int
+    balance_high: int
+    allocated: int  #: held, or waiting for a retire
+    allocated_low: int
+    allocated_high: int
+    limit: int  #: that it may have at the most
+    limit_low: int
+    limit_high: int
+    cached: int  #: free, in its own lists: charged to it, too
+    overdrawn: int  #: of all these, lent by its overdraft fund
+
+    def as_dict(self) -> dict[str, int | str]:
+        """The fields by name."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Mapping:
     """One address that shows a frame; see ``pool.mappings``."""
 

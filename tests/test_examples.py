@@ -14,6 +14,7 @@ pytestmark = needs_checkout
 
 # What each prints, once it has done what it shows.
 SAID = {
+    "economy.py": r"account 'cache' can have 0: .*\n.*is short of 1 frame.*\n(.*\n)*21 frames held; 14 at the most",
     "arrays.py": r"exported buffers look through it.*\n262144 numbers, .*\n16 MiB in one array, trace 2048",
     "compact.pyx": r"16 pages moved by \d system calls and 0 shootdowns;\n.* by 1 and 1",
     "heal.c": r"is stale: .*\nread x, x through a trap, and x without",

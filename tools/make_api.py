@@ -24,12 +24,16 @@ interface is documented in include/mrm/mrm.h, call by call.
 """
 ORDER = [
     "Pool",
+    "Account",
+    "Fund",
     "Window",
     "View",
     "Reservation",
     "Batch",
     "Report",
     "PoolStats",
+    "AccountStats",
+    "FundStats",
     "Mapping",
     "Place",
     "Feature",

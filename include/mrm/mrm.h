@@ -95,6 +95,24 @@ enum {
     MRM_REUSE_AFTER_RETIRE = 1  /* after a retire that begins later has ended */
 };
 
+/* How frames are taken from an account. */
+enum {
+    MRM_OVERDRAFT = 1,          /* what its balance does not cover may be lent by its overdraft fund */
+    MRM_ZEROED = 2              /* they are to hold zeros; costs nothing for those that do */
+};
+
+/* Flags of mrm_account_options. */
+enum {
+    MRM_SHARE_CONTENTS = 1,     /* frames that come from, or go to, accounts that share too are not cleared */
+    MRM_NO_OVERDRAFT = 2        /* it has no overdraft fund */
+};
+
+/* Flags of account_flush. */
+enum { MRM_OVERDRAFT_ONLY = 1 };  /* only as long as the account has more than its balance */
+
+/* The account that takers draw on who name none. */
+enum { MRM_POOL_ACCOUNT = 1 };
+
 /* What the frames are made of. */
 enum {
     MRM_BACKING_HUGETLB = 1,    /* huge pages set aside (vm.nr_hugepages) */
@@ -227,6 +245,48 @@ typedef struct mrm_pool_options {
     int32_t numa_node;          /* node + 1, or 0 for any */
     int32_t dump;               /* 1: core dumps hold the window */
 } mrm_pool_options;
+
+/* How an account is opened. Zero everything, set size and name, and what else matters. */
+typedef struct mrm_account_options {
+    uint32_t size;              /* sizeof(mrm_account_options) */
+    uint32_t flags;             /* MRM_SHARE_CONTENTS, MRM_NO_OVERDRAFT */
+    const char *name;           /* up to 47 bytes; no two accounts of a pool have the same */
+    const char *committed;      /* name of the fund of its balance; NULL: "committed" */
+    const char *overdraft;      /* name of the fund that may lend it more; NULL: "overdraft" */
+    uint64_t limit;             /* frames that it may have at the most; 0: all of the pool's */
+} mrm_account_options;
+
+/* Figures of an account, in frames. Low and high: since the watermarks were reset. */
+typedef struct mrm_account_stats {
+    uint32_t size;              /* bytes of this struct, as the caller knows it */
+    uint32_t version;           /* MRM_API_VERSION of the filler */
+    uint64_t balance;           /* promised to it */
+    uint64_t balance_low;
+    uint64_t balance_high;
+    uint64_t allocated;         /* held, or strict */
+    uint64_t allocated_low;
+    uint64_t allocated_high;
+    uint64_t limit;             /* that it may have at the most */
+    uint64_t limit_low;
+    uint64_t limit_high;
+    uint64_t cached;            /* free, in its own lists: charged to it, too */
+    uint64_t overdrawn;         /* of all these, lent by its overdraft fund */
+} mrm_account_stats;
+
+/* Figures of a fund, in frames: frames = granted + lent + available. */
+typedef struct mrm_fund_stats {
+    uint32_t size;              /* bytes of this struct, as the caller knows it */
+    uint32_t version;           /* MRM_API_VERSION of the filler */
+    uint64_t frames;            /* that it stands for */
+    uint64_t granted;           /* balances of accounts */
+    uint64_t lent;              /* had by accounts beyond their balances */
+    uint64_t available;
+} mrm_fund_stats;
+
+/* Called when a taker finds too few frames, in the taker's thread, without a lock and
+ * without the GIL; afterwards the taker is tried once more. It may give frames back, retire,
+ * and move promises. What it takes itself does not call it again. */
+typedef void (*mrm_shortage)(void *context, mrm_pool *pool, uint32_t account, size_t wanted);
 
 typedef struct mrm_api {
     uint32_t version;           /* MRM_API_VERSION */
@@ -374,6 +434,55 @@ typedef struct mrm_api {
      * sentences in UTF-8 for a log, the pool's own, valid for its life. Never NULL, never
      * fails. */
     const char *(*pool_description)(const mrm_pool *pool);
+
+    /* ---- accounts and funds ----
+     * Funds divide a pool's frames into promises: "committed" begins with all of them,
+     * "overdraft" and "pause_prevention" with none. An account has a balance, granted by its
+     * committed fund, which nobody else can use up; beyond it, it may be lent frames by its
+     * overdraft fund where a call allows it. Funds and accounts are numbers, valid for the
+     * pool's life, or until account_close. Frames are given back by give and give_many: each knows
+     * whose it is. */
+
+    /* The fund of this name, made, with no frames, if there is none. Up to 64. */
+    int (*fund_open)(mrm_pool *pool, const char *name, uint32_t *fund);
+    /* Move n available frames' worth from one fund to another. MRM_OUT_OF_FRAMES. */
+    int (*fund_transfer)(mrm_pool *pool, uint32_t from, uint32_t to, uint32_t n);
+    int (*fund_stats)(mrm_pool *pool, uint32_t fund, mrm_fund_stats *stats);
+
+    /* A new account, with a balance of 0. MRM_BAD_ARGUMENT: the name is taken, or a fund is not
+     * there; MRM_NO_MEMORY: there are as many as there can be. */
+    int (*account_open)(mrm_pool *pool, const mrm_account_options *options, uint32_t *account);
+    /* The account of this name. MRM_BAD_ARGUMENT if there is none. */
+    int (*account_find)(mrm_pool *pool, const char *name, uint32_t *account);
+    /* End an account that holds nothing; its balance returns to its fund. MRM_BAD_FRAME if it
+     * holds frames. No other thread may be taking from it. Some ns a frame of the pool. */
+    int (*account_close)(mrm_pool *pool, uint32_t account);
+    /* Raise its balance by n, from its committed fund; or lower it, by up to what it does not
+     * use. MRM_OUT_OF_FRAMES. */
+    int (*account_fund)(mrm_pool *pool, uint32_t account, int64_t n);
+    /* Move n frames' worth of balance from one account to another, from fund to fund if these
+     * differ. MRM_OUT_OF_FRAMES. */
+    int (*account_transfer)(mrm_pool *pool, uint32_t from, uint32_t to, uint32_t n);
+    /* Set how many frames it may have at the most; not below its balance. */
+    int (*account_limit)(mrm_pool *pool, uint32_t account, uint64_t limit);
+    /* When this account gives a frame back, its promise goes to the first of these whose balance
+     * is below its limit. Up to 8; none: it keeps them, as at first. */
+    int (*account_credits)(mrm_pool *pool, uint32_t account, const uint32_t *accounts, size_t n);
+    /* Return its free frames to the pool; flags: MRM_OVERDRAFT_ONLY. flushed may be NULL. */
+    int (*account_flush)(mrm_pool *pool, uint32_t account, int flags, uint32_t *flushed);
+    /* Count; set stats->size before. */
+    int (*account_stats)(mrm_pool *pool, uint32_t account, mrm_account_stats *stats);
+    int (*account_reset_watermarks)(mrm_pool *pool, uint32_t account);
+    /* As take, take_many and take_run; `how` is MRM_OVERDRAFT, MRM_ZEROED or both. A frame
+     * that another account had is cleared before, unless both share contents: 60 us. */
+    int (*account_take)(mrm_pool *pool, uint32_t account, int how, uint32_t *frame);
+    int (*account_take_many)(mrm_pool *pool, uint32_t account, int how, uint32_t *frames, size_t n);
+    int (*account_take_run)(mrm_pool *pool, uint32_t account, int how, uint32_t n, uint32_t *first);
+    /* Who took this frame. MRM_BAD_FRAME if nobody has it. */
+    int (*account_of)(mrm_pool *pool, uint32_t frame, uint32_t *account);
+    /* Whom to call when frames are short; NULL: nobody. Set it before threads take: one that is
+     * finding out at this moment may still call the one before. */
+    int (*pool_on_shortage)(mrm_pool *pool, mrm_shortage call, void *context);
 } mrm_api;
 
 #if !defined(MRM_NO_API_POINTER)

@@ -3,7 +3,10 @@
 The audit walks every stack, the strict list and the bitmap, ticks off each frame that
 it meets, and then asks of each whether its place fits its state: a ready one is in a
 stack or in the bitmap, a strict one in the list, a held one nowhere, and none is in
-two places. What it says is exact while nobody takes or gives. In a busy pool a frame
+two places. On the way it counts what each account has, which has to be what it is
+charged for; and funds have to add up to the pool, and balances to their funds.
+
+What it says is exact while nobody takes or gives. In a busy pool a frame
 may move from one place to another between the two looks, and be reported falsely; but
 the walks end in any case, because none ticks a frame off twice.
 """
@@ -16,10 +19,11 @@ from mrm cimport (
     MRM_OK,
 )
 from mrm.physical.bitmap cimport bitmap_check, bitmap_has
+from mrm.physical.books cimport POOL_ACCOUNT, books_check
 from mrm.physical.frames cimport (
-    NO_FRAME, ONE_MAPPING, frame_counts_t, frames_mappings, frames_state, frames_t,
+    NO_FRAME, frame_counts_t, frames_mappings, frames_owner, frames_state, frames_t,
 )
-from mrm.physical.stack cimport mrm_load16, mrm_load32, mrm_load64, stack_depth
+from mrm.physical.stack cimport STATE_BITS, mrm_load16, mrm_load32, mrm_load64, stack_depth, stack_t
 from mrm.system.failure cimport failure, mrm_fail
 
 
@@ -63,7 +67,7 @@ cdef int tick_off(
     cdef uint32_t frame = <uint32_t>head
     ticks[0] = 0
     while frame != NO_FRAME:
-        if mrm_load32(&frames.frame[frame].status) != status:
+        if mrm_load32(&frames.frame[frame].status) & STATE_BITS != status:
             return lost(frame, b"is in a free list that does not fit its state")
         if ticked[frame // 8] >> frame % 8 & 1:
             return lost(frame, b"is in two free lists, or twice in one")
@@ -73,18 +77,34 @@ cdef int tick_off(
     return MRM_OK
 
 
-cdef int check_lists(const frames_t *frames, uint8_t *ticked) noexcept nogil:
-    """Tick off what is in the stacks and in the strict list, and check how many that is."""
+cdef int check_stacks(const frames_t *frames, uint32_t account, uint8_t *ticked, uint32_t *had) noexcept nogil:
+    """Tick off what is in an account's stacks, and count it."""
+    cdef stack_t *stack
     cdef uint32_t i, ticks
     cdef uint64_t head
     cdef int status
     for i in range(frames.stack_count):
-        head = mrm_load64(&frames.stacks[i].head)
+        stack = &frames.stacks[(account << frames.cpu_shift) + i]
+        head = mrm_load64(&stack.head)
         status = tick_off(frames, head, MRM_FRAME_READY, ticked, &ticks)
         if status != MRM_OK:
             return status
-        if ticks != stack_depth(frames.frame, &frames.stacks[i]):
+        if ticks != stack_depth(frames.frame, stack):
             return lost(<uint32_t>head, b"is on top of a stack of another depth than is recorded")
+        had[0] += ticks
+    return MRM_OK
+
+
+cdef int check_lists(const frames_t *frames, uint8_t *ticked, uint32_t *had) noexcept nogil:
+    """Tick off what is in the stacks and in the strict list, and check how many that is."""
+    cdef uint32_t i, ticks
+    cdef uint64_t head
+    cdef int status
+    for i in range(POOL_ACCOUNT, frames.books.accounts):
+        if frames.books.account[i].open:
+            status = check_stacks(frames, i, ticked, &had[i])
+            if status != MRM_OK:
+                return status
     head = mrm_load64(&frames.strict)
     status = tick_off(frames, head, MRM_FRAME_STRICT, ticked, &ticks)
     if status == MRM_OK and ticks != mrm_load32(&frames.strict_count):
@@ -92,25 +112,30 @@ cdef int check_lists(const frames_t *frames, uint8_t *ticked) noexcept nogil:
     return status
 
 
-cdef int check_places(const frames_t *frames, const uint8_t *ticked) noexcept nogil:
-    """Check every frame's place against its state; ``ticked`` are those in lists."""
+cdef int check_places(const frames_t *frames, const uint8_t *ticked, uint32_t *had) noexcept nogil:
+    """Check every frame's place against its state; ``ticked`` are those in lists.
+
+    Adds those that are held or strict to what their accounts ``had``.
+    """
     cdef uint32_t frame, state, in_bitmap = 0
     cdef bint listed, mapped
     for frame in range(frames.count):
         listed = ticked[frame // 8] >> frame % 8 & 1
         mapped = bitmap_has(&frames.bitmap, frame)
         in_bitmap += mapped
-        state = mrm_load32(&frames.frame[frame].status) % ONE_MAPPING
+        state = mrm_load32(&frames.frame[frame].status) & STATE_BITS
         if listed and mapped:
             return lost(frame, b"is in a free list and in the bitmap too")
         if state == MRM_FRAME_HELD:
             if listed or mapped:
                 return lost(frame, b"is held, and yet free")
+            had[frames_owner(frames, frame)] += 1
         elif frames_mappings(frames, frame):
             return lost(frame, b"is free, and yet shown by a slot")
         elif state == MRM_FRAME_STRICT:
             if not listed:
                 return lost(frame, b"is strict, and not in the list of those")
+            had[frames_owner(frames, frame)] += 1
         elif not (listed or mapped):
             return lost(frame, b"is ready, and in no free list")
     if in_bitmap != frames.bitmap.free:
@@ -118,9 +143,34 @@ cdef int check_places(const frames_t *frames, const uint8_t *ticked) noexcept no
     return MRM_OK
 
 
+cdef int check_books(const frames_t *frames, const uint32_t *had) noexcept nogil:
+    """Check what the books say against what accounts ``had``, and against themselves."""
+    cdef uint32_t i, number
+    cdef const char *wrong
+    for i in range(POOL_ACCOUNT, frames.books.accounts):
+        if had[i] != frames.books.account[i].charged:
+            return mrm_fail(
+                failure(), MRM_INCONSISTENT, 0, 0, NULL, 0,
+                "the books of the frames do not balance: account '%s' has %u frames and is charged for %u; if no "
+                "thread was taking or giving frames meanwhile, this is a defect of mrm, or its memory was overwritten",
+                frames.books.account[i].name, had[i], frames.books.account[i].charged,
+            )
+    wrong = books_check(&frames.books, frames.count, &number)
+    if wrong != NULL:
+        return mrm_fail(
+            failure(), MRM_INCONSISTENT, 0, 0, NULL, 0,
+            "the books of the frames do not balance: fund '%s' %s; this is a defect of mrm, or its memory was "
+            "overwritten", frames.books.fund[number].name, wrong,
+        )
+    return MRM_OK
+
+
 cdef int frames_audit(frames_t *frames, frame_counts_t *counts) noexcept nogil:
     """Prove that every frame is in exactly one place, and count them by state."""
-    cdef uint8_t *ticked = <uint8_t *>calloc(1, <size_t>frames.count // 8 + 1)
+    cdef size_t bits = (<size_t>frames.count // 8 + 4) & ~<size_t>3
+    # A number of frames for every account that a record can name, those that are none included.
+    cdef uint8_t *ticked = <uint8_t *>calloc(1, bits + (<size_t>1 << 16 >> frames.cpu_shift) * sizeof(uint32_t))
+    cdef uint32_t *had = <uint32_t *>(ticked + bits)
     cdef int64_t wrong
     cdef int status
     if ticked == NULL:
@@ -130,13 +180,15 @@ cdef int frames_audit(frames_t *frames, frame_counts_t *counts) noexcept nogil:
         )
     mrm_lock(&frames.retiring)
     mrm_lock(&frames.lock)
-    status = check_lists(frames, ticked)
+    status = check_lists(frames, ticked, had)
     if status == MRM_OK:
-        status = check_places(frames, ticked)
+        status = check_places(frames, ticked, had)
     if status == MRM_OK:
         wrong = bitmap_check(&frames.bitmap)
         if wrong >= 0:
             status = lost(<uint32_t>wrong, b"is the first below a summary that is wrong")
+    if status == MRM_OK:
+        status = check_books(frames, had)
     mrm_unlock(&frames.lock)
     mrm_unlock(&frames.retiring)
     free(ticked)

@@ -4,27 +4,27 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from mrm cimport MRM_FRAME_READY, MRM_FRAME_RELEASED
 from mrm.physical.bitmap cimport bitmap_t
-from mrm.physical.stack cimport NO_FRAME, frame_t, mrm_load16, mrm_load32, stack_t
-
-
-cdef enum:
-    MAX_MAPPINGS = 0xFFFF       # live mappings of one frame
-    MAX_PENDING = 0xFFFF        # deferred aliases of one frame
+from mrm.physical.books cimport books_t
+from mrm.physical.stack cimport NO_FRAME, STATE_BITS, frame_t, mrm_load16, mrm_load32, stack_t
 
 
 cdef struct frames_t:
     uint32_t count              # frames there are
-    uint32_t stack_count        # processors that there can be
+    uint32_t stack_count        # stacks of an account: processors that there can be
+    uint32_t cpu_shift          # log2 of numbers of stacks from one account to the next
+    uint32_t frame_shift        # log2 of bytes of a frame
     frame_t *frame
     stack_t *stacks
+    char *contents              # where frame 0 can be cleared; NULL where there is no memory
     void *memory
     uint64_t apart[16]          # what is above is read by every call and never written
-    uint32_t lock               # of the bitmap, and of every verdict that too few are free
+    uint32_t lock               # of the common list and the books, and of every verdict that too few are free
     uint32_t retiring           # lock of the strict list's sorting
-    bitmap_t bitmap             # free frames that are in no stack
+    bitmap_t bitmap             # free frames that no account is charged for
     uint64_t strict             # head of the strict list, as a stack's
     uint32_t strict_count       # frames in it
     uint64_t epoch              # retires begun so far
+    books_t books
     uint64_t end[16]            # what follows is on lines of its own
 
 
@@ -38,28 +38,26 @@ cdef struct frame_counts_t:
     uint64_t pending            # deferred aliases
 
 
-cdef int frames_open(frames_t *frames, uint32_t count) noexcept nogil
+cdef enum:
+    TAKE_OVERDRAFT = 1          # MRM_OVERDRAFT: what the balance does not cover may be lent
+    TAKE_ZEROED = 2             # MRM_ZEROED: the frames hold zeros
+
+
+cdef int frames_open(frames_t *frames, uint32_t count, uint32_t frame_shift) noexcept nogil
+cdef void frames_open_stacks(frames_t *frames, uint32_t account) noexcept nogil
 cdef void frames_close(frames_t *frames) noexcept nogil
 
 # All of these are thread-safe; take and give of one frame take no lock while the
-# processor's own stack serves.
-cdef int frames_take(frames_t *frames, uint32_t *frame) noexcept nogil
-cdef int frames_take_many(frames_t *frames, uint32_t *taken, size_t n) noexcept nogil
-cdef int frames_take_run(frames_t *frames, uint32_t n, uint32_t *first) noexcept nogil
+# processor's own stack serves. The account exists.
+cdef int frames_take(frames_t *frames, uint32_t account, int how, uint32_t *frame) noexcept nogil
+cdef int frames_take_many(
+    frames_t *frames, uint32_t account, int how, uint32_t *taken, size_t n
+) noexcept nogil
+cdef int frames_take_run(
+    frames_t *frames, uint32_t account, int how, uint32_t n, uint32_t *first
+) noexcept nogil
 cdef int frames_give(frames_t *frames, uint32_t frame, int reuse) noexcept nogil
 cdef int frames_give_many(frames_t *frames, const uint32_t *given, size_t n, int reuse) noexcept nogil
-
-# What a reservation does to a frame that it shows, which therefore cannot be given. A
-# deferred alias is counted from defer to settle, the slot until unmap.
-cdef int frames_map(frames_t *frames, uint32_t frame) noexcept nogil
-cdef void frames_unmap(frames_t *frames, uint32_t frame) noexcept nogil
-cdef int frames_defer(frames_t *frames, uint32_t frame) noexcept nogil
-cdef void frames_settle(frames_t *frames, uint32_t frame) noexcept nogil
-
-# Around an invalidation of all that was unmapped before `begin`; a retire that fails
-# leaves out `end`.
-cdef uint64_t frames_retire_begin(frames_t *frames) noexcept nogil
-cdef void frames_retire_end(frames_t *frames, uint64_t begun) noexcept nogil
 
 
 cdef enum:
@@ -68,7 +66,7 @@ cdef enum:
 
 cdef inline uint32_t frames_state(const frames_t *frames, uint32_t frame) noexcept nogil:
     """State of a frame, MRM_FRAME_RELEASED included."""
-    cdef uint32_t state = mrm_load32(&frames.frame[frame].status) % ONE_MAPPING
+    cdef uint32_t state = mrm_load32(&frames.frame[frame].status) & STATE_BITS
     if state == MRM_FRAME_READY and mrm_load16(&frames.frame[frame].pending):
         return MRM_FRAME_RELEASED
     return state
@@ -77,3 +75,8 @@ cdef inline uint32_t frames_state(const frames_t *frames, uint32_t frame) noexce
 cdef inline uint32_t frames_mappings(const frames_t *frames, uint32_t frame) noexcept nogil:
     """How many slots show a frame, deferred aliases not counted."""
     return mrm_load32(&frames.frame[frame].status) // ONE_MAPPING
+
+
+cdef inline uint32_t frames_owner(const frames_t *frames, uint32_t frame) noexcept nogil:
+    """The account that a frame which is in no stack was last charged to."""
+    return mrm_load16(&frames.frame[frame].depth) >> frames.cpu_shift

@@ -1,57 +1,55 @@
 """Every frame's state, and the free lists that they are taken from.
 
-A frame is in one place at a time. Free ones are in the stack of some processor or,
-behind the stacks, in one bitmap; strict ones, which must wait for a retire, in a list;
-held ones nowhere. The state in a frame's record says which, and is what decides:
-``give`` claims a frame by swapping HELD, shown by no slot, for READY or STRICT, so
-that of two who give the same frame one is told.
+A frame is in one place at a time. Free ones are in the stack of some account and
+processor or, behind the stacks, in one common list (common.pyx); strict ones, which must
+wait for a retire, in a list; held ones nowhere. The state in a frame's record says
+which, and is what decides: ``give`` claims a frame by swapping HELD, shown by no slot,
+for READY or STRICT, so that of two who give the same frame one is told.
 
-Taking and giving one frame work on the stack of the processor that the thread runs
-on, without a lock, last in, first out: a warm frame comes back warm. A frame goes back
-to the stack that it was taken from, wherever its thread has gone meanwhile: four
+Taking and giving one frame work on the account's stack of the processor that the thread
+runs on, without a lock, last in, first out: a warm frame comes back warm. A frame goes
+back to the stack that it was taken from, wherever its thread has gone meanwhile: four
 records share a cache line, and if frames stayed where threads drop them, two
-processors would soon take and give neighbours, at a third of the speed each.
+processors would soon take and give neighbours, at a third of the speed each. The number
+of that stack, which the record keeps, is also what says whose the frame is.
 
-Only when a stack is empty or has grown deep does a batch move between it and the
-bitmap, under a lock; the coldest go. Arrays of 64 and more pass the stacks by: the bitmap has the
-lowest frames, and neighbours make short plans for whoever maps them.
+Only when a stack is empty or has grown deep does a batch move between it and the common
+list, under a lock, and only then is the account charged (books.pyx): it may have as many
+as its balance; then what lies in its other stacks; and where the caller allows it, what
+is lent, one at a time. The coldest go back. Arrays of 64 and more pass the stacks by: the
+common list has the lowest frames, and neighbours make short plans for whoever maps them.
 
-"Too few are free" is said under the same lock, after the bitmap, every stack, and a
-second look that nothing has changed meanwhile; frames that are in nobody's hands
-but ours (on the way from a stack to the bitmap, say) are only ever so under the lock.
-So nobody is refused a frame that was free all the time.
+"Too few are free" is said under the same lock, after the common list, every stack of
+the account, and a second look that nothing has changed meanwhile; frames that are in
+nobody's hands but ours (on the way from a stack to the list, say) are only ever so under
+the lock. So nobody is refused a frame that was free all the time.
 
 A frame that was given with ``reuse="now"`` while deferred aliases still show it is
-ready like any other: that it is *released* follows from its count of aliases. A
-strict one remembers the number of the retire that it waits for. That number goes up
-when a retire begins, not when it ends: what is given in between may have been
-unmapped after the invalidation, and has to wait for the next.
+ready like any other: that it is *released* follows from its count of aliases. What
+reservations count, and what a strict frame waits for, is in showing.pyx.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stddef cimport size_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
 from mrm cimport (
     MRM_BAD_ARGUMENT, MRM_FRAME_HELD, MRM_FRAME_READY, MRM_FRAME_STRICT, MRM_NO_MEMORY, MRM_OK,
     MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW,
 )
-from mrm.physical.bitmap cimport (
-    bitmap_close,
-    bitmap_give,
-    bitmap_give_run,
-    bitmap_longest,
-    bitmap_open,
-    bitmap_take,
-    bitmap_take_run,
+from mrm.physical.bitmap cimport bitmap_close, bitmap_longest, bitmap_open
+from mrm.physical.books cimport MOST_ACCOUNTS, POOL_ACCOUNT, account_t, books_open, entitled, overdrawn
+from mrm.physical.common cimport (
+    books_begin, books_end, common_give, common_return, common_take, common_take_run, flush_stacks, in_stacks,
 )
+from mrm.physical.refusals cimport refuse_frame, refuse_in_array, refuse_reuse, refuse_run, refuse_take
 from mrm.physical.stack cimport (
+    FOREIGN,
     NO_FRAME,
+    ZERO,
     frame_t,
     list_push,
-    list_take_all,
     mrm_add32,
-    mrm_add64,
-    mrm_cas16,
     mrm_cas32,
     mrm_cpu,
     mrm_load16,
@@ -59,22 +57,10 @@ from mrm.physical.stack cimport (
     mrm_load64,
     mrm_store16,
     mrm_store32,
-    mrm_sub16,
-    mrm_sub32,
-    stack_depth,
     stack_pop,
     stack_pop_many,
     stack_push,
     stack_t,
-)
-from mrm.physical.refusals cimport (
-    refuse_alias,
-    refuse_frame,
-    refuse_in_array,
-    refuse_mapping,
-    refuse_reuse,
-    refuse_run,
-    refuse_take,
 )
 from mrm.system.failure cimport failure, mrm_fail
 
@@ -85,6 +71,9 @@ cdef extern from "system/lock.h" nogil:
 
 cdef extern from "system/atomic.h" nogil:
     uint32_t mrm_cpus()
+
+cdef extern from "physical/clear.h" nogil:
+    void mrm_clear(void *p, size_t nbytes)
 
 cdef extern from * nogil:
     """
@@ -98,26 +87,27 @@ cdef enum:
     DEEP = 128                  # frames that a stack may keep; beyond, half of them go
     LARGE = 64                  # frames from which on an array passes the stacks by
     CHUNK = 256                 # frames that are moved at a time, on the C stack
-    MAX_STACKS = 0xFFFF         # what a frame's record can name
+    MOST_STACKS = 1 << 16       # numbers that a frame's record can hold
+    MOST_CPU_SHIFT = 12         # so that there are numbers for 14 accounts at the least
 
 
-cdef inline stack_t *own_stack(const frames_t *frames) noexcept nogil:
-    """The stack of the processor that this thread runs on.
+cdef inline stack_t *own_stack(const frames_t *frames, uint32_t account) noexcept nogil:
+    """The account's stack for the processor that this thread runs on.
 
     Processors with numbers beyond those that were foreseen share stacks with others.
     """
     cdef uint32_t cpu = mrm_cpu()
     if cpu >= frames.stack_count:
         cpu %= frames.stack_count
-    return &frames.stacks[cpu]
+    return &frames.stacks[(account << frames.cpu_shift) + cpu]
 
 
 # ---- open and close ------------------------------------------------------------------
 
-cdef int frames_open(frames_t *frames, uint32_t count) noexcept nogil:
-    """Begin with ``count`` frames, all of them free."""
-    cdef size_t nbytes, line = sizeof(stack_t)
-    cdef uint32_t i
+cdef int frames_open(frames_t *frames, uint32_t count, uint32_t frame_shift) noexcept nogil:
+    """Begin with ``count`` frames, all of them free, zero, and nobody's."""
+    cdef size_t nbytes, line = sizeof(stack_t), stacks
+    cdef uint32_t most_accounts
     cdef int status
     static_assert(sizeof(frame_t) == 16)
     static_assert(sizeof(stack_t) == 128)
@@ -127,10 +117,18 @@ cdef int frames_open(frames_t *frames, uint32_t count) noexcept nogil:
         return status
 
     frames.count = count
-    frames.stack_count = min(mrm_cpus(), <uint32_t>MAX_STACKS)
+    frames.frame_shift = frame_shift
+    frames.contents = NULL
+    frames.stack_count = min(mrm_cpus(), <uint32_t>1 << MOST_CPU_SHIFT)
+    frames.cpu_shift = 0
+    while <uint32_t>1 << frames.cpu_shift < frames.stack_count:
+        frames.cpu_shift += 1
+    # Account 0 is nobody, and the last number is SOMEBODY's: never an account's.
+    most_accounts = min(<uint32_t>MOST_ACCOUNTS, (<uint32_t>MOST_STACKS >> frames.cpu_shift) - 1)
+    stacks = <size_t>most_accounts << frames.cpu_shift
     # Pages of zeros come from the kernel when they are touched: a million records
-    # that say READY cost nothing until then.
-    nbytes = line + frames.stack_count * line + <size_t>count * sizeof(frame_t)
+    # that say READY, and the stacks of accounts that nobody opens, cost nothing until then.
+    nbytes = line + stacks * line + <size_t>count * sizeof(frame_t) + most_accounts * sizeof(account_t)
     frames.memory = calloc(1, nbytes)
     if frames.memory == NULL:
         bitmap_close(&frames.bitmap)
@@ -139,15 +137,22 @@ cdef int frames_open(frames_t *frames, uint32_t count) noexcept nogil:
             "no memory for the records of %u frames: %zu bytes", count, nbytes,
         )
     frames.stacks = <stack_t *>((<uintptr_t>frames.memory + line - 1) & ~<uintptr_t>(line - 1))
-    frames.frame = <frame_t *>(frames.stacks + frames.stack_count)
-    for i in range(frames.stack_count):
-        frames.stacks[i].head = NO_FRAME
+    frames.frame = <frame_t *>(frames.stacks + stacks)
+    books_open(&frames.books, count, <account_t *>(frames.frame + count), most_accounts)
+    frames_open_stacks(frames, POOL_ACCOUNT)
     frames.lock = 0
     frames.retiring = 0
     frames.strict = NO_FRAME
     frames.strict_count = 0
     frames.epoch = 0
     return MRM_OK
+
+
+cdef void frames_open_stacks(frames_t *frames, uint32_t account) noexcept nogil:
+    """Empty stacks for an account that begins."""
+    cdef uint32_t i
+    for i in range(frames.stack_count):
+        frames.stacks[(account << frames.cpu_shift) + i].head = NO_FRAME
 
 
 cdef void frames_close(frames_t *frames) noexcept nogil:
@@ -160,153 +165,221 @@ cdef void frames_close(frames_t *frames) noexcept nogil:
 
 # ---- take ------------------------------------------------------------------------------
 
-cdef uint64_t stack_changes(const frames_t *frames) noexcept nogil:
-    """A number that stays the same only while no stack changes."""
+cdef inline void note_depth(stack_t *stack, uint32_t depth) noexcept nogil:
+    """Keep the lowest depth of a stack: the account's high watermark follows from it."""
+    if depth < mrm_load32(&stack.least):
+        mrm_store32(&stack.least, depth)
+
+
+cdef inline void hold(
+    frames_t *frames, uint32_t frame, uint32_t stack, int how
+) noexcept nogil:
+    """Make a frame that was taken off its list a held one, which goes back to stack number ``stack``.
+
+    What another account left in it is cleared, and so is everything where zeros are wanted.
+    """
+    cdef uint32_t was = mrm_load32(&frames.frame[frame].status)
+    mrm_store16(&frames.frame[frame].depth, <uint16_t>stack)
+    mrm_store32(&frames.frame[frame].status, MRM_FRAME_HELD)
+    if was & FOREIGN or (how & TAKE_ZEROED and not was & ZERO):
+        if frames.contents != NULL:
+            mrm_clear(frames.contents + (<size_t>frame << frames.frame_shift), <size_t>1 << frames.frame_shift)
+
+
+cdef uint64_t stack_changes(const frames_t *frames, uint32_t account) noexcept nogil:
+    """A number that stays the same only while none of an account's stacks changes."""
+    cdef stack_t *stacks = &frames.stacks[account << frames.cpu_shift]
     cdef uint64_t changes = 0
     cdef uint32_t i
     for i in range(frames.stack_count):
-        changes += mrm_load64(&frames.stacks[i].head) >> 32
+        changes += mrm_load64(&stacks[i].head) >> 32
     return changes
 
 
-cdef size_t steal(frames_t *frames, uint32_t *taken, size_t least, size_t most) noexcept nogil:
-    """Take from any stacks until there are ``least``; fewer when no more are free.
+cdef size_t steal(frames_t *frames, uint32_t account, uint32_t *taken, size_t least, size_t most) noexcept nogil:
+    """Take from any of an account's stacks until there are ``least``; fewer when no more are free.
 
-    The bitmap is empty, and the lock held.
+    The lock is held.
     """
-    cdef uint32_t first = <uint32_t>(own_stack(frames) - frames.stacks), i
+    cdef stack_t *stacks = &frames.stacks[account << frames.cpu_shift]
+    cdef uint32_t first = <uint32_t>(own_stack(frames, account) - stacks), i
     cdef size_t n = 0, before
     cdef uint64_t changes
     while n < least:
-        changes = stack_changes(frames)
+        changes = stack_changes(frames, account)
         before = n
         for i in range(frames.stack_count):
             n += stack_pop_many(
-                frames.frame, &frames.stacks[(first + i) % frames.stack_count], taken + n, 1, most - n
+                frames.frame, &stacks[(first + i) % frames.stack_count], taken + n, 1, most - n
             )
             if n >= least:
                 break
         # Every stack was empty, and at one and the same moment when none has changed
         # since: then there really is nothing left.
-        if n == before and stack_changes(frames) == changes:
+        if n == before and stack_changes(frames, account) == changes:
             break
     return n
 
 
-cdef inline void hold(frames_t *frames, uint32_t frame, stack_t *stack) noexcept nogil:
-    """Make a frame that was taken off its list a held one, which goes back to ``stack``."""
-    mrm_store16(&frames.frame[frame].depth, <uint16_t>(stack - frames.stacks))
-    mrm_store32(&frames.frame[frame].status, MRM_FRAME_HELD)
+cdef void reclaim(frames_t *frames, uint32_t account) noexcept nogil:
+    """Get back what is free in the stacks of others, but was lent by the fund that lends to this account."""
+    cdef account_t *other
+    cdef uint32_t fund = frames.books.account[account].overdraft, i
+    for i in range(POOL_ACCOUNT, frames.books.accounts):
+        other = &frames.books.account[i]
+        if i != account and other.open and other.overdraft == fund and overdrawn(other):
+            flush_stacks(frames, i)
 
 
-cdef int take_from_others(frames_t *frames, stack_t *stack, uint32_t *frame) noexcept nogil:
-    """Take a frame from the bitmap or any stack, and fill ``stack`` up on the way."""
+cdef size_t gather(
+    frames_t *frames, uint32_t account, int how, uint32_t *taken, size_t least, size_t most
+) noexcept nogil:
+    """Charge an account for frames, or take them from its own stacks: ``least`` to ``most``, or too few.
+
+    In this order: what it is entitled to, as many as there are; what is in its stacks; and what
+    can be lent, no more than needed. The lock is held.
+    """
+    cdef account_t *payer = &frames.books.account[account]
+    cdef uint32_t promised = entitled(&frames.books, payer, False)
+    cdef size_t n = common_take(frames, account, taken, <uint32_t>min(<size_t>promised, most))
+    cdef bint lent = how & TAKE_OVERDRAFT or payer.lends
+    if n < least:
+        n += steal(frames, account, taken + n, least - n, most - n)
+    if n < least and lent:
+        if entitled(&frames.books, payer, True) < least - n:
+            reclaim(frames, account)
+        promised = entitled(&frames.books, payer, True)
+        n += common_take(frames, account, taken + n, min(promised, <uint32_t>(least - n)))
+    return n
+
+
+cdef int take_from_others(frames_t *frames, uint32_t account, int how, stack_t *stack, uint32_t *frame) noexcept nogil:
+    """Take a frame from the common list or any stack of the account's, and fill ``stack`` up on the way."""
+    cdef account_t *payer = &frames.books.account[account]
     cdef uint32_t batch[BATCH]
     cdef size_t n
     mrm_lock(&frames.lock)
-    n = bitmap_take(&frames.bitmap, batch, BATCH)
-    if n == 0:
-        n = steal(frames, batch, 1, BATCH)
+    books_begin(frames, payer)
+    n = gather(frames, account, how, batch, 1, BATCH)
     if n > 1:
         stack_push(frames.frame, stack, batch + 1, n - 1)
+    books_end(frames, payer)
     mrm_unlock(&frames.lock)
     if n == 0:
-        return refuse_take(frames, 1, 0)
-    hold(frames, batch[0], stack)
+        return refuse_take(frames, account, how, 1, 0)
+    hold(frames, batch[0], <uint32_t>(stack - frames.stacks), how)
     frame[0] = batch[0]
     return MRM_OK
 
 
-cdef int frames_take(frames_t *frames, uint32_t *frame) noexcept nogil:
+cdef int frames_take(frames_t *frames, uint32_t account, int how, uint32_t *frame) noexcept nogil:
     """Take one frame: the one given last on this processor, else the lowest free one."""
-    cdef stack_t *stack = own_stack(frames)
+    cdef stack_t *stack = own_stack(frames, account)
     cdef uint32_t top = stack_pop(frames.frame, stack)
     if top == NO_FRAME:
-        return take_from_others(frames, stack, frame)
-    hold(frames, top, stack)
+        return take_from_others(frames, account, how, stack, frame)
+    note_depth(stack, mrm_load16(&frames.frame[top].depth) - 1)
+    hold(frames, top, <uint32_t>(stack - frames.stacks), how)
     frame[0] = top
     return MRM_OK
 
 
-cdef int take_many_from_others(frames_t *frames, stack_t *stack, uint32_t *taken, size_t n) noexcept nogil:
+cdef int take_many_from_others(
+    frames_t *frames, uint32_t account, int how, stack_t *stack, uint32_t *taken, size_t n
+) noexcept nogil:
     """Take ``n`` frames, or none, from wherever they are."""
+    cdef account_t *payer = &frames.books.account[account]
     cdef size_t found = 0
     mrm_lock(&frames.lock)
+    books_begin(frames, payer)
     if n < LARGE:
         found = stack_pop_many(frames.frame, stack, taken, 1, n)
-    found += bitmap_take(&frames.bitmap, taken + found, n - found)
+    found += gather(frames, account, how, taken + found, n - found, n - found)
     if found < n:
-        found += steal(frames, taken + found, n - found, n - found)
-    if found < n:
-        bitmap_give(&frames.bitmap, taken, found)
+        common_return(frames, account, taken, found)
+    books_end(frames, payer)
     mrm_unlock(&frames.lock)
-    return MRM_OK if found == n else refuse_take(frames, n, found)
+    return MRM_OK if found == n else refuse_take(frames, account, how, n, found)
 
 
-cdef size_t count_free(frames_t *frames) noexcept nogil:
-    """Frames that could be taken now."""
+cdef size_t count_free(frames_t *frames, uint32_t account, int how) noexcept nogil:
+    """Frames that an account could take now."""
     cdef size_t n
-    cdef uint32_t i
     mrm_lock(&frames.lock)
-    n = frames.bitmap.free
-    for i in range(frames.stack_count):
-        n += stack_depth(frames.frame, &frames.stacks[i])
+    n = entitled(&frames.books, &frames.books.account[account], how & TAKE_OVERDRAFT) + in_stacks(frames, account)
     mrm_unlock(&frames.lock)
     return n
 
 
-cdef int frames_take_many(frames_t *frames, uint32_t *taken, size_t n) noexcept nogil:
+cdef int frames_take_many(
+    frames_t *frames, uint32_t account, int how, uint32_t *taken, size_t n
+) noexcept nogil:
     """Take ``n`` frames, or none: warm ones when few, else the lowest, ascending.
 
     ``taken`` is not looked at when ``n`` is more than there are frames.
     """
-    cdef stack_t *stack = own_stack(frames)
+    cdef stack_t *stack = own_stack(frames, account)
     cdef size_t i
     cdef int status = MRM_OK
     if n == 0:
         return MRM_OK
     if n > frames.count:
-        return refuse_take(frames, n, count_free(frames))
+        return refuse_take(frames, account, how, n, count_free(frames, account, how))
     if n >= LARGE or stack_pop_many(frames.frame, stack, taken, n, n) == 0:
-        status = take_many_from_others(frames, stack, taken, n)
+        status = take_many_from_others(frames, account, how, stack, taken, n)
+    else:
+        note_depth(stack, mrm_load16(&frames.frame[taken[n - 1]].depth) - 1)
     if status == MRM_OK:
         for i in range(n):
-            hold(frames, taken[i], stack)
+            hold(frames, taken[i], <uint32_t>(stack - frames.stacks), how)
     return status
 
 
-cdef int64_t gather_run(frames_t *frames, uint32_t n) noexcept nogil:
-    """Put what is in the stacks into the bitmap too, and look for a run there again."""
-    cdef uint32_t chunk[CHUNK]
+cdef int64_t gather_run(frames_t *frames, uint32_t account, int how, uint32_t n) noexcept nogil:
+    """A run, with what is free in the stacks of this account, and then of all, put into the list before."""
+    cdef account_t *payer = &frames.books.account[account]
+    cdef bint lent = how & TAKE_OVERDRAFT
+    cdef int64_t found = -1
     cdef uint32_t i
-    cdef size_t found
-    for i in range(frames.stack_count):
-        while True:
-            found = stack_pop_many(frames.frame, &frames.stacks[i], chunk, 1, CHUNK)
-            if found == 0:
-                break
-            bitmap_give(&frames.bitmap, chunk, found)
-    return bitmap_take_run(&frames.bitmap, n)
+    if entitled(&frames.books, payer, lent) < n:
+        flush_stacks(frames, account)
+    if entitled(&frames.books, payer, lent) < n:
+        reclaim(frames, account)
+    if entitled(&frames.books, payer, lent) >= n:
+        found = common_take_run(frames, account, n)
+        if found < 0:
+            for i in range(POOL_ACCOUNT, frames.books.accounts):
+                if frames.books.account[i].open:
+                    flush_stacks(frames, i)
+            found = common_take_run(frames, account, n)
+    return found
 
 
-cdef int frames_take_run(frames_t *frames, uint32_t n, uint32_t *first) noexcept nogil:
+cdef int frames_take_run(
+    frames_t *frames, uint32_t account, int how, uint32_t n, uint32_t *first
+) noexcept nogil:
     """Take the lowest run of ``n`` neighbouring frames."""
-    cdef stack_t *stack = own_stack(frames)
+    cdef account_t *payer = &frames.books.account[account]
+    cdef stack_t *stack = own_stack(frames, account)
     cdef int64_t found
-    cdef uint32_t i, longest, available
+    cdef uint32_t i, longest, allowed
+    cdef bint alone
     if n == 0:
         return mrm_fail(failure(), MRM_BAD_ARGUMENT, 0, 0, NULL, 0, "a run has 1 frame or more, not 0")
     mrm_lock(&frames.lock)
-    found = bitmap_take_run(&frames.bitmap, n)
-    if found < 0:
-        found = gather_run(frames, n)
+    books_begin(frames, payer)
+    found = gather_run(frames, account, how, n)
+    books_end(frames, payer)
     longest = bitmap_longest(&frames.bitmap)
-    available = frames.bitmap.free
+    alone = frames.books.accounts == POOL_ACCOUNT + 1
+    allowed = entitled(&frames.books, payer, how & TAKE_OVERDRAFT)
     mrm_unlock(&frames.lock)
     if found < 0:
-        return refuse_run(frames, n, longest, available)
+        if allowed < n and not alone:
+            return refuse_take(frames, account, how, n, allowed)
+        return refuse_run(frames, n, longest, allowed)
     for i in range(n):
-        hold(frames, <uint32_t>found + i, stack)
+        hold(frames, <uint32_t>found + i, <uint32_t>(stack - frames.stacks), how)
     first[0] = <uint32_t>found
     return MRM_OK
 
@@ -314,21 +387,34 @@ cdef int frames_take_run(frames_t *frames, uint32_t n, uint32_t *first) noexcept
 # ---- give ------------------------------------------------------------------------------
 
 cdef void spill(frames_t *frames, stack_t *stack) noexcept nogil:
-    """Move the colder half of a stack that has grown deep to the bitmap."""
+    """Move the colder half of a stack that has grown deep to the common list."""
+    cdef uint32_t account = <uint32_t>(stack - frames.stacks) >> frames.cpu_shift
     cdef uint32_t popped[CHUNK]
     cdef size_t n
     mrm_lock(&frames.lock)
+    books_begin(frames, &frames.books.account[account])
     n = stack_pop_many(frames.frame, stack, popped, DEEP, CHUNK)
     if n:
         stack_push(frames.frame, stack, popped, DEEP // 2)
-        bitmap_give(&frames.bitmap, popped + DEEP // 2, n - DEEP // 2)
+        common_return(frames, account, popped + DEEP // 2, n - DEEP // 2)
+    books_end(frames, &frames.books.account[account])
     mrm_unlock(&frames.lock)
 
 
 cdef inline void push(frames_t *frames, stack_t *stack, const uint32_t *given, size_t n) noexcept nogil:
     """Put frames that were claimed on a stack, which keeps no more than a few."""
-    if stack_push(frames.frame, stack, given, n) > DEEP:
+    cdef uint32_t depth = stack_push(frames.frame, stack, given, n)
+    if depth > mrm_load32(&stack.most):
+        mrm_store32(&stack.most, depth)
+    if depth > DEEP:
         spill(frames, stack)
+
+
+cdef void give_past(frames_t *frames, const uint32_t *given, size_t n, bint is_run) noexcept nogil:
+    """Put frames that were claimed in the common list."""
+    mrm_lock(&frames.lock)
+    common_give(frames, given, n, is_run)
+    mrm_unlock(&frames.lock)
 
 
 cdef inline bint claim(frames_t *frames, uint32_t frame, uint32_t state) noexcept nogil:
@@ -350,11 +436,16 @@ cdef void push_strict(frames_t *frames, const uint32_t *given, size_t n, uint64_
 
 cdef int frames_give(frames_t *frames, uint32_t frame, int reuse) noexcept nogil:
     """Give a frame back, for reuse now or after the next retire that begins."""
+    cdef stack_t *stack
     cdef uint64_t epoch
     if reuse == MRM_REUSE_NOW:
         if not claim(frames, frame, MRM_FRAME_READY):
             return refuse_frame(frames, frame, b"", b"given")
-        push(frames, &frames.stacks[mrm_load16(&frames.frame[frame].depth)], &frame, 1)
+        stack = &frames.stacks[mrm_load16(&frames.frame[frame].depth)]
+        if mrm_load32(&stack.common):
+            give_past(frames, &frame, 1, False)
+        else:
+            push(frames, stack, &frame, 1)
         return MRM_OK
     if reuse != MRM_REUSE_AFTER_RETIRE:
         return refuse_reuse(reuse)
@@ -369,7 +460,8 @@ cdef int frames_give_many(frames_t *frames, const uint32_t *given, size_t n, int
     """Give ``n`` frames back, or none when one of them cannot be."""
     cdef uint32_t state = MRM_FRAME_READY if reuse == MRM_REUSE_NOW else MRM_FRAME_STRICT
     cdef uint64_t epoch = mrm_load64(&frames.epoch)
-    cdef bint is_run = True
+    cdef bint is_run = True, is_one_owners = True
+    cdef stack_t *stack
     cdef size_t i
     cdef int status
     if reuse != MRM_REUSE_NOW and reuse != MRM_REUSE_AFTER_RETIRE:
@@ -384,99 +476,14 @@ cdef int frames_give_many(frames_t *frames, const uint32_t *given, size_t n, int
                 i -= 1
                 mrm_store32(&frames.frame[given[i]].status, MRM_FRAME_HELD)
             return status
+        is_one_owners &= frames_owner(frames, given[i]) == frames_owner(frames, given[0])
     if state == MRM_FRAME_STRICT:
         push_strict(frames, given, n, epoch)
-    elif n < LARGE:
-        push(frames, own_stack(frames), given, n)
-    else:
-        # A run, which is how large arrays are taken, holds the lock a tenth as long.
-        mrm_lock(&frames.lock)
-        if is_run:
-            bitmap_give_run(&frames.bitmap, given[0], <uint32_t>n)
-        else:
-            bitmap_give(&frames.bitmap, given, n)
-        mrm_unlock(&frames.lock)
+        return MRM_OK
+    if n < LARGE and is_one_owners:
+        stack = own_stack(frames, frames_owner(frames, given[0]))
+        if not mrm_load32(&stack.common):
+            push(frames, stack, given, n)
+            return MRM_OK
+    give_past(frames, given, n, is_run)
     return MRM_OK
-
-
-# ---- shown by slots ----------------------------------------------------------------------
-
-cdef int frames_map(frames_t *frames, uint32_t frame) noexcept nogil:
-    """Count one more slot that shows a frame; it has to be held."""
-    cdef uint32_t status
-    if frame >= frames.count:
-        return refuse_frame(frames, frame, b"", b"mapped")
-    status = mrm_load32(&frames.frame[frame].status)
-    while True:
-        if status % ONE_MAPPING != MRM_FRAME_HELD:
-            return refuse_frame(frames, frame, b"", b"mapped")
-        if status // ONE_MAPPING == MAX_MAPPINGS:
-            return refuse_mapping(frame)
-        if mrm_cas32(&frames.frame[frame].status, &status, status + ONE_MAPPING):
-            return MRM_OK
-
-
-cdef void frames_unmap(frames_t *frames, uint32_t frame) noexcept nogil:
-    """Count one slot less that shows a frame."""
-    mrm_sub32(&frames.frame[frame].status, ONE_MAPPING)
-
-
-cdef int frames_defer(frames_t *frames, uint32_t frame) noexcept nogil:
-    """Count one deferred alias more; the slot stays counted until frames_unmap.
-
-    In this order the frame cannot be given before it would be seen as released.
-    """
-    cdef uint16_t pending = mrm_load16(&frames.frame[frame].pending)
-    while True:
-        if pending == MAX_PENDING:
-            return refuse_alias(frame)
-        if mrm_cas16(&frames.frame[frame].pending, &pending, pending + 1):
-            return MRM_OK
-
-
-cdef void frames_settle(frames_t *frames, uint32_t frame) noexcept nogil:
-    """Count one deferred alias less: its address shows the frame no more."""
-    mrm_sub16(&frames.frame[frame].pending, 1)
-
-
-# ---- retire --------------------------------------------------------------------------------
-
-cdef uint64_t frames_retire_begin(frames_t *frames) noexcept nogil:
-    """Number of a retire that begins: frames given strictly until now wait for it."""
-    return mrm_add64(&frames.epoch, 1) - 1
-
-
-cdef void frames_retire_end(frames_t *frames, uint64_t begun) noexcept nogil:
-    """Make the strict frames ready that were given before ``begun`` and that nothing shows."""
-    cdef uint32_t ready[CHUNK]
-    cdef uint32_t frame, next, first = NO_FRAME, last = NO_FRAME
-    cdef int32_t waits          # retires begun between the one it waits for and this one
-    cdef size_t n = 0
-    # One at a time: while the list is taken apart here, another retire would miss
-    # the frames that it has to make ready.
-    mrm_lock(&frames.retiring)
-    next = list_take_all(&frames.strict)
-    while next != NO_FRAME:
-        frame = next
-        next = frames.frame[frame].next
-        # Numbers are kept in 32 bits, and compared as if they went round.
-        waits = <int32_t>(<uint32_t>begun - frames.frame[frame].epoch)
-        if waits >= 0 and mrm_load16(&frames.frame[frame].pending) == 0:
-            mrm_store32(&frames.frame[frame].status, MRM_FRAME_READY)
-            ready[n] = frame
-            n += 1
-        else:
-            if last == NO_FRAME:
-                first = frame
-            else:
-                mrm_store32(&frames.frame[last].next, frame)
-            last = frame
-        if n == CHUNK or (n and next == NO_FRAME):
-            mrm_lock(&frames.lock)
-            bitmap_give(&frames.bitmap, ready, n)
-            mrm_sub32(&frames.strict_count, <uint32_t>n)
-            mrm_unlock(&frames.lock)
-            n = 0
-    if first != NO_FRAME:
-        list_push(frames.frame, &frames.strict, first, last)
-    mrm_unlock(&frames.retiring)

@@ -18,6 +18,10 @@ cdef struct pool_t:
     size_t whole                # bytes of a mapping of all frames: ends with a page table
     range_t *arena              # window and views
     frames_t frames
+    void *shortage              # mrm_shortage: whom takers call that find too few frames, or NULL
+    void *shortage_context
+    void *shortage_kept         # a callback that the pool keeps alive
+    void (*shortage_ends)(void *kept) noexcept nogil        # called with it when the pool ends, or NULL
     # The views' own books (space/views.pyx); nothing below reads them.
     uint8_t *view_state         # MRM_STATE_... of every number; NULL while the pool is opening
     uint32_t *view_queue        # numbers closed, oldest first: a ring of view_count
@@ -37,11 +41,6 @@ cdef void pool_retain(pool_t *pool) noexcept nogil
 cdef void pool_release(pool_t *pool) noexcept nogil
 cdef int pool_usable(const pool_t *pool) noexcept nogil
 cdef void *pool_address(const pool_t *pool, uint32_t frame) noexcept nogil
-cdef int pool_take(pool_t *pool, uint32_t *frame) noexcept nogil
-cdef int pool_take_many(pool_t *pool, uint32_t *frames, size_t n) noexcept nogil
-cdef int pool_take_run(pool_t *pool, uint32_t n, uint32_t *first) noexcept nogil
-cdef int pool_give(pool_t *pool, uint32_t frame, int reuse) noexcept nogil
-cdef int pool_give_many(pool_t *pool, const uint32_t *frames, size_t n, int reuse) noexcept nogil
 cdef int pool_describe(pool_t *pool, const char *text) noexcept nogil
 cdef const char *pool_description(const pool_t *pool) noexcept nogil
 cdef int pool_zero(pool_t *pool, const uint32_t *frames, size_t n) noexcept nogil

@@ -29,10 +29,7 @@ from mrm cimport (
     MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, MRM_SYSTEM_CALL, mrm_address, mrm_stats,
 )
 from mrm.physical.audit cimport frames_audit, frames_count
-from mrm.physical.frames cimport (
-    frame_counts_t, frames_close, frames_give, frames_give_many, frames_open, frames_state, frames_take,
-    frames_take_many, frames_take_run,
-)
+from mrm.physical.frames cimport frame_counts_t, frames_close, frames_open, frames_state
 from mrm.system.calls cimport CALL_CLOSE, CALL_MADVISE, CALL_MMAP, CALL_MPROTECT, advise, call, is_fake, map_file
 from mrm.system.failure cimport failure, mrm_fail
 from mrm.system.features cimport FEATURE_COLLAPSE, FEATURE_POPULATE, feature_missing, features_try
@@ -186,7 +183,7 @@ cdef int pool_open(
         free(pool)
         return status
     pool.whole = (funded + span - 1) & ~(span - 1) if span else funded
-    status = frames_open(&pool.frames, frame_count)
+    status = frames_open(&pool.frames, frame_count, frame_shift)
     if status != MRM_OK:
         free(pool)
         return status
@@ -208,6 +205,8 @@ cdef int pool_open(
         return status
     pool.layout.base = pool.arena.base
     pool.window = <char *>pool.arena.base
+    if not is_fake():
+        pool.frames.contents = pool.window
     pool.fd = fd
     status = map_whole(pool, pool.window, dumped != 0)
     if status != MRM_OK:
@@ -252,6 +251,8 @@ cdef void pool_release(pool_t *pool) noexcept nogil:
         return
     call(CALL_CLOSE, pool.fd)
     frames_close(&pool.frames)
+    if pool.shortage_ends != NULL:
+        pool.shortage_ends(pool.shortage_kept)
     free(pool.description)
     free(pool.view_state)
     free(pool.view_queue)
@@ -267,40 +268,6 @@ cdef int pool_usable(const pool_t *pool) noexcept nogil:
         b"pool %u belongs to the parent process: a child cannot reach its frames; "
         b"open a pool in the child, or start the child with spawn and open one there", pool.layout.pool,
     )
-
-
-# ---- frames --------------------------------------------------------------------
-
-# The free lists know no processes: these ask first whose the pool is.
-
-cdef int pool_take(pool_t *pool, uint32_t *frame) noexcept nogil:
-    """Take one frame."""
-    cdef int status = pool_usable(pool)
-    return frames_take(&pool.frames, frame) if status == MRM_OK else status
-
-
-cdef int pool_take_many(pool_t *pool, uint32_t *frames, size_t n) noexcept nogil:
-    """Take n frames, or none."""
-    cdef int status = pool_usable(pool)
-    return frames_take_many(&pool.frames, frames, n) if status == MRM_OK else status
-
-
-cdef int pool_take_run(pool_t *pool, uint32_t n, uint32_t *first) noexcept nogil:
-    """Take n frames with numbers that go on, or none."""
-    cdef int status = pool_usable(pool)
-    return frames_take_run(&pool.frames, n, first) if status == MRM_OK else status
-
-
-cdef int pool_give(pool_t *pool, uint32_t frame, int reuse) noexcept nogil:
-    """Give one frame back."""
-    cdef int status = pool_usable(pool)
-    return frames_give(&pool.frames, frame, reuse) if status == MRM_OK else status
-
-
-cdef int pool_give_many(pool_t *pool, const uint32_t *frames, size_t n, int reuse) noexcept nogil:
-    """Give n frames back, or none."""
-    cdef int status = pool_usable(pool)
-    return frames_give_many(&pool.frames, frames, n, reuse) if status == MRM_OK else status
 
 
 # ---- contents ------------------------------------------------------------------

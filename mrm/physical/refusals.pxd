@@ -11,6 +11,6 @@ cdef int refuse_frame(
 cdef int refuse_in_array(const frames_t *frames, const uint32_t *given, size_t i) noexcept nogil
 cdef int refuse_mapping(uint32_t frame) noexcept nogil
 cdef int refuse_alias(uint32_t frame) noexcept nogil
-cdef int refuse_take(const frames_t *frames, size_t n, size_t available) noexcept nogil
-cdef int refuse_run(const frames_t *frames, uint32_t n, uint32_t longest, uint32_t available) noexcept nogil
+cdef int refuse_take(const frames_t *frames, uint32_t account, int how, size_t n, size_t found) noexcept nogil
+cdef int refuse_run(const frames_t *frames, uint32_t n, uint32_t longest, uint32_t free) noexcept nogil
 cdef int refuse_reuse(int reuse) noexcept nogil

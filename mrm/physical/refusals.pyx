@@ -13,9 +13,16 @@ from mrm cimport (
     MRM_BAD_ARGUMENT, MRM_BAD_FRAME, MRM_FRAME_HELD, MRM_FRAME_READY, MRM_FRAME_RELEASED, MRM_FRAME_STRICT,
     MRM_NO_ADDRESSES, MRM_OUT_OF_FRAMES, MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW,
 )
-from mrm.physical.frames cimport MAX_MAPPINGS, MAX_PENDING, frames_mappings, frames_state, frames_t
+from mrm.physical.books cimport NO_FUND, POOL_ACCOUNT, available, account_t, books_t
+from mrm.physical.frames cimport TAKE_OVERDRAFT, frames_mappings, frames_state, frames_t
+from mrm.physical.showing cimport MAX_MAPPINGS, MAX_PENDING
 from mrm.physical.stack cimport mrm_load32
 from mrm.system.failure cimport failure, mrm_fail
+
+
+cdef extern from "system/lock.h" nogil:
+    void mrm_lock(uint32_t *lock)
+    void mrm_unlock(uint32_t *lock)
 
 
 cdef const char *word_for(uint32_t state) noexcept nogil:
@@ -89,25 +96,69 @@ cdef int refuse_alias(uint32_t frame) noexcept nogil:
     )
 
 
-cdef int refuse_take(const frames_t *frames, size_t n, size_t available) noexcept nogil:
-    """Say that of ``n`` frames only ``available`` are free."""
+cdef void holders(const books_t *books, char *text, size_t nbytes) noexcept nogil:
+    """Who has how many frames, as far as it fits: ``'heap' 12 (of 16), 'pool' 3``."""
+    cdef const account_t *account
+    cdef size_t used = 0
+    cdef uint32_t i
+    text[0] = 0
+    for i in range(POOL_ACCOUNT, books.accounts):
+        account = &books.account[i]
+        if not account.open or used + 80 > nbytes:
+            continue
+        used += snprintf(
+            text + used, nbytes - used, b"%s'%s' %u", b", " if used else b"", account.name, account.charged
+        )
+        if account.balance.now:
+            used += snprintf(text + used, nbytes - used, b" (of %u)", account.balance.now)
+
+
+cdef int refuse_promise(const frames_t *frames, uint32_t number, int how, size_t n, size_t found) noexcept nogil:
+    """Say that an account was not promised ``n`` frames, only ``found``."""
+    cdef const account_t *account = &frames.books.account[number]
+    cdef char holding[400]
+    cdef const char *way = b"give frames back, fund() the account, or open a larger pool"
+    cdef int status
+    mrm_lock(<uint32_t *>&frames.lock)
+    holders(&frames.books, holding, sizeof(holding))
+    if account.charged + n > account.maximum.now:
+        way = b"give frames back, or raise its limit"
+    elif account.overdraft != NO_FUND and not how & TAKE_OVERDRAFT and not account.lends:
+        if available(&frames.books.fund[account.overdraft]) >= n:
+            way = b"give frames back, fund() the account, or allow overdraft"
+    status = mrm_fail(
+        failure(), MRM_OUT_OF_FRAMES, 0, 0, NULL, 0,
+        "of %zu frames asked for, account '%s' can have %zu: its balance is %u, its limit %u, and it has %u; "
+        "frames held, free in stacks, or strict: %s; of the pool's %u, %u are available from its fund; %s",
+        n, account.name, found, account.balance.now, account.maximum.now, account.charged,
+        holding, frames.count,
+        available(&frames.books.fund[account.committed]), way,
+    )
+    mrm_unlock(<uint32_t *>&frames.lock)
+    return status
+
+
+cdef int refuse_take(const frames_t *frames, uint32_t account, int how, size_t n, size_t found) noexcept nogil:
+    """Say that of ``n`` frames only ``found`` are free for an account."""
     cdef uint32_t strict = mrm_load32(&frames.strict_count)
-    cdef int64_t held = <int64_t>frames.count - <int64_t>available - strict
+    cdef int64_t held = <int64_t>frames.count - <int64_t>found - strict
+    if mrm_load32(&frames.books.accounts) > POOL_ACCOUNT + 1:
+        return refuse_promise(frames, account, how, n, found)
     return mrm_fail(
         failure(), MRM_OUT_OF_FRAMES, 0, 0, NULL, 0,
         "of %zu frames asked for, %zu are free: this pool has %u, and of these %u are held and %u strict; "
         "give frames back, retire to make strict ones ready, or open a larger pool",
-        n, available, frames.count, <uint32_t>max(held, <int64_t>0), strict,
+        n, found, frames.count, <uint32_t>max(held, <int64_t>0), strict,
     )
 
 
-cdef int refuse_run(const frames_t *frames, uint32_t n, uint32_t longest, uint32_t available) noexcept nogil:
+cdef int refuse_run(const frames_t *frames, uint32_t n, uint32_t longest, uint32_t free) noexcept nogil:
     """Say that the ``longest`` run of free frames is shorter than ``n``."""
     return mrm_fail(
         failure(), MRM_OUT_OF_FRAMES, 0, 0, NULL, 0,
         "of a run of %u frames asked for, %u are free: this pool has %u, and of these %u are free, but scattered; "
         "take single ones and map them side by side, or give neighbours back",
-        n, longest, frames.count, available,
+        n, longest, frames.count, free,
     )
 
 

@@ -35,22 +35,29 @@ cdef extern from "system/atomic.h" nogil:
 
 cdef enum:
     NO_FRAME = 0xFFFFFFFF
+    STATE_BITS = 0x3F           # of a status: MRM_FRAME_...
+    ZERO = 0x40                 # in a stack: it holds zeros only
+    FOREIGN = 0x80              # in a stack: it holds what another account left in it
 
 
 # What is kept of a frame: 16 bytes. A frame is in one place: in a stack, in the
-# bitmap, in the strict list, or held.
+# common list, in the strict list, or held.
 cdef struct frame_t:
     uint32_t next               # the frame below it in its stack or list, or NO_FRAME
-    uint32_t status             # MRM_FRAME_READY, HELD or STRICT | live mappings << 8
+    uint32_t status             # MRM_FRAME_READY, HELD or STRICT | ZERO, FOREIGN | live mappings << 8
     uint32_t epoch              # STRICT: the retire that it waits for, as its number
     uint16_t pending            # deferred aliases: old addresses that still show it
-    uint16_t depth              # in a stack: frames up to this one; held: number of the stack it goes back to
+    uint16_t depth              # in a stack: frames up to this one; else number of the stack it was taken from
 
 
-# One processor's free frames, last in, first out, on cache lines of its own.
+# The free frames of one account on one processor, last in, first out, on cache lines of
+# its own. Its number is the account's << frames_t.cpu_shift | the processor's.
 cdef struct stack_t:
     uint64_t head               # changes so far << 32 | frame on top, or NO_FRAME
-    uint64_t unused[15]
+    uint32_t common             # whether what is given goes past it, to the common list
+    uint32_t least              # lowest depth since the account's books last changed
+    uint32_t most               # highest depth since then
+    uint32_t unused[27]
 
 
 cdef inline uint64_t changed_to(uint64_t head, uint32_t top) noexcept nogil:

@@ -15,7 +15,8 @@ from libc.stdlib cimport qsort, realloc
 from mrm cimport (
     MRM_BAD_SLOT, MRM_DEFERRED, MRM_MISSING_OK, MRM_NO_MEMORY, MRM_OK, MRM_SLOT_DEFERRED, MRM_SLOT_SHOWN,
 )
-from mrm.physical.frames cimport NO_FRAME, frames_defer, frames_map
+from mrm.physical.showing cimport frames_defer, frames_map
+from mrm.physical.stack cimport NO_FRAME
 from mrm.space.batch cimport OP_ALIAS, OP_MAP, OP_MOVE, OP_PROTECT, OP_SWAP, OP_UNMAP, batch_t, op_t
 from mrm.space.reservation cimport (
     NO_SLOT, change_t, plan_t, reservation_address, reservation_t, slot_t, step_t,

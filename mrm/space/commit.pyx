@@ -18,10 +18,11 @@ from mrm cimport (
     MRM_BACKING_HUGETLB, MRM_CLOSED, MRM_INCONSISTENT, MRM_OK, MRM_PROT_NONE, MRM_PROT_READ_WRITE, MRM_SLOT_DEFERRED,
     MRM_SLOT_EMPTY, MRM_SLOT_SHOWN, MRM_SYSTEM_CALL, mrm_report,
 )
-from mrm.physical.frames cimport (
-    NO_FRAME, frames_map, frames_retire_begin, frames_retire_end, frames_settle, frames_unmap,
-)
 from mrm.physical.pool cimport map_frames, pool_t, pool_usable
+from mrm.physical.showing cimport (
+    frames_map, frames_retire_begin, frames_retire_end, frames_settle, frames_unmap,
+)
+from mrm.physical.stack cimport NO_FRAME
 from mrm.space.batch cimport batch_t
 from mrm.space.plan cimport (
     STEP_ADVISE, STEP_MPROTECT, STEP_MREMAP, STEP_POPULATE, STEP_SEAL, STEP_ZAP,

@@ -35,7 +35,8 @@ from libc.string cimport memset
 from mrm cimport (
     MRM_BACKING_HUGETLB, MRM_OK, MRM_PROT_NONE, MRM_SLOT_DEFERRED, MRM_SLOT_EMPTY,
 )
-from mrm.physical.frames cimport NO_FRAME, frames_settle, frames_unmap
+from mrm.physical.showing cimport frames_settle, frames_unmap
+from mrm.physical.stack cimport NO_FRAME
 from mrm.space.batch cimport batch_t
 from mrm.space.claims cimport (
     CLAIM_FILLED, CLAIM_MOVED, CLAIM_STAYS, CLAIM_VACATED,

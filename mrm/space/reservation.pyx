@@ -19,10 +19,8 @@ from mrm cimport (
     MRM_BAD_ARGUMENT, MRM_BAD_SLOT, MRM_CLOSED, MRM_FORKED, MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK,
     MRM_SLOT_DEFERRED, MRM_SLOT_SHOWN, mrm_slot,
 )
-from mrm.physical.frames cimport (
-    frames_retire_begin, frames_retire_end, frames_settle, frames_unmap,
-)
 from mrm.physical.pool cimport pool_release, pool_retain, pool_t, pool_usable
+from mrm.physical.showing cimport frames_retire_begin, frames_retire_end, frames_settle, frames_unmap
 from mrm.system.failure cimport failure, mrm_fail
 from mrm.system.maps cimport maps_count, maps_limit
 from mrm.system.pages cimport sharing_span

@@ -19,8 +19,8 @@ from mrm cimport (
     MRM_BACKING_HUGETLB, MRM_CLOSED, MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, MRM_STATE_OPEN, MRM_STATE_RETIRED,
     MRM_STATE_UNUSED, MRM_SYSTEM_CALL, mrm_address,
 )
-from mrm.physical.frames cimport frames_retire_begin, frames_retire_end
 from mrm.physical.pool cimport map_whole, pool_release, pool_retain, pool_t, pool_usable
+from mrm.physical.showing cimport frames_retire_begin, frames_retire_end
 from mrm.system.calls cimport CALL_MINCORE, CALL_MMAP, call, is_fake, seal
 from mrm.system.failure cimport failure, mrm_fail
 from mrm.system.features cimport FEATURE_SHARING, feature_found, feature_unknown

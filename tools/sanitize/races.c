@@ -193,6 +193,61 @@ static int race_slots(racer_t *me) {
     return 0;
 }
 
+/* ---- accounts -------------------------------------------------------------------- */
+
+static void relieve(void *context, mrm_pool *pool, uint32_t account, size_t wanted) {
+    (void)account, (void)wanted;
+    atomic_fetch_add_explicit((_Atomic uint32_t *)context, 1, memory_order_relaxed);
+    mrm->pool_retire(pool, NULL);
+}
+
+/* Takes from an account that comes and goes, within its balance, which never fails, and
+ * beyond; moves promises between it, one that all share, and funds, meanwhile. */
+static int race_accounts(racer_t *me) {
+    static _Atomic uint32_t shortages;
+    round_t *round = me->round;
+    char name[16];
+    mrm_account_options options = {.size = sizeof options, .name = name};
+    uint32_t account, shared, spare, owner, step, i, flushed;
+    snprintf(name, sizeof name, "racer %u", me->number);
+    CHECK(mrm->account_find(round->pool, "shared", &shared) == MRM_OK);
+    CHECK(mrm->fund_open(round->pool, "spare", &spare) == MRM_OK);
+    CHECK(mrm->pool_on_shortage(round->pool, relieve, &shortages) == MRM_OK);
+    for (step = 0; step < round->steps; step++) {
+        mrm_account_stats stats = {.size = sizeof stats};
+        mrm_fund_stats funds = {.size = sizeof funds};
+        uint32_t promised = 0;
+        options.flags = draw(me, 2) ? MRM_SHARE_CONTENTS : 0;
+        CHECK(mrm->account_open(round->pool, &options, &account) == MRM_OK);
+        if (mrm->account_fund(round->pool, account, 4) == MRM_OK) promised = 4;
+        if (draw(me, 4) == 0) CHECK(mrm->account_credits(round->pool, account, &shared, 1) == MRM_OK);
+        for (i = 0; i < promised; i++) CHECK(mrm->account_take(round->pool, account, i % 2 ? MRM_ZEROED : 0, me->held + i) == MRM_OK);
+        me->count = promised;
+        if (mrm->account_take_many(round->pool, account, MRM_OVERDRAFT, me->held + me->count, 2) == MRM_OK) me->count += 2;
+        if (mrm->account_take_run(round->pool, account, MRM_OVERDRAFT, 1, me->held + me->count) == MRM_OK) me->count++;
+        for (i = 0; i < me->count; i++) {
+            CHECK(round->owner[me->held[i]] == 0);
+            round->owner[me->held[i]] = me->number;
+            CHECK(mrm->account_of(round->pool, me->held[i], &owner) == MRM_OK && owner == account);
+        }
+        CHECK(mrm->account_stats(round->pool, account, &stats) == MRM_OK && stats.allocated >= me->count);
+        if (give(me, me->count - draw(me, 2) * (me->count > 2), MRM_REUSE_NOW) < 0) return -1;
+        while (me->count)
+            if (give(me, 1, MRM_REUSE_NOW) < 0) return -1;
+        CHECK(mrm->account_flush(round->pool, account, draw(me, 2), &flushed) == MRM_OK);
+        mrm->account_transfer(round->pool, account, shared, draw(me, 3));
+        mrm->account_transfer(round->pool, shared, account, draw(me, 3));
+        mrm->fund_transfer(round->pool, 0, spare, draw(me, 2));
+        mrm->fund_transfer(round->pool, spare, 0, draw(me, 2));
+        CHECK(mrm->fund_stats(round->pool, spare, &funds) == MRM_OK);
+        CHECK(funds.frames == funds.granted + funds.lent + funds.available);
+        CHECK(mrm->account_reset_watermarks(round->pool, account) == MRM_OK);
+        CHECK(mrm->account_limit(round->pool, account, round->layout.frame_count) == MRM_OK);
+        CHECK(mrm->account_close(round->pool, account) == MRM_OK);
+    }
+    return 0;
+}
+
 /* ---- views and pools ----------------------------------------------------------- */
 
 static int race_views(racer_t *me) {
@@ -254,14 +309,15 @@ static int look(racer_t *me) {
 /* ---- a round ---------------------------------------------------------------------- */
 
 static void *run(void *argument) {
-    static int (*const kinds[])(racer_t *) = {race_frames, race_slots, race_frames, race_slots, race_views, race_pools};
+    static int (*const kinds[])(racer_t *) = {race_frames, race_slots, race_frames, race_slots,
+                                              race_views,  race_pools, race_accounts};
     racer_t *me = argument;
     round_t *round = me->round;
     pthread_barrier_wait(&round->start);
     if (me->number > round->threads) {
         look(me);
     } else {
-        kinds[(me->number - 1) % 6](me);
+        kinds[(me->number - 1) % 7](me);
         atomic_fetch_sub_explicit(&round->working, 1, memory_order_relaxed);
     }
     return NULL;
@@ -271,6 +327,7 @@ static const char *finish(round_t *round, const char *found) {
     static char text[1024];
     mrm_stats stats = {.size = sizeof stats};
     if (found) return found;
+    mrm->pool_on_shortage(round->pool, NULL, NULL);
     if (mrm->reservation_close(round->shared) != MRM_OK || mrm->pool_retire(round->pool, NULL) != MRM_OK ||
         mrm->pool_audit(round->pool, &stats) != MRM_OK)
         return mrm->failure()->text;
@@ -287,7 +344,8 @@ const char *race(uint64_t table, uint64_t pool_object, int threads, int steps, i
     static racer_t racers[64];
     pthread_t running[64];
     const char *found = NULL;
-    int i;
+    mrm_account_options shared = {.size = sizeof shared, .name = "shared"};
+    uint32_t i;
     memset(&round, 0, sizeof round);
     memset(racers, 0, sizeof racers);
     if (mrm_attach(table) < 0) return "the table is of another version";
@@ -295,20 +353,22 @@ const char *race(uint64_t table, uint64_t pool_object, int threads, int steps, i
     round.pool = mrm->pool_from_object((void *)(uintptr_t)pool_object);
     if (!round.pool || mrm->pool_layout(round.pool, &round.layout) != MRM_OK) return mrm->failure()->text;
     if (mrm->reservation_open(round.pool, SLOTS, 0, &round.shared) != MRM_OK) return mrm->failure()->text;
+    if (mrm->account_open(round.pool, &shared, &i) != MRM_OK || mrm->account_fund(round.pool, i, 4) != MRM_OK)
+        return mrm->failure()->text;
     round.owner = calloc(round.layout.frame_count, sizeof *round.owner);
     round.threads = (uint32_t)threads;
     round.steps = (uint32_t)steps;
     round.on_fake = on_fake;
     round.working = threads;
     pthread_barrier_init(&round.start, NULL, (unsigned)threads + 2);
-    for (i = 0; i < threads + 2; i++) {
+    for (i = 0; i < (uint32_t)threads + 2; i++) {
         racers[i].round = &round;
-        racers[i].number = (uint32_t)i + 1;
+        racers[i].number = i + 1;
         racers[i].random = (uint64_t)i * 2 + 1;
         if (pthread_create(&running[i], NULL, run, &racers[i]) != 0) abort();
     }
-    for (i = 0; i < threads + 2; i++) pthread_join(running[i], NULL);
-    for (i = 0; i < threads + 2 && !found; i++) found = racers[i].wrong[0] ? racers[i].wrong : NULL;
+    for (i = 0; i < (uint32_t)threads + 2; i++) pthread_join(running[i], NULL);
+    for (i = 0; i < (uint32_t)threads + 2 && !found; i++) found = racers[i].wrong[0] ? racers[i].wrong : NULL;
     found = finish(&round, found);
     mrm->pool_release(round.pool);
     pthread_barrier_destroy(&round.start);

@@ -17,7 +17,8 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 
 from mrm cimport MRM_NO_MEMORY, MRM_OK, MRM_REUSE_NOW
-from mrm.physical.pool cimport pool_give, pool_release, pool_retain, pool_t, pool_take
+from mrm.physical.pool cimport pool_release, pool_retain, pool_t
+from mrm.physical.taking cimport pool_give, pool_take
 from mrm.space.views cimport view_close, view_open
 from mrm.system.failure cimport failure, mrm_fail
 from mrm.tools.demo.objects cimport GRANULE_SHIFT, MOST_GRANULES, mix

@@ -21,7 +21,7 @@ slept in the kernel of its own accord, which a mutator should never do: that is 
 from libc.stdint cimport uint32_t, uint64_t
 
 from mrm cimport MRM_OK
-from mrm.physical.pool cimport pool_take
+from mrm.physical.taking cimport pool_take
 from mrm.system.calls cimport calls_made
 from mrm.tools.demo.barrier cimport AGAIN, checkpoint, follow, load
 from mrm.tools.demo.heap cimport (

@@ -16,7 +16,7 @@ processor back to a mutator that it took it from.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from mrm cimport MRM_OK, MRM_REUSE_NOW
-from mrm.physical.pool cimport pool_give
+from mrm.physical.taking cimport pool_give
 from mrm.space.views cimport view_close, view_open, view_retire, view_t
 from mrm.system.calls cimport calls_made
 from mrm.tools.demo.barrier cimport follow

@@ -11,10 +11,8 @@ from libc.stdlib cimport free, malloc
 
 from mrm cimport MRM_OK, MRM_OUT_OF_FRAMES, MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW
 from mrm._core cimport Pool
-from mrm.physical.pool cimport (
-    pool_address, pool_give, pool_give_many, pool_release, pool_retain, pool_t, pool_take, pool_take_many,
-    pool_take_run,
-)
+from mrm.physical.pool cimport pool_address, pool_release, pool_retain, pool_t
+from mrm.physical.taking cimport pool_give, pool_give_many, pool_take, pool_take_many, pool_take_run
 from mrm.system.failure cimport check
 
 

@@ -1,0 +1,818 @@
+"""Accounts and funds: promises kept, overdrafts, credits, contents, shortages, and what threads do to them.
+
+Where nothing is touched the pools are opened on the fake. Watermarks are exact while one
+processor is used, so the tests of those stay on one.
+"""
+
+import os
+import random
+import sys
+import threading
+
+import pytest
+from helpers import FRAME, FakePool, running_on, stamp, stamp_at
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+import mrm
+
+MANY = 64
+
+
+@pytest.fixture
+def pool():
+    """64 frames on the fake, audited at the end."""
+    with FakePool(MANY) as pool:
+        yield pool
+        pool.audit()
+
+
+def one_processor():
+    """Stay on one of those that this process may use."""
+    return running_on(min(os.sched_getaffinity(0)))
+
+
+# ---- funds -------------------------------------------------------------------------------
+
+
+def test_a_pool_begins_with_the_funds_of_the_original(pool):
+    assert {name: fund.frames for name, fund in pool.funds.items()} == {
+        "committed": MANY,
+        "overdraft": 0,
+        "pause_prevention": 0,
+    }
+    assert list(pool.accounts) == ["pool"]
+
+
+def test_a_fund_gets_its_size_from_the_committed_one(pool):
+    fund = pool.fund("spare", 5 * FRAME - 1)
+    assert fund.frames == fund.available == 5
+    assert pool.funds["committed"].frames == MANY - 5
+    assert pool.fund("spare", "2MiB").frames == max(1, (2 << 20) // FRAME)
+    assert pool.fund("spare", 0).frames == 0
+    assert pool.fund("spare").name == "spare"
+    assert pool.funds["committed"].frames == MANY
+
+
+def test_a_fund_cannot_be_larger_than_what_is_left(pool):
+    with pytest.raises(
+        mrm.OutOfFrames, match=r"of 65 frames' worth asked of fund 'committed', 64 are available"
+    ):
+        pool.fund("spare", (MANY + 1) * FRAME)
+    assert pool.funds["committed"].frames == MANY
+
+
+def test_what_is_taken_by_nobody_in_particular_is_not_available(pool):
+    held = pool.take(60)
+    with pytest.raises(mrm.OutOfFrames, match="60 lent"):
+        pool.fund("spare", 5 * FRAME)
+    pool.give(held[:1])
+    assert pool.fund("spare", 5 * FRAME).available == 5  # what is free in stacks stands in nobody's way
+
+
+def test_frames_worth_moves_between_funds(pool):
+    spare = pool.fund("spare", 6 * FRAME)
+    spare.transfer("overdraft", 2)
+    spare.transfer(pool.fund("pause_prevention"), 1)
+    assert (spare.frames, pool.funds["overdraft"].frames, pool.funds["pause_prevention"].frames) == (3, 2, 1)
+    with pytest.raises(mrm.OutOfFrames):
+        spare.transfer("overdraft", 4)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 48, "a\0b", 7, None])
+def test_names_that_are_none_are_refused(pool, name):
+    with pytest.raises(mrm.ArgumentError, match="name"):
+        pool.fund(name, FRAME)
+    with pytest.raises(mrm.ArgumentError, match="name"):
+        pool.account(name)
+    assert len(pool.funds) == 3
+
+
+def test_unknown_funds_and_the_committed_one_have_no_size_to_set(pool):
+    with pytest.raises(mrm.ArgumentError, match="there is no fund 'spare'"):
+        pool.fund("spare")
+    with pytest.raises(mrm.ArgumentError, match="what the others leave"):
+        pool.fund("committed", FRAME)
+    with pytest.raises(mrm.ArgumentError, match="there is no fund 'spare'"):
+        pool.account("heap", committed="spare")
+
+
+def test_there_are_64_funds_and_no_more(pool):
+    for i in range(61):
+        pool.fund(f"fund {i}", 0)
+    with pytest.raises(mrm.MetadataMemoryError, match="up to 64 funds"):
+        pool.fund("one more", 0)
+
+
+# ---- accounts ------------------------------------------------------------------------------
+
+
+def test_a_balance_is_a_promise(pool):
+    heap = pool.account("heap")
+    heap.fund(10)
+    held = pool.take(54)
+    with pytest.raises(mrm.OutOfFrames, match=r"'pool' 54, 'heap' 0 \(of 10\)"):
+        pool.take()
+    mine = heap.take(10)
+    assert not set(mine) & set(held)
+    assert {pool.account_of(frame).name for frame in mine} == {"heap"}
+    assert pool.account_of(held[0]).name == "pool"
+
+
+def test_beyond_the_balance_only_where_it_is_allowed(pool):
+    pool.fund("overdraft", 4 * FRAME)
+    heap = pool.account("heap")
+    heap.fund(2)
+    mine = list(heap.take(2))
+    with pytest.raises(mrm.OutOfFrames, match="or allow overdraft"):
+        heap.take()
+    mine += [heap.take(overdraft=True) for _ in range(4)]
+    assert heap.stats().overdrawn == pool.funds["overdraft"].stats().lent == 4
+    with pytest.raises(mrm.OutOfFrames):
+        heap.take(overdraft=True)
+    pool.give(mine.pop())
+    assert pool.funds["overdraft"].available == 1
+    assert heap.stats().cached == 0  # what was lent goes back at once
+    other = pool.account("other")
+    other.take(overdraft=True)
+
+
+def test_an_account_without_overdraft_has_its_balance_and_no_more(pool):
+    pool.fund("overdraft", 4 * FRAME)
+    gc = pool.account("gc", overdraft=None)
+    gc.fund(1)
+    gc.take(overdraft=True)
+    with pytest.raises(mrm.OutOfFrames):
+        gc.take(overdraft=True)
+
+
+def test_a_limit_holds_for_the_overdraft_too(pool):
+    pool.fund("overdraft", 4 * FRAME)
+    heap = pool.account("heap", limit=3)
+    heap.fund(2)
+    heap.take(3, overdraft=True)
+    with pytest.raises(mrm.OutOfFrames, match="raise its limit"):
+        heap.take(overdraft=True)
+    heap.limit = 4
+    heap.take(overdraft=True)
+    with pytest.raises(mrm.ArgumentError, match="lower that first"):
+        heap.limit = 1
+    with pytest.raises(mrm.ArgumentError, match="raise its limit first"):
+        heap.fund(3)
+
+
+def test_pause_prevention_is_for_those_who_name_it(pool):
+    pool.fund("pause_prevention", 8 * FRAME)
+    heap, gc = pool.account("heap"), pool.account("gc", committed="pause_prevention")
+    with pytest.raises(mrm.OutOfFrames):
+        heap.take(overdraft=True)
+    with pytest.raises(mrm.OutOfFrames):
+        pool.take(57)
+    with pytest.raises(mrm.OutOfFrames):
+        heap.fund(57)
+    gc.fund(8)
+    assert len(gc.take(8)) == 8
+
+
+def test_arrays_and_runs_are_paid_for_whole_or_not_at_all(pool):
+    pool.fund("overdraft", 4 * FRAME)
+    heap = pool.account("heap")
+    heap.fund(6)
+    with pytest.raises(mrm.OutOfFrames):
+        heap.take(7)
+    with pytest.raises(mrm.OutOfFrames):
+        heap.take_run(7)
+    assert heap.allocated == 0
+    run = heap.take_run(8, overdraft=True)
+    assert heap.stats().overdrawn == 2
+    pool.give(run)
+    assert len(heap.take(10, overdraft=True)) == 10
+    with pytest.raises(mrm.OutOfFrames):
+        heap.take(MANY + 1)
+    assert len(heap.take(0)) == len(heap.take_run(0)) == 0
+
+
+def test_a_run_is_found_though_others_keep_its_frames_free(pool):
+    others = [pool.account(f"other {i}") for i in range(4)]
+    for other in others:
+        other.fund(8)
+        frames = other.take(8)
+        for frame in frames[::-1]:
+            pool.give(frame)
+        assert other.stats().cached == 8
+    heap = pool.account("heap")
+    heap.fund(MANY - 32)
+    assert len(heap.take_run(MANY - 32)) == MANY - 32
+
+
+def test_a_strict_frame_stays_charged_until_the_retire(pool):
+    heap = pool.account("heap")
+    heap.fund(2)
+    mine = heap.take(2)
+    pool.give(mine, reuse="after_retire")
+    assert heap.allocated == 2
+    with pytest.raises(mrm.OutOfFrames):
+        heap.take()
+    pool.retire()
+    assert heap.allocated == 0
+    heap.take(2)
+
+
+def test_an_array_of_several_accounts_is_given_to_each(pool):
+    accounts = [pool.account(name) for name in "abc"]
+    for account in accounts:
+        account.fund(20)
+    frames = [frame for account in accounts for frame in account.take(20)]
+    random.Random(1).shuffle(frames)
+    pool.give(frames[:30])
+    pool.audit()
+    pool.give(frames[30:])
+    assert [account.allocated for account in accounts] == [0, 0, 0]
+
+
+def test_balances_are_moved_and_lowered_as_far_as_they_are_not_used(pool):
+    a, b = pool.account("a"), pool.account("b")
+    a.fund(10)
+    held = a.take(4)
+    with pytest.raises(mrm.OutOfFrames, match="can do without 6 of its balance of 10, not 7"):
+        a.transfer(b, 7)
+    a.transfer("b", 6)
+    assert (a.balance, b.balance) == (4, 6)
+    with pytest.raises(mrm.OutOfFrames):
+        a.fund(-1)
+    pool.give(held)
+    a.fund(-4)
+    assert pool.funds["committed"].available == MANY - 6
+    with pytest.raises(mrm.ArgumentError, match="no balance"):
+        pool.accounts["pool"].fund(1)
+    with pytest.raises(mrm.ArgumentError, match="no balance"):
+        b.transfer("pool", 1)
+
+
+def test_a_promise_goes_with_its_frames_from_fund_to_fund(pool):
+    pool.fund("pause_prevention", 4 * FRAME)
+    a, b = pool.account("a"), pool.account("b", committed="pause_prevention")
+    a.fund(5)
+    a.transfer(b, 5)
+    assert (pool.funds["committed"].frames, pool.funds["pause_prevention"].frames) == (MANY - 9, 9)
+
+
+def test_what_was_lent_becomes_balance(pool):
+    pool.fund("overdraft", 4 * FRAME)
+    heap = pool.account("heap")
+    heap.take(4, overdraft=True)
+    heap.fund(3)
+    assert (heap.stats().overdrawn, pool.funds["overdraft"].available) == (1, 3)
+
+
+def test_credits_pass_a_promise_on(pool):
+    heap, gc, last = pool.account("heap"), pool.account("gc", limit=2), pool.account("last", limit=1)
+    heap.fund(6)
+    heap.credits(gc, "last")
+    held = heap.take(6)
+    for frame in held[:2]:
+        pool.give(frame)
+    assert (heap.balance, gc.balance, last.balance) == (4, 2, 0)
+    pool.give(held[2:5])
+    assert (heap.balance, gc.balance, last.balance) == (3, 2, 1)
+    heap.credits()
+    pool.give(held[5])
+    assert heap.balance == 3
+    for wrong in (heap, "pool"):
+        with pytest.raises(mrm.ArgumentError, match="not to itself"):
+            heap.credits(wrong)
+    with pytest.raises(mrm.ArgumentError, match="up to 8"):
+        heap.credits(*["gc"] * 9)
+
+
+def test_flush_returns_what_an_account_keeps_free(pool):
+    heap = pool.account("heap")
+    heap.fund(8)
+    for frame in heap.take(8):
+        pool.give(frame)
+    assert heap.stats().cached == 8
+    assert heap.flush(overdraft_only=True) == 0
+    assert heap.flush() == 8
+    assert heap.stats().cached == 0
+    assert heap.balance == 8
+
+
+def test_watermarks_are_exact_on_one_processor(pool):
+    with one_processor():
+        heap = pool.account("heap", limit=40)
+        heap.fund(40)
+        held = [heap.take() for _ in range(33)]
+        for frame in held[:30]:
+            pool.give(frame)
+        held = held[30:] + [heap.take() for _ in range(4)]
+        stats = heap.stats()
+        assert (stats.allocated_low, stats.allocated, stats.allocated_high) == (0, 7, 33)
+        assert (stats.balance_low, stats.balance_high) == (0, 40)
+        heap.reset_watermarks()
+        for frame in held[:5]:
+            pool.give(frame)
+        heap.take(3)
+        heap.limit = 50
+        stats = heap.stats()
+        assert (stats.allocated_low, stats.allocated, stats.allocated_high) == (2, 5, 7)
+        assert (stats.balance_low, stats.limit_low, stats.limit_high) == (40, 40, 50)
+
+
+def test_an_account_closes_when_it_holds_nothing(pool):
+    heap = pool.account("heap")
+    heap.fund(4)
+    frame = heap.take()
+    with pytest.raises(mrm.FrameError, match="has 1 frames"):
+        heap.close()
+    pool.give(frame)
+    heap.close()
+    assert pool.funds["committed"].available == MANY
+    for use in (heap.take, heap.close, heap.stats, lambda: heap.fund(1)):
+        with pytest.raises(mrm.ArgumentError, match="closed"):
+            use()
+    with pytest.raises(mrm.ArgumentError, match="there is no account 'heap'"):
+        pool.account("other").transfer("heap", 0)
+    assert pool.account("again").number == heap.number + 1  # "other" has the old one's
+    with pytest.raises(mrm.ArgumentError, match="not closed"):
+        pool.accounts["pool"].close()
+
+
+def test_credits_end_with_the_account_that_gets_them(pool):
+    heap, gc = pool.account("heap"), pool.account("gc")
+    heap.fund(2)
+    heap.credits(gc)
+    gc.close()
+    assert pool.account("new").number == gc.number
+    pool.give(heap.take(2))
+    assert heap.balance == 2
+
+
+def test_names_are_unique_and_numbers_end(pool):
+    pool.account("heap")
+    with pytest.raises(mrm.ArgumentError, match="'heap' already"):
+        pool.account("heap")
+    with pytest.raises(mrm.MetadataMemoryError, match="close some"):
+        for i in range(1100):
+            pool.account(f"{i}")
+    assert len(pool.accounts) > 10
+
+
+def test_arguments_are_checked(pool):
+    heap = pool.account("heap")
+    for wrong in (-1, 1.5, True, "3", None, 2**32):
+        for use in (heap.take_run, lambda n: heap.transfer("pool", n)):
+            with pytest.raises(mrm.ArgumentError):
+                use(wrong)
+    for wrong in (1.5, True, "3", 2**33):
+        with pytest.raises(mrm.ArgumentError):
+            heap.fund(wrong)
+    with pytest.raises(mrm.ArgumentError, match="limit="):
+        pool.account("other", limit=0)
+    for kind in (mrm.Account, mrm.Fund):
+        with pytest.raises(TypeError, match=r"pool\."):
+            kind()
+    with mrm.Pool(4 * FRAME) as other, pytest.raises(mrm.ArgumentError, match="another pool's"):
+        other.account("x").transfer(heap, 0)
+
+
+def test_a_closed_pool_has_no_accounts():
+    pool = mrm.Pool(FRAME, huge="off")
+    heap, fund = pool.account("heap"), pool.funds["committed"]
+    pool.close()
+    of_the_pool = (lambda: pool.accounts, lambda: pool.funds, lambda: pool.account("x"))
+    for use in (heap.take, heap.stats, fund.stats, *of_the_pool):
+        with pytest.raises(mrm.ClosedError):
+            use()
+    assert "closed pool" in repr(heap)
+    assert "closed pool" in repr(fund)
+
+
+# ---- contents --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def real(huge):
+    with mrm.Pool(16 * FRAME, huge=huge) as pool:
+        yield pool
+        pool.audit()
+
+
+def write_all(pool, frames):
+    for frame in frames:
+        stamp(pool.address(frame), 77)
+
+
+def test_a_frame_of_another_account_is_cleared(real):
+    a, b = real.account("a"), real.account("b")
+    a.fund(8)
+    b.fund(8)
+    write_all(real, frames := a.take(8))
+    write_all(real, b.take(8))
+    real.give(frames)
+    again = a.take(8)
+    assert {stamp_at(real.address(frame)) for frame in again} == {77}  # within an account it is not
+    real.give(again)
+    a.flush()
+    a.transfer(b, 8)
+    taken = b.take(8)
+    assert sorted(taken) == sorted(frames)
+    assert {bytes(real[frame]) for frame in taken} == {bytes(FRAME)}
+
+
+@pytest.mark.parametrize("one_shares", [False, True])
+def test_contents_are_shared_where_both_agree(real, one_shares):
+    a, b = real.account("a", share_contents=True), real.account("b", share_contents=not one_shares)
+    a.fund(16)
+    write_all(real, frames := a.take(16))
+    real.give(frames)
+    a.flush()
+    a.fund(-16)
+    b.fund(16)
+    assert {stamp_at(real.address(frame)) for frame in b.take(16)} == ({0} if one_shares else {77})
+
+
+@pytest.mark.parametrize("how", ["one", "array", "run"])
+def test_zeroed_frames_are_zero(real, how):
+    a = real.account("a")
+    a.fund(4)
+    take = {
+        "one": lambda: [a.take(zeroed=True) for _ in range(4)],
+        "array": lambda: a.take(4, zeroed=True),
+        "run": lambda: a.take_run(4, zeroed=True),
+    }[how]
+    for _ in range(2):
+        frames = take()
+        assert {bytes(real[frame]) for frame in frames} == {bytes(FRAME)}
+        write_all(real, frames)
+        real.give(frames)
+
+
+def test_a_closed_accounts_frames_are_cleared_for_its_successor(real):
+    a = real.account("a", share_contents=True)
+    a.fund(16)
+    write_all(real, frames := a.take(16))
+    real.give(frames)
+    a.close()
+    b = real.account("b", share_contents=True)
+    assert b.number == a.number
+    b.fund(16)
+    assert {stamp_at(real.address(frame)) for frame in b.take(16)} == {0}
+
+
+# ---- shortages ----------------------------------------------------------------------------------
+
+
+def test_a_shortage_is_told_and_the_taker_tried_again(pool):
+    heap = pool.account("heap")
+    heap.fund(4)
+    held, told = list(heap.take(4)), []
+
+    def relieve(name, wanted):
+        told.append((name, wanted))
+        pool.give([held.pop() for _ in range(wanted)])
+
+    pool.on_shortage(relieve)
+    heap.take()
+    heap.take(2)
+    assert told == [("heap", 1), ("heap", 2)]
+    pool.on_shortage(None)
+    with pytest.raises(mrm.OutOfFrames):
+        heap.take(2)
+    assert len(told) == 2
+
+
+def test_a_callback_that_frees_nothing_or_to_another_is_called_once(pool):
+    heap = pool.account("heap")
+    held, told = pool.take(MANY), []
+    pool.on_shortage(lambda *what: told.append(what))
+    with pytest.raises(mrm.OutOfFrames):
+        pool.take()
+    with pytest.raises(mrm.OutOfFrames):
+        heap.take_run(2)
+    assert told == [("pool", 1), ("heap", 2)]
+    pool.on_shortage(lambda name, wanted: pool.give(held[0]))
+    with pytest.raises(mrm.OutOfFrames):
+        heap.take()
+
+
+def test_what_a_callback_takes_does_not_call_it_again(pool):
+    pool.take(MANY)
+    told = []
+
+    def take_more(name, wanted):
+        told.append(wanted)
+        with pytest.raises(mrm.OutOfFrames):
+            pool.take(3)
+
+    pool.on_shortage(take_more)
+    with pytest.raises(mrm.OutOfFrames):
+        pool.take()
+    with pytest.raises(mrm.OutOfFrames):
+        pool.take(MANY + 1)  # which nobody could give: no shortage
+    assert told == [1]
+
+
+def test_a_callback_that_raises_is_reported_and_the_taker_refused(pool, monkeypatch):
+    pool.take(MANY)
+    reported = []
+    monkeypatch.setattr(sys, "unraisablehook", reported.append)
+    pool.on_shortage(lambda name, wanted: 1 / 0)
+    with pytest.raises(mrm.OutOfFrames):
+        pool.take()
+    assert [type(report.exc_value) for report in reported] == [ZeroDivisionError]
+    reported.clear()
+    with pytest.raises(mrm.ArgumentError, match="a function"):
+        pool.on_shortage(3)
+
+
+# ---- from C -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def table(pool):
+    """The C table by cffi, and the pool's handle."""
+    pytest.importorskip("cffi")
+    from mrm.cffi import api, ffi
+
+    handle = api.pool_from_object(ffi.cast("void *", id(pool)))
+    yield api, ffi, handle
+    api.pool_release(handle)
+
+
+def test_accounts_from_c(table, pool):
+    api, ffi, handle = table
+    number, fund, frame = ffi.new("uint32_t *"), ffi.new("uint32_t *"), ffi.new("uint32_t *")
+    name = ffi.new("char[]", b"heap")
+    options = ffi.new("mrm_account_options *", {"size": ffi.sizeof("mrm_account_options"), "name": name})
+    assert api.account_open(handle, options, number) == 0
+    assert api.account_open(handle, options, number) == -1
+    found = ffi.new("uint32_t *")
+    assert api.account_find(handle, name, found) == 0
+    assert found[0] == number[0] == pool.accounts["heap"].number
+    assert api.fund_open(handle, b"overdraft", fund) == 0
+    assert api.fund_transfer(handle, 0, fund[0], 2) == 0
+    assert api.account_fund(handle, number[0], 1) == 0
+    assert api.account_take(handle, number[0], 0, frame) == 0
+    assert api.account_take(handle, number[0], 0, frame) == -3
+    assert api.account_take(handle, number[0], 1, frame) == 0
+    assert api.account_of(handle, frame[0], found) == 0
+    assert found[0] == number[0]
+    stats = ffi.new("mrm_account_stats *", {"size": ffi.sizeof("mrm_account_stats")})
+    assert api.account_stats(handle, number[0], stats) == 0
+    assert (stats.balance, stats.allocated, stats.overdrawn, stats.limit) == (1, 2, 1, MANY)
+    known = stats.size = 24  # an older caller's: no more of it is written
+    stats.allocated = 99
+    assert api.account_stats(handle, number[0], stats) == 0
+    assert (stats.size, stats.balance, stats.allocated) == (known, 1, 99)
+
+
+def test_what_c_gets_wrong_is_refused(table, pool):
+    api, ffi, handle = table
+    frame = ffi.new("uint32_t *")
+    said = lambda: ffi.string(api.failure().text).decode()  # noqa: E731
+    for wrong in (0, 7, 2**32 - 1):
+        assert api.account_take(handle, wrong, 0, frame) == -1
+        assert f"account {wrong} is none of this pool's" in said()
+        assert api.account_fund(handle, wrong, 1) == -1
+        assert api.fund_stats(handle, wrong + 3 if wrong < 9 else wrong, ffi.new("mrm_fund_stats *")) == -1
+    assert api.account_take(handle, 1, 4, frame) == -1
+    assert "not 4" in said()
+    assert api.account_flush(handle, 1, 2, ffi.NULL) == -1
+    for size in (0, 1000):
+        options = ffi.new("mrm_account_options *", {"size": size})
+        assert api.account_open(handle, options, frame) == -1
+        assert "sizeof(mrm_account_options)" in said()
+    assert api.account_find(handle, ffi.NULL, frame) == -1
+
+
+def test_a_c_callback_is_called_on_a_shortage(table, pool):
+    api, ffi, handle = table
+    held = list(pool.take(MANY))
+
+    @ffi.callback("void (void *, mrm_pool *, uint32_t, size_t)")
+    def relieve(context, which, account, wanted):
+        assert (int(ffi.cast("intptr_t", context)), which, account, wanted) == (42, handle, 1, 1)
+        assert api.give(which, held.pop(), 0) == 0
+
+    frame = ffi.new("uint32_t *")
+    assert api.pool_on_shortage(handle, relieve, ffi.cast("void *", 42)) == 0
+    assert api.take(handle, frame) == 0
+    assert api.pool_on_shortage(handle, ffi.NULL, ffi.NULL) == 0
+    assert api.take(handle, frame) == -3
+
+
+# ---- threads ---------------------------------------------------------------------------------------
+
+
+def test_promises_hold_in_a_race():
+    with FakePool(MANY) as pool:
+        pool.fund("overdraft", 8 * FRAME)
+        accounts = [pool.account(f"account {i}") for i in range(6)]
+        for account in accounts:
+            account.fund(6)
+        failures = []
+
+        def work(number):
+            choose, account, mine = random.Random(number), accounts[number % 6], []
+            take_one = pool.take if number > 5 else lambda: account.take(overdraft=True)
+            try:
+                for _ in range(1500):
+                    mine += account.take(6 - len(mine)) if choose.random() < 0.5 and number < 6 else []
+                    for _ in range(choose.randrange(3)):
+                        try:
+                            mine.append(take_one())
+                        except mrm.OutOfFrames:
+                            pass
+                    if choose.random() < 0.05:
+                        account.flush()
+                    choose.shuffle(mine)
+                    keep = choose.randrange(4)
+                    given, mine = mine[keep:], mine[:keep]
+                    pool.give(given, reuse="now")
+                pool.give(mine)
+            except BaseException as failure:
+                failures.append(failure)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert pool.audit().held == 0
+        assert pool.funds["overdraft"].available == 8
+
+
+# ---- a model ------------------------------------------------------------------------------------------
+
+NAMES = ("a", "b", "c")
+
+
+class Model(RuleBasedStateMachine):
+    """Accounts as plain numbers, beside the real ones."""
+
+    @initialize()
+    def begin(self):
+        self.fake = FakePool(24)
+        self.pool = self.fake.__enter__()
+        self.funds = {"committed": 20, "overdraft": 4, "pause_prevention": 0}
+        self.pool.fund("overdraft", 4 * FRAME)
+        self.accounts = {name: self.pool.account(name, limit=12) for name in NAMES}
+        self.balance = dict.fromkeys(NAMES, 0)
+        self.held = {name: [] for name in (*NAMES, "pool")}
+        self.strict = dict.fromkeys((*NAMES, "pool"), 0)
+        self.high = dict.fromkeys(NAMES, 0)
+
+    def teardown(self):
+        if hasattr(self, "pool"):
+            self.pool.audit()
+            self.fake.__exit__(None, None, None)
+
+    def has(self, name):
+        return len(self.held[name]) + self.strict[name]
+
+    def over(self, name):
+        return max(self.has(name) - self.balance[name], 0)
+
+    def lent(self):
+        return sum(self.over(name) for name in NAMES)
+
+    def unpromised(self):
+        return self.funds["committed"] - sum(self.balance.values()) - self.has("pool")
+
+    def allowed(self, name, overdraft):
+        if name == "pool":
+            return self.unpromised()
+        own = max(self.balance[name] - self.has(name), 0)
+        lendable = self.funds["overdraft"] - self.lent() if overdraft else 0
+        return min(own + lendable, 12 - self.has(name))
+
+    @rule(
+        name=st.sampled_from((*NAMES, "pool")),
+        n=st.integers(1, 14),
+        overdraft=st.booleans(),
+        how=st.sampled_from("oar"),
+    )
+    def take(self, name, n, overdraft, how):
+        account = self.pool.accounts[name]
+        n = 1 if how == "o" else n
+        take = {
+            "o": lambda: [account.take(overdraft=overdraft)],
+            "a": lambda: account.take(n, overdraft=overdraft),
+            "r": lambda: account.take_run(n, overdraft=overdraft),
+        }[how]
+        if n > self.allowed(name, overdraft):
+            with pytest.raises(mrm.OutOfFrames):
+                take()
+            return
+        try:
+            self.held[name] += take()
+        except mrm.OutOfFrames:
+            assert how == "r"
+        if name != "pool":
+            self.high[name] = max(self.high[name], self.has(name))
+
+    @precondition(lambda self: any(self.held.values()))
+    @rule(data=st.data(), late=st.booleans())
+    def give(self, data, late):
+        name = data.draw(st.sampled_from([name for name in self.held if self.held[name]]))
+        given = data.draw(st.lists(st.sampled_from(self.held[name]), min_size=1, unique=True))
+        self.pool.give(given if len(given) > 1 else given[0], reuse="after_retire" if late else "now")
+        self.held[name] = [frame for frame in self.held[name] if frame not in given]
+        self.strict[name] += len(given) if late else 0
+
+    @rule()
+    def retire(self):
+        self.pool.retire()
+        self.strict = dict.fromkeys(self.strict, 0)
+
+    @rule(name=st.sampled_from(NAMES), n=st.integers(-8, 8))
+    def fund(self, name, n):
+        left = self.balance[name] + n
+        if n < 0 and -n > max(self.balance[name] - self.has(name), 0):
+            expected = mrm.OutOfFrames
+        elif n >= 0 and left > 12:
+            expected = mrm.ArgumentError
+        elif n >= 0 and n > self.unpromised():
+            expected = mrm.OutOfFrames
+        else:
+            self.accounts[name].fund(n)
+            self.balance[name] = left
+            return
+        with pytest.raises(expected):
+            self.accounts[name].fund(n)
+
+    @rule(name=st.sampled_from(NAMES), to=st.sampled_from(NAMES), n=st.integers(0, 8))
+    def transfer(self, name, to, n):
+        if name == to:
+            self.accounts[name].transfer(to, n)
+        elif n > max(self.balance[name] - self.has(name), 0):
+            with pytest.raises(mrm.OutOfFrames):
+                self.accounts[name].transfer(to, n)
+        elif self.balance[to] + n > 12:
+            with pytest.raises(mrm.ArgumentError):
+                self.accounts[name].transfer(to, n)
+        else:
+            self.accounts[name].transfer(to, n)
+            self.balance[name] -= n
+            self.balance[to] += n
+
+    @rule(n=st.integers(0, 8), back=st.booleans())
+    def transfer_funds(self, n, back):
+        source, to = ("overdraft", "committed") if back else ("committed", "overdraft")
+        available = self.funds["overdraft"] - self.lent() if back else self.unpromised()
+        if n > available:
+            with pytest.raises(mrm.OutOfFrames):
+                self.pool.funds[source].transfer(to, n)
+            return
+        self.pool.funds[source].transfer(to, n)
+        self.funds[source] -= n
+        self.funds[to] += n
+
+    @rule(name=st.sampled_from(NAMES))
+    def flush(self, name):
+        self.accounts[name].flush()
+        assert self.accounts[name].stats().cached == 0
+
+    @rule(name=st.sampled_from(NAMES))
+    def reset(self, name):
+        self.accounts[name].reset_watermarks()
+        self.high[name] = self.has(name)
+
+    @invariant()
+    def agrees(self):
+        if not hasattr(self, "pool"):
+            return
+        self.pool.audit()
+        for name in NAMES:
+            stats = self.accounts[name].stats()
+            assert (stats.balance, stats.allocated, stats.overdrawn) == (
+                self.balance[name], self.has(name), max(self.has(name) + stats.cached - self.balance[name], 0),
+            )  # fmt: skip
+            assert stats.allocated_high == self.high[name]
+        for fund in self.pool.funds.values():
+            figures = fund.stats()
+            assert (
+                figures.frames == self.funds[fund.name] == figures.granted + figures.lent + figures.available
+            )
+
+
+def test_any_sequence_agrees_with_a_model():
+    with one_processor():
+        run_state_machine_as_test(
+            Model,
+            settings=settings(
+                max_examples=60,
+                stateful_step_count=40,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
