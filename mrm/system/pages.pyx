@@ -196,7 +196,7 @@ class pretend:  # noqa: N801
     """
 
     def __init__(self, base_page_size=None, address_bits=None):
-        if base_page_size not in (None, 4096, 16384, 65536):
+        if base_page_size is not None and base_page_size not in (4096, 16384, 65536):
             raise errors.ArgumentError(f"base pages have 4, 16 or 64 KiB, not {base_page_size!r} bytes")
         if address_bits is not None and not FEWEST_ADDRESS_BITS <= address_bits <= 48:
             raise errors.ArgumentError(f"addresses have 36 to 48 bits, not {address_bits!r}")

@@ -9,4 +9,4 @@ as fine as an HDR histogram of two digits; results.py makes one of them where th
 cdef list latency_counts(const latency_t *latency):
     """The buckets that are not empty: (nanoseconds, operations)."""
     cdef uint32_t i
-    return [(bucket_value(i), latency.count[i]) for i in range(BUCKETS) if latency.count[i]]
+    return [(bucket_value(i), latency.count[i]) for i in range(<uint32_t>BUCKETS) if latency.count[i]]
