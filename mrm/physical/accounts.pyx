@@ -181,12 +181,13 @@ cdef int refuse_fund(const frames_t *frames, uint32_t number, uint32_t n, uint32
 cdef int fund_stats(pool_t *pool, uint32_t number, mrm_fund_stats *stats) noexcept nogil:
     """Figures of a fund; as much of the table as the caller knows."""
     cdef mrm_fund_stats full
-    cdef const fund_t *fund = &pool.frames.books.fund[number]
+    cdef const fund_t *fund
     cdef int status = pool_usable(pool)
     if status != MRM_OK:
         return status
     if number >= mrm_load32(&pool.frames.books.funds):
         return refuse_number(b"fund", number)
+    fund = &pool.frames.books.fund[number]
     memset(&full, 0, sizeof(full))
     full.size = min(stats.size, <uint32_t>sizeof(full))
     full.version = MRM_API_VERSION
