@@ -135,9 +135,14 @@ def open_fund(Pool pool, name, size):
     cdef bytes text = name_of(name, "a fund")
     if size is None:
         return fund_of(pool, fund_number(pool, name))
-    frames = -(-parse_size(size) // pool.frame_size) if size else 0
+    nothing = isinstance(size, int) and not isinstance(size, bool) and size == 0
+    frames = 0 if nothing else -(-parse_size(size) // pool.frame_size)
     if name == "committed":
         raise ArgumentError("the committed fund has what the others leave: set their sizes")
+    if name not in all_funds(pool):
+        # A fund cannot be unmade: so what it is to have is asked for before there is one.
+        committed = fund_of(pool, 0)
+        committed.transfer(committed, frames)
     check(fund_open(pool.open_one(), text, &number))
     fund = fund_of(pool, number)
     has = fund.frames

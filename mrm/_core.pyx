@@ -18,7 +18,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from mrm cimport (
     MRM_BACKING_HUGETLB, MRM_BACKING_SMALL, MRM_BACKING_THP, MRM_FRAME_HELD, MRM_FRAME_READY,
-    MRM_FRAME_RELEASED, MRM_FRAME_STRICT, MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW, MRM_SLOT_EMPTY,
+    MRM_FRAME_RELEASED, MRM_FRAME_STRICT, MRM_POOL_ACCOUNT, MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW, MRM_SLOT_EMPTY,
     MRM_STATE_OPEN, mrm_address, mrm_layout, mrm_place, mrm_slot, mrm_stats,
 )
 from mrm._arrays cimport Numbers, new_array, own_numbers
@@ -28,7 +28,7 @@ from mrm._opening cimport open_pool
 from mrm._reservation cimport Report, check_reservation, make_reservation
 from mrm._view cimport Window, make_view, make_window
 from mrm.errors import ArgumentError, AuditError, ClosedError, Error, FrameError, PinnedError
-from mrm.physical.frames cimport frames_state
+from mrm.physical.frames cimport frames_state, frames_take
 from mrm.physical.pool cimport (
     pool_address, pool_audit, pool_copy_frame, pool_description, pool_release, pool_retain, pool_stats, pool_t,
     pool_usable, pool_zero,
@@ -234,8 +234,16 @@ cdef class Pool:
             pool = self.pool
             if pool == NULL:
                 self.open_one()
-            status = pool_take(pool, &frame)
+            status = pool_usable(pool)
+            if status == 0:
+                status = frames_take(&pool.frames, MRM_POOL_ACCOUNT, 0, &frame)
             if status:
+                # Only now without the GIL, and with a user of its own: who is told of a
+                # shortage may wait for other threads, or close the pool.
+                pool_retain(pool)
+                with nogil:
+                    status = pool_take(pool, &frame)
+                    pool_release(pool)
                 check(status)
             return frame
         count = _number_of_frames(n)    # which may run Python, and so comes before the pointer

@@ -68,6 +68,11 @@ def test_a_fund_cannot_be_larger_than_what_is_left(pool):
     ):
         pool.fund("spare", (MANY + 1) * FRAME)
     assert pool.funds["committed"].frames == MANY
+    assert "spare" not in pool.funds
+    for wrong in ("", False, -1, "2 apples"):
+        with pytest.raises(mrm.ArgumentError):
+            pool.fund("spare", wrong)
+    assert "spare" not in pool.funds
 
 
 def test_what_is_taken_by_nobody_in_particular_is_not_available(pool):
@@ -501,6 +506,15 @@ def test_a_callback_that_frees_nothing_or_to_another_is_called_once(pool):
     pool.on_shortage(lambda name, wanted: pool.give(held[0]))
     with pytest.raises(mrm.OutOfFrames):
         heap.take()
+
+
+def test_a_callback_may_close_the_pool():
+    pool = mrm.Pool(2 * FRAME, huge="off")
+    pool.take(2)
+    pool.on_shortage(lambda name, wanted: pool.close())
+    with pytest.raises(mrm.OutOfFrames):
+        pool.take()
+    assert pool.closed
 
 
 def test_what_a_callback_takes_does_not_call_it_again(pool):

@@ -161,10 +161,10 @@ cdef int fund_transfer(pool_t *pool, uint32_t source, uint32_t to, uint32_t n) n
     if has >= n:
         fund.frames -= n
         frames.books.fund[to].frames += n
+    else:
+        status = refuse_fund(frames, source, n, has)
     mrm_unlock(&frames.lock)
-    if has >= n:
-        return MRM_OK
-    return refuse_fund(frames, source, n, has)
+    return status
 
 
 cdef int refuse_fund(const frames_t *frames, uint32_t number, uint32_t n, uint32_t has) noexcept nogil:
