@@ -58,9 +58,13 @@ cdef void books_end(frames_t *frames, account_t *account) noexcept nogil:
     cdef uint32_t i, depth
     for i in range(frames.stack_count):
         depth = stack_depth(frames.frame, &stacks[i])
-        mrm_store32(&stacks[i].least, depth)
-        mrm_store32(&stacks[i].most, depth)
-        mrm_store32(&stacks[i].common, past)
+        # What is so already is not written: other processors have these lines in their caches.
+        if mrm_load32(&stacks[i].least) != depth:
+            mrm_store32(&stacks[i].least, depth)
+        if mrm_load32(&stacks[i].most) != depth:
+            mrm_store32(&stacks[i].most, depth)
+        if mrm_load32(&stacks[i].common) != past:
+            mrm_store32(&stacks[i].common, past)
 
 
 # ---- from the list to an account -------------------------------------------------------

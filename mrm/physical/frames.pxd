@@ -38,17 +38,12 @@ cdef struct frame_counts_t:
     uint64_t pending            # deferred aliases
 
 
-cdef enum:
-    TAKE_OVERDRAFT = 1          # MRM_OVERDRAFT: what the balance does not cover may be lent
-    TAKE_ZEROED = 2             # MRM_ZEROED: the frames hold zeros
-
-
 cdef int frames_open(frames_t *frames, uint32_t count, uint32_t frame_shift) noexcept nogil
 cdef void frames_open_stacks(frames_t *frames, uint32_t account) noexcept nogil
 cdef void frames_close(frames_t *frames) noexcept nogil
 
 # All of these are thread-safe; take and give of one frame take no lock while the
-# processor's own stack serves. The account exists.
+# processor's own stack serves. The account exists; how is MRM_OVERDRAFT, MRM_ZEROED, both or 0.
 cdef int frames_take(frames_t *frames, uint32_t account, int how, uint32_t *frame) noexcept nogil
 cdef int frames_take_many(
     frames_t *frames, uint32_t account, int how, uint32_t *taken, size_t n

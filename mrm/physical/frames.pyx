@@ -35,7 +35,7 @@ from libc.stdlib cimport calloc, free
 
 from mrm cimport (
     MRM_BAD_ARGUMENT, MRM_FRAME_HELD, MRM_FRAME_READY, MRM_FRAME_STRICT, MRM_NO_MEMORY, MRM_OK,
-    MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW,
+    MRM_OVERDRAFT, MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW, MRM_ZEROED,
 )
 from mrm.physical.bitmap cimport bitmap_close, bitmap_longest, bitmap_open
 from mrm.physical.books cimport MOST_ACCOUNTS, POOL_ACCOUNT, account_t, books_open, entitled, overdrawn
@@ -181,7 +181,7 @@ cdef inline void hold(
     cdef uint32_t was = mrm_load32(&frames.frame[frame].status)
     mrm_store16(&frames.frame[frame].depth, <uint16_t>stack)
     mrm_store32(&frames.frame[frame].status, MRM_FRAME_HELD)
-    if was & FOREIGN or (how & TAKE_ZEROED and not was & ZERO):
+    if was & FOREIGN or (how & MRM_ZEROED and not was & ZERO):
         if frames.contents != NULL:
             mrm_clear(frames.contents + (<size_t>frame << frames.frame_shift), <size_t>1 << frames.frame_shift)
 
@@ -242,7 +242,7 @@ cdef size_t gather(
     cdef account_t *payer = &frames.books.account[account]
     cdef uint32_t promised = entitled(&frames.books, payer, False)
     cdef size_t n = common_take(frames, account, taken, <uint32_t>min(<size_t>promised, most))
-    cdef bint lent = how & TAKE_OVERDRAFT or payer.lends
+    cdef bint lent = how & MRM_OVERDRAFT or payer.lends
     if n < least:
         n += steal(frames, account, taken + n, least - n, most - n)
     if n < least and lent:
@@ -306,7 +306,7 @@ cdef size_t count_free(frames_t *frames, uint32_t account, int how) noexcept nog
     """Frames that an account could take now."""
     cdef size_t n
     mrm_lock(&frames.lock)
-    n = entitled(&frames.books, &frames.books.account[account], how & TAKE_OVERDRAFT) + in_stacks(frames, account)
+    n = entitled(&frames.books, &frames.books.account[account], how & MRM_OVERDRAFT) + in_stacks(frames, account)
     mrm_unlock(&frames.lock)
     return n
 
@@ -338,7 +338,7 @@ cdef int frames_take_many(
 cdef int64_t gather_run(frames_t *frames, uint32_t account, int how, uint32_t n) noexcept nogil:
     """A run, with what is free in the stacks of this account, and then of all, put into the list before."""
     cdef account_t *payer = &frames.books.account[account]
-    cdef bint lent = how & TAKE_OVERDRAFT
+    cdef bint lent = how & MRM_OVERDRAFT
     cdef int64_t found = -1
     cdef uint32_t i
     if entitled(&frames.books, payer, lent) < n:
@@ -372,7 +372,7 @@ cdef int frames_take_run(
     books_end(frames, payer)
     longest = bitmap_longest(&frames.bitmap)
     alone = frames.books.accounts == POOL_ACCOUNT + 1
-    allowed = entitled(&frames.books, payer, how & TAKE_OVERDRAFT)
+    allowed = entitled(&frames.books, payer, how & MRM_OVERDRAFT)
     mrm_unlock(&frames.lock)
     if found < 0:
         if allowed < n and not alone:

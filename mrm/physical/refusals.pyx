@@ -11,10 +11,10 @@ from libc.stdio cimport snprintf
 
 from mrm cimport (
     MRM_BAD_ARGUMENT, MRM_BAD_FRAME, MRM_FRAME_HELD, MRM_FRAME_READY, MRM_FRAME_RELEASED, MRM_FRAME_STRICT,
-    MRM_NO_ADDRESSES, MRM_OUT_OF_FRAMES, MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW,
+    MRM_NO_ADDRESSES, MRM_OUT_OF_FRAMES, MRM_OVERDRAFT, MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW,
 )
 from mrm.physical.books cimport NO_FUND, POOL_ACCOUNT, available, account_t, books_t
-from mrm.physical.frames cimport TAKE_OVERDRAFT, frames_mappings, frames_state, frames_t
+from mrm.physical.frames cimport frames_mappings, frames_state, frames_t
 from mrm.physical.showing cimport MAX_MAPPINGS, MAX_PENDING
 from mrm.physical.stack cimport mrm_load32
 from mrm.system.failure cimport failure, mrm_fail
@@ -123,7 +123,7 @@ cdef int refuse_promise(const frames_t *frames, uint32_t number, int how, size_t
     holders(&frames.books, holding, sizeof(holding))
     if account.charged + n > account.maximum.now:
         way = b"give frames back, or raise its limit"
-    elif account.overdraft != NO_FUND and not how & TAKE_OVERDRAFT and not account.lends:
+    elif account.overdraft != NO_FUND and not how & MRM_OVERDRAFT and not account.lends:
         if available(&frames.books.fund[account.overdraft]) >= n:
             way = b"give frames back, fund() the account, or allow overdraft"
     status = mrm_fail(
