@@ -18,14 +18,16 @@ pytest.importorskip(
 from click.testing import CliRunner
 from rich.console import Console
 
+import tools.machines.boot
+import tools.machines.matrix
 from tools.machines import needs
 from tools.machines.__main__ import main
-from tools.machines.boot import FAILED, TIMED_OUT, Machine, Outcome, in_words
+from tools.machines.boot import FAILED, TIMED_OUT, Machine, Outcome, boot, in_words
 from tools.machines.guest import write_scripts
 from tools.machines.initrd import initrd
 from tools.machines.kernels import match
 from tools.machines.lineup import LINEUP, Entry
-from tools.machines.matrix import Counts, Row, collect
+from tools.machines.matrix import Counts, Row, collect, run_matrix
 from tools.machines.record import read
 from tools.machines.report import as_json, merged, page, show
 from tools.machines.suites import ELSEWHERE, SUITES, files, suite_of
@@ -171,6 +173,41 @@ def test_a_machine_on_which_nothing_ran_has_failed():
     row = Row(LINEUP[0], Outcome(0, "6.1"))
     collect(row, [])
     assert not row.passed
+
+
+def _outcomes(monkeypatch, module, name, outcomes):
+    """Have a function return these, one after the other; how many are left is seen in what is returned."""
+    left = list(outcomes)
+    monkeypatch.setattr(module, name, lambda *_, **__: left.pop(0))
+    return left
+
+
+def test_a_machine_that_never_came_up_is_booted_again(monkeypatch):
+    panicked, up = Outcome(FAILED, "7.3", console="Kernel panic - x"), Outcome(0, "7.3", boot_seconds=5.0)
+    left = _outcomes(monkeypatch, tools.machines.boot, "_boot_once", [panicked, up])
+    outcome = boot(Machine(), ["true"])
+    assert (outcome.status, outcome.boots, left) == (0, 2, [])
+
+
+def test_a_machine_that_never_comes_up_has_failed(monkeypatch):
+    panicked = [Outcome(FAILED, "7.3", console="Kernel panic - x") for _ in range(3)]
+    left = _outcomes(monkeypatch, tools.machines.boot, "_boot_once", panicked)
+    outcome = boot(Machine(), ["true"])
+    assert (outcome.status, outcome.boots, left) == (FAILED, 3, [])
+
+
+@pytest.mark.parametrize(
+    "last", [Outcome(0, "7.3", 5.0), Outcome(FAILED, "7.3", 5.0, console="Kernel panic - y")]
+)
+def test_tests_are_run_again_once_if_the_kernel_panicked(monkeypatch, tmp_path, last):
+    panicked = Outcome(FAILED, "7.3", 5.0, console="so far\n[ 4.6] Kernel panic - x\nand on")
+    left = _outcomes(monkeypatch, tools.machines.matrix, "boot", [panicked, last])
+    [row] = run_matrix([LINEUP[0]], jobs=1, seconds=1, told=lambda *_: None, log=tmp_path)
+    assert (row.outcome, row.panics, left) == (last, ["[ 4.6] Kernel panic - x"], [])
+    assert not row.passed  # no test ran
+    console = Console(file=io.StringIO(), width=80)
+    show([row], console)
+    assert "Kernel panic - x" in console.file.getvalue()
 
 
 # ---- the report ------------------------------------------------------------------------

@@ -25,6 +25,8 @@ from tools.machines.suites import SUITES, files, suite_of
 # A test may take its time on an emulated processor; twenty of these are a machine's whole.
 _SECONDS_A_TEST = 600
 _RESTARTS = 20
+# A panic that is ours comes again; one of the emulated machine does not, and proves nothing.
+_RUNS = 2
 
 _AGAIN = f"""
 for turn in $(seq {_RESTARTS}); do
@@ -66,12 +68,15 @@ class Row:
         Counts by suite.
     failures : dict
         What failed tests said, by test; and what went wrong with the machine itself.
+    panics : list of str
+        What kernels said that gave up before this run of the tests.
     """
 
     entry: Entry
     outcome: Outcome | None = None
     suites: dict[str, Counts] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    panics: list[str] = field(default_factory=list)
 
     @property
     def tests_passed(self) -> int:
@@ -124,11 +129,26 @@ def run_matrix(
 
 
 def _run_one(entry: Entry, seconds: float, told: Told, arguments: Sequence[str], log: Path) -> Row:
+    """Boot one machine and run its suites; once more if its kernel panics."""
+    row = Row(entry)
+    while True:
+        _try_one(row, seconds, told, arguments, log)
+        panic = row.outcome.panic if row.outcome else ""
+        if not panic or len(row.panics) + 1 == _RUNS:
+            break
+        row = Row(entry, panics=[*row.panics, panic])
+        told(entry, f"{panic}; again", 0, 0)
+    told(entry, "passed" if row.passed else "failed", row.tests_passed, 0)
+    return row
+
+
+def _try_one(row: Row, seconds: float, told: Told, arguments: Sequence[str], log: Path) -> None:
+    """Boot the machine of a row, run its suites there, and note what came of it."""
+    entry = row.entry
     pytest = (
         *(sys.executable, "-m", "pytest", "-q", "-p", "tools.machines.record", "-p", "no:cacheprovider"),
         *("--timeout", str(_SECONDS_A_TEST), *arguments, *files(entry.suites)),
     )
-    row = Row(entry)
     over = threading.Event()
     told(entry, "booting", 0, 0)
     with tempfile.TemporaryDirectory(prefix="mrm-matrix-") as folder:
@@ -141,9 +161,9 @@ def _run_one(entry: Entry, seconds: float, told: Told, arguments: Sequence[str],
                 collected = [int(entry["collected"]) for entry in noted if "collected" in entry]
                 told(entry, "running", sum("outcome" in entry for entry in noted), sum(collected[:1]))
 
+        name = entry.name.replace(" ", "-")
         try:
-            output = log / f"{entry.name.replace(' ', '-')}.txt"
-            with output.open("wb", buffering=0) as file:
+            with (log / f"{name}.txt").open("wb", buffering=0) as file:
                 row.outcome = boot(
                     entry.machine,
                     ["sh", "-c", _AGAIN, "sh", *pytest],
@@ -153,12 +173,11 @@ def _run_one(entry: Entry, seconds: float, told: Told, arguments: Sequence[str],
                     seconds=seconds,
                     started=watch,
                 )
+            (log / f"{name}-console-{len(row.panics)}.txt").write_text(row.outcome.console)
         except MachineError as error:
             row.failures["the machine"] = str(error)
         over.set()
         collect(row, read(shared / "record"))
-    told(entry, "passed" if row.passed else "failed", row.tests_passed, 0)
-    return row
 
 
 def collect(row: Row, entries: list[dict[str, str]]) -> None:

@@ -36,6 +36,12 @@ def show(rows: list[Row], console: Console) -> None:
         table.add_row(row.entry.name, _kernel(row), *cells, style=style)
     print_whole(table, console)
     for row in rows:
+        for panic in row.panics:
+            console.print(
+                f"{row.entry.name}: run again, since at first: {panic}", markup=False, highlight=False
+            )
+        if row.outcome and row.outcome.boots > 1:
+            console.print(f"{row.entry.name}: came up at boot {row.outcome.boots}", markup=False)
         for test, said in row.failures.items():
             console.print(f"[red]{escape(row.entry.name)}: {escape(test)}[/]")
             console.print(said.rstrip()[-1500:], style="dim", markup=False, highlight=False)
@@ -108,6 +114,8 @@ def as_json(rows: list[Row], commit: str = "") -> dict[str, Any]:
                 "python": platform.python_version(),
                 "boot_seconds": None if row.outcome is None else round(row.outcome.boot_seconds, 1),
                 "seconds": None if row.outcome is None else round(row.outcome.seconds, 1),
+                "boots": None if row.outcome is None else row.outcome.boots,
+                "panics": row.panics,
                 "status": None if row.outcome is None else row.outcome.status,
                 "passed": row.passed,
                 "suites": {name: asdict(counts) | {"commit": commit} for name, counts in row.suites.items()},
