@@ -39,6 +39,7 @@ from mrm.errors import (
     MetadataMemoryError,
     OutOfFrames,
     PinnedError,
+    SettingWarning,
     SlotError,
     SystemCallError,
 )
@@ -76,6 +77,7 @@ __all__ = [
     "PoolStats",
     "Report",
     "Reservation",
+    "SettingWarning",
     "Shootdowns",
     "SlotError",
     "SystemCallError",
