@@ -9,4 +9,7 @@ the free lists in front of the bitmap; ``pool`` puts them together.
 
 ``kernelpool`` changes what the kernel has set aside; ``keeping`` has that done, and undone, by a
 process of its own, which is ``keeper``.
+
+``autoscale`` is the thread that grows and shrinks a pool: ``pressure`` has the events that it waits
+for, ``scaling`` the rules by which it decides.
 """
