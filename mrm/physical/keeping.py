@@ -234,7 +234,7 @@ class Keeper:
         """Start the process, unless there is one."""
         if self._process is not None:
             return
-        python = _python()
+        python = keepers_python()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         adopted = [f"{name}:{_number(node)}:{total}" for (name, node), total in self.sums.items()]
         command = [
@@ -313,8 +313,14 @@ os.register_at_fork(after_in_child=_forget_all)
 atexit.register(_close_all)
 
 
-def _python() -> str:
-    """A Python to run the keeper with: this one, unless it is embedded in something else."""
+def keepers_python() -> str:
+    """A Python to run the keeper with: this one, unless it is embedded in something else.
+
+    Raises
+    ------
+    FundingError
+        If what runs this does not look like a Python, and no other has been named.
+    """
     # What multiprocessing starts its children with: hosts that embed Python set it.
     executable = os.fsdecode(multiprocessing.spawn.get_executable() or "")
     if not executable or not re.match(r"(python|pypy)[0-9.]*[a-z-]*$", os.path.basename(executable)):
