@@ -21,6 +21,7 @@ Words: a *frame* is one physical page of ``mrm.FRAME_SIZE`` bytes, a number; a *
 import os as _os
 
 from mrm._accounts import Account, Fund
+from mrm._balloon import Deflation
 from mrm._core import Pool, api_address, classify
 from mrm._live import live_handles
 from mrm._reservation import Batch, Report, Reservation
@@ -45,7 +46,7 @@ from mrm.errors import (
 )
 from mrm.features import Feature, features
 from mrm.shootdowns import Shootdowns, shootdowns
-from mrm.stats import AccountStats, FundStats, Mapping, Place, PoolStats
+from mrm.stats import AccountStats, Ballooned, FundStats, Mapping, Place, PoolStats
 from mrm.system.pages import FRAME_SIZE
 
 __version__ = "0.1.0"
@@ -58,8 +59,10 @@ __all__ = [
     "ArgumentError",
     "AuditError",
     "BackingWarning",
+    "Ballooned",
     "Batch",
     "ClosedError",
+    "Deflation",
     "Error",
     "Feature",
     "ForkedError",
