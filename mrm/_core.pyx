@@ -372,7 +372,7 @@ cdef class Pool:
 
     # ---- balloon ---------------------------------------------------------------------
 
-    def inflate(self, size, *, progress=None):
+    def inflate(self, size, *, to="pool", progress=None):
         """Give the memory of free frames back to the kernel: those with the highest numbers.
 
         Frames that are held, or promised to accounts, stay as they are. What a deferred alias
@@ -382,6 +382,11 @@ cdef class Pool:
         ----------
         size : int or str
             Bytes, or ``"1GiB"``, rounded down to whole frames.
+        to : {"pool", "system"}, optional
+            Where huge pages go: to the kernel's pool of them, which any user may do; or on to the
+            system, for whatever use: surplus pages go there by themselves, others are taken out of
+            the kernel's pool (nr_hugepages), for which it takes root, and put back when the
+            pool closes or its process ends, by kill -9 too. Other memory is the system's anyhow.
         progress : callable, optional
             Called as ``progress(done_bytes, total_bytes)`` after each GiB and at the end.
 
@@ -400,15 +405,19 @@ cdef class Pool:
         """
         from mrm._balloon import inflate
 
-        return inflate(self, size, progress)
+        return inflate(self, size, to, progress)
 
-    def deflate(self, size, *, threads=None, progress=None, background=False):
+    def deflate(self, size, *, source="pool", threads=None, progress=None, background=False):
         """Fetch memory for frames in the balloon: those with the lowest numbers.
 
         Parameters
         ----------
         size : int or str
             Bytes, or ``"1GiB"``, rounded up to whole frames.
+        source : {"pool", "system"}, optional
+            Where huge pages come from: out of the kernel's pool of them; or from the system, by
+            way of that pool, for which it takes root: what was added to nr_hugepages is taken out
+            again when the pool closes or its process ends, by kill -9 too.
         threads : int, optional
             How many fetch; by size and processors when not given.
         progress : callable, optional
@@ -430,15 +439,17 @@ cdef class Pool:
         """
         from mrm._balloon import deflate
 
-        return deflate(self, size, threads, progress, background)
+        return deflate(self, size, source, threads, progress, background)
 
-    def resize(self, size, *, threads=None, progress=None):
+    def resize(self, size, *, place="pool", threads=None, progress=None):
         """Inflate or deflate, so that the pool has so much memory.
 
         Parameters
         ----------
         size : int or str
             Bytes, or ``"1GiB"``, rounded up to whole frames; up to ``maximum``.
+        place : {"pool", "system"}, optional
+            Where huge pages go, or come from.
 
         Returns
         -------
@@ -446,7 +457,17 @@ cdef class Pool:
         """
         from mrm._balloon import resize
 
-        return resize(self, size, threads, progress)
+        return resize(self, size, place, threads, progress)
+
+    @cython.critical_section
+    def _keeper(self):
+        """The keeper of settings that were changed for this pool, until it closes."""
+        from mrm.physical.keeping import Keeper
+
+        self.open_one()
+        if self.keeper is None:
+            self.keeper = Keeper()
+        return self.keeper
 
     @cython.critical_section
     def _inflate(self, n):
@@ -795,8 +816,13 @@ cdef class Pool:
             return
         self.pool = NULL
         live_changed(LIVE_POOLS, -1)
-        with nogil:
-            pool_release(pool)
+        keeper, self.keeper = self.keeper, None
+        try:
+            if keeper is not None:
+                keeper.close()      # before the frames go: see keeping.py
+        finally:
+            with nogil:
+                pool_release(pool)
 
     @cython.critical_section
     def __enter__(self):
