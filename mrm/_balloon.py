@@ -36,10 +36,10 @@ _FETCHED_BYTES = 64 << 20
 _INFLATED_BYTES = 1 << 30
 
 
-def inflate(pool: "Pool", size: int | str, to: str, progress: Progress | None) -> Ballooned:
+def inflate(pool: "Pool", size: int | str, to: str, retire: bool, progress: Progress | None) -> Ballooned:
     """What ``pool.inflate`` does."""
     wanted = _nbytes(size) // pool.frame_size
-    return _Giving(pool, wanted, _check_place("to", to)).run(1, progress)
+    return _Giving(pool, wanted, _check_place("to", to), retire).run(1, progress)
 
 
 def deflate(
@@ -183,10 +183,15 @@ class _Job:
 class _Giving(_Job):
     """Frames that are to lose their memory."""
 
-    def __init__(self, pool: "Pool", wanted: int, to: str) -> None:
+    def __init__(self, pool: "Pool", wanted: int, to: str, retire: bool = True) -> None:
         on = to == "system" and pool.backing == "hugetlb"
-        do = self._to_system if on else pool._inflate
+        do = self._to_system if on else self._to_pool
         super().__init__(pool, wanted, do, max(1, _INFLATED_BYTES // pool.frame_size), to)
+
+        self._retire = retire
+
+    def _to_pool(self, n: int) -> tuple[int, Error | None]:
+        return self.pool._inflate(n, self._retire)
 
     def _to_system(self, n: int) -> tuple[int, Error | None]:
         """Give huge pages to the kernel's pool, and take as many out of that.
@@ -198,7 +203,7 @@ class _Giving(_Job):
         surplus = pages(self.node).surplus
         if surplus < n:
             keeper.check(NR, -n, self.node)
-        done, error = self.pool._inflate(n)
+        done, error = self.pool._inflate(n, self._retire)
         if surplus < done:
             try:
                 taken = keeper.change(surplus - done, self.node)

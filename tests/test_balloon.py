@@ -152,6 +152,8 @@ def test_what_an_old_address_shows_is_retired_first(pool):
         pool.give(frames[:8])
         pool.give(frames[8:], reuse="after_retire")
         assert (pool.stats().released, pool.stats().strict) == (8, 8)
+        assert pool.inflate(FRAME, retire=False).frames == 0
+        assert pool.epoch == 0
         assert pool.inflate(4 * FRAME).frames == 4
         assert (r.deferred, pool.epoch) == (0, 1)
         assert audit(pool).inflated == 12
@@ -683,7 +685,9 @@ def test_it_is_reached_from_c(pool):
     handle = ffi.cast("mrm_pool *", pool._c_pool)
     done = ffi.new("uint32_t *", 99)
     constants = ffi.dlopen(None)
-    assert api.pool_inflate(handle, 20, done) == constants.MRM_OUT_OF_FRAMES
+    assert api.pool_inflate(handle, 20, 2, done) == constants.MRM_BAD_ARGUMENT
+    assert done[0] == 0
+    assert api.pool_inflate(handle, 20, 0, done) == constants.MRM_OUT_OF_FRAMES
     assert done[0] == 16
     assert api.pool_deflate(handle, 24, done) == 0
     assert done[0] == 24
