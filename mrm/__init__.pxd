@@ -50,6 +50,7 @@ cdef extern from "mrm/mrm.h" nogil:
         MRM_FRAME_STRICT
         MRM_FRAME_RELEASED
         MRM_FRAME_INFLATED
+        MRM_FRAME_POISONED
         MRM_PROT_NONE
         MRM_PROT_READ
         MRM_PROT_READ_WRITE
@@ -123,6 +124,7 @@ cdef extern from "mrm/mrm.h" nogil:
         uint64_t batches
         uint64_t system_calls
         uint64_t inflated
+        uint64_t poisoned
 
     ctypedef struct mrm_slot:
         uint32_t state
@@ -263,6 +265,8 @@ cdef extern from "mrm/mrm.h" nogil:
         int (*pool_on_shortage)(mrm_pool *pool, mrm_shortage call, void *context) noexcept nogil
         int (*pool_inflate)(mrm_pool *pool, uint32_t n, int flags, uint32_t *done) noexcept nogil
         int (*pool_deflate)(mrm_pool *pool, uint32_t n, uint32_t *done) noexcept nogil
+        int (*quarantine)(mrm_pool *pool, uint32_t frame) noexcept nogil
+        int (*pool_scan)(mrm_pool *pool, uint32_t *frames, size_t *n) noexcept nogil
 
     # The pointer that is called `mrm` in C, where there are no modules.
     const mrm_api *api "mrm"

@@ -24,6 +24,7 @@ from mrm.physical.pool cimport (
     pool_audit, pool_copy_frame, pool_description, pool_release, pool_retain, pool_stats, pool_t, pool_usable,
     pool_zero,
 )
+from mrm.physical.quarantine cimport pool_quarantine, pool_scan
 from mrm.physical.taking cimport (
     account_take, account_take_many, account_take_run, pool_give, pool_give_many, pool_on_shortage, pool_take,
     pool_take_many, pool_take_run,
@@ -104,6 +105,8 @@ cdef extern from "mrm/mrm.h" nogil:
         void *pool_on_shortage
         void *pool_inflate
         void *pool_deflate
+        void *quarantine
+        void *pool_scan
 
 
 cdef object _text(const char *value):
@@ -233,6 +236,8 @@ table.account_of = <void *>account_of
 table.pool_on_shortage = <void *>pool_on_shortage
 table.pool_inflate = <void *>pool_inflate
 table.pool_deflate = <void *>pool_deflate
+table.quarantine = <void *>pool_quarantine
+table.pool_scan = <void *>pool_scan
 
 _C_API = PyCapsule_New(&table, b"mrm._core._C_API", NULL)
 

@@ -18,8 +18,9 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from mrm cimport (
     MRM_BACKING_HUGETLB, MRM_BACKING_SMALL, MRM_BACKING_THP, MRM_FRAME_HELD, MRM_FRAME_INFLATED, MRM_FRAME_READY,
-    MRM_FRAME_RELEASED, MRM_FRAME_STRICT, MRM_NO_RETIRE, MRM_POOL_ACCOUNT, MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW,
-    MRM_SLOT_EMPTY, MRM_STATE_OPEN, mrm_address, mrm_layout, mrm_place, mrm_slot, mrm_stats,
+    MRM_FRAME_POISONED, MRM_FRAME_RELEASED, MRM_FRAME_STRICT, MRM_NO_RETIRE, MRM_POOL_ACCOUNT,
+    MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW, MRM_SLOT_EMPTY, MRM_STATE_OPEN, mrm_address, mrm_layout, mrm_place,
+    mrm_slot, mrm_stats,
 )
 from mrm._arrays cimport Numbers, new_array, own_numbers
 from mrm._capi import _C_API, api_address  # no-cython-lint: the capsule's name says that it is here
@@ -34,6 +35,7 @@ from mrm.physical.pool cimport (
     pool_address, pool_audit, pool_copy_frame, pool_description, pool_release, pool_retain, pool_stats, pool_t,
     pool_usable, pool_zero,
 )
+from mrm.physical.quarantine cimport pool_quarantine, pool_scan
 from mrm.physical.taking cimport pool_give, pool_give_many, pool_take, pool_take_many, pool_take_run
 from mrm.space.commit cimport pool_retire
 from mrm.space.inflate cimport pool_inflate
@@ -52,7 +54,7 @@ cdef extern from "system/atomic.h" nogil:
 cdef dict BACKINGS = {MRM_BACKING_HUGETLB: "hugetlb", MRM_BACKING_THP: "thp", MRM_BACKING_SMALL: "small"}
 cdef dict FRAME_STATES = {
     MRM_FRAME_READY: "ready", MRM_FRAME_RELEASED: "released", MRM_FRAME_STRICT: "strict", MRM_FRAME_HELD: "held",
-    MRM_FRAME_INFLATED: "inflated",
+    MRM_FRAME_INFLATED: "inflated", MRM_FRAME_POISONED: "poisoned",
 }
 cdef dict REUSES = {"now": MRM_REUSE_NOW, "after_retire": MRM_REUSE_AFTER_RETIRE}
 # In the order of the enums in mrm.h.
@@ -158,7 +160,7 @@ cdef class Pool:
     def size(self):
         """Bytes of memory that it has now: without what is in the balloon."""
         cdef pool_t *pool = self.open_one()
-        return pool.layout.frame_size * (pool.layout.frame_count - balloon_frames(pool))
+        return pool.layout.frame_size * (pool.layout.frame_count - balloon_frames(pool) - pool.frames.poisoned)
 
     @property
     @cython.critical_section
@@ -461,6 +463,62 @@ cdef class Pool:
 
         return resize(self, size, place, threads, progress)
 
+    # ---- broken memory -----------------------------------------------------------------
+
+    @cython.critical_section
+    def quarantine(self, frame):
+        """Take a frame out of use for good, since its memory is broken.
+
+        Parameters
+        ----------
+        frame : int
+            One that is free, or held and shown by no slot. It is charged to nobody then, is
+            never handed out again, and its addresses go on trapping.
+
+        Raises
+        ------
+        FrameError
+            If a slot shows it, or it waits for a retire, or is in the balloon.
+
+        Notes
+        -----
+        A touch of broken memory sends SIGBUS, with the address; ``mrm.classify`` tells the frame.
+        The promise behind it goes, too: of the committed fund, of another, or in the end of the
+        balance of the account that held it.
+        """
+        cdef uint32_t f = _frame_of(self, frame)
+        check(pool_quarantine(self.open_one(), f))
+
+    @cython.critical_section
+    def scan(self):
+        """Which frames have broken memory, as the kernel knows, without touching any.
+
+        Returns
+        -------
+        array.array('I')
+            Frames, those in quarantine already among them.
+
+        Raises
+        ------
+        SystemCallError
+            If the kernel cannot say: it takes 5.14 (MADV_POPULATE_READ).
+
+        Notes
+        -----
+        One system call for 64 frames, some 0.1 us each, and takers of batches wait for a call.
+        """
+        cdef pool_t *pool = self.open_one()
+        cdef size_t n = pool.layout.frame_count
+        cdef uint32_t *data
+        cdef int status
+        found = new_array(n, &data)
+        pool_retain(pool)
+        with nogil:
+            status = pool_scan(pool, data, &n)
+            pool_release(pool)
+        check(status)
+        return found[:n]
+
     @cython.critical_section
     def _keeper(self):
         """The keeper of settings that were changed for this pool, until it closes."""
@@ -594,7 +652,7 @@ cdef class Pool:
 
     @cython.critical_section
     def state_of(self, frame):
-        """``"ready"``, ``"released"``, ``"strict"``, ``"held"`` or ``"inflated"``: a frame's state now."""
+        """A frame's state: ``"ready"``, ``"released"``, ``"strict"``, ``"held"``, ``"inflated"``, ``"poisoned"``."""
         cdef uint32_t f = _frame_of(self, frame)
         return FRAME_STATES[frames_state(&self.open_one().frames, f)]
 
@@ -791,7 +849,7 @@ cdef class Pool:
         except Error as error:
             raise AuditError(str(error)) from None
         stats = _stats_of(&figures)
-        if stats.ready + stats.released + stats.strict + stats.held + stats.inflated != stats.frames:
+        if stats.ready + stats.released + stats.strict + stats.held + stats.inflated + stats.poisoned != stats.frames:
             raise AuditError(f"the states do not add up to the {stats.frames} frames that there are: {stats}")
         return stats
 

@@ -10,7 +10,7 @@ from mrm.errors import Error
 class PoolStats:
     """Figures of a pool at one moment; field for field the C struct ``mrm_stats``.
 
-    ``ready + released + strict + held + inflated == frames``, always.
+    ``ready + released + strict + held + inflated + poisoned == frames``, always.
     """
 
     frame_size: int  #: bytes
@@ -29,6 +29,7 @@ class PoolStats:
     batches: int  #: committed
     system_calls: int  #: made by commits and retires
     inflated: int  #: in the balloon: without memory
+    poisoned: int  #: in quarantine: memory that is broken
 
     @property
     def free(self) -> int:
@@ -37,8 +38,8 @@ class PoolStats:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory: without what is in the balloon."""
-        return (self.frames - self.inflated) * self.frame_size
+        """Bytes of memory: without what is in the balloon, or broken."""
+        return (self.frames - self.inflated - self.poisoned) * self.frame_size
 
     def as_dict(self) -> dict[str, int]:
         """The fields by name."""

@@ -132,7 +132,8 @@ enum {
     MRM_FRAME_HELD = 1,
     MRM_FRAME_STRICT = 2,
     MRM_FRAME_RELEASED = 3,
-    MRM_FRAME_INFLATED = 4
+    MRM_FRAME_INFLATED = 4,
+    MRM_FRAME_POISONED = 5      /* in quarantine, for good: its memory is broken */
 };
 
 /* How a pool's addresses are made, for code that takes pointers apart itself:
@@ -190,6 +191,7 @@ typedef struct mrm_stats {
     uint64_t batches;           /* committed */
     uint64_t system_calls;      /* made by commits and retires of this pool */
     uint64_t inflated;          /* in the balloon: without memory */
+    uint64_t poisoned;          /* in quarantine: memory that is broken */
 } mrm_stats;
 
 /* ---- address space -------------------------------------------------------- */
@@ -509,6 +511,18 @@ typedef struct mrm_api {
      * *done is how many came, whatever is returned: MRM_UNFUNDED if the kernel had no more,
      * or the balloon. Some 0.2 ms a frame, mostly the kernel's clearing. */
     int (*pool_deflate)(mrm_pool *pool, uint32_t n, uint32_t *done);
+
+    /* ---- broken memory ----
+     * A touch of memory that the hardware has given up sends SIGBUS, with si_code BUS_MCEERR_AR
+     * (or _AO, before a touch) and the address, of which `classify` knows the frame. */
+
+    /* Take a frame out of use for good: one that is free, or held and shown by no slot. It
+     * is no longer charged to anybody, and never handed out. MRM_BAD_FRAME. Not in a signal handler. */
+    int (*quarantine)(mrm_pool *pool, uint32_t frame);
+    /* Ask the kernel which frames are broken, without a touch: the first *n are written to
+     * frames[], and *n becomes how many there are, those in quarantine too. Some 0.1 us a
+     * frame. MRM_SYSTEM_CALL where the kernel cannot say (5.14). */
+    int (*pool_scan)(mrm_pool *pool, uint32_t *frames, size_t *n);
 } mrm_api;
 
 #if !defined(MRM_NO_API_POINTER)

@@ -22,6 +22,7 @@ cdef struct frames_t:
     uint32_t retiring           # lock of the strict list's sorting
     bitmap_t bitmap             # free frames that no account is charged for
     bitmap_t balloon            # frames without memory
+    uint32_t poisoned           # frames in quarantine
     uint32_t moving             # frames on their way into the balloon or out of it, which nothing lists
     uint64_t strict             # head of the strict list, as a stack's
     uint32_t strict_count       # frames in it
@@ -30,13 +31,14 @@ cdef struct frames_t:
     uint64_t end[16]            # what follows is on lines of its own
 
 
-# Counts by state; the first five add up to the frames there are.
+# Counts by state; the first six add up to the frames there are.
 cdef struct frame_counts_t:
     uint64_t ready
     uint64_t released
     uint64_t strict
     uint64_t held
     uint64_t inflated
+    uint64_t poisoned
     uint64_t mapped             # held and shown by a reservation
     uint64_t pending            # deferred aliases
 

@@ -152,6 +152,7 @@ cdef int frames_open(frames_t *frames, uint32_t count, uint32_t funded, uint32_t
     frames_open_stacks(frames, POOL_ACCOUNT)
     frames.lock = 0
     frames.moving = 0
+    frames.poisoned = 0
     frames.retiring = 0
     frames.strict = NO_FRAME
     frames.strict_count = 0

@@ -379,4 +379,5 @@ cdef void _fill_stats(pool_t *pool, const frame_counts_t *counts, mrm_stats *sta
     full.batches = mrm_load64(&pool.batches)
     full.system_calls = mrm_load64(&pool.system_calls)
     full.inflated = counts.inflated
+    full.poisoned = counts.poisoned
     memcpy(stats, &full, size)

@@ -10,8 +10,9 @@ from libc.stdint cimport int64_t, uint32_t
 from libc.stdio cimport snprintf
 
 from mrm cimport (
-    MRM_BAD_ARGUMENT, MRM_BAD_FRAME, MRM_FRAME_HELD, MRM_FRAME_INFLATED, MRM_FRAME_READY, MRM_FRAME_RELEASED,
-    MRM_FRAME_STRICT, MRM_NO_ADDRESSES, MRM_OUT_OF_FRAMES, MRM_OVERDRAFT, MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW,
+    MRM_BAD_ARGUMENT, MRM_BAD_FRAME, MRM_FRAME_HELD, MRM_FRAME_INFLATED, MRM_FRAME_POISONED, MRM_FRAME_READY,
+    MRM_FRAME_RELEASED, MRM_FRAME_STRICT, MRM_NO_ADDRESSES, MRM_OUT_OF_FRAMES, MRM_OVERDRAFT,
+    MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW,
 )
 from mrm.physical.books cimport NO_FUND, POOL_ACCOUNT, available, account_t, books_t
 from mrm.physical.frames cimport frames_mappings, frames_state, frames_t
@@ -35,6 +36,8 @@ cdef const char *word_for(uint32_t state) noexcept nogil:
         return b"strict"
     if state == MRM_FRAME_INFLATED:
         return b"in the balloon"
+    if state == MRM_FRAME_POISONED:
+        return b"in quarantine, as its memory is broken"
     return b"held"
 
 
@@ -154,7 +157,7 @@ cdef int refuse_take(const frames_t *frames, uint32_t account, int how, size_t n
     cdef uint32_t strict = mrm_load32(&frames.strict_count)
     cdef char balloon[40]
     cdef uint32_t inflated = frames.balloon.free + frames.moving
-    cdef int64_t held = <int64_t>frames.count - <int64_t>found - strict - inflated
+    cdef int64_t held = <int64_t>frames.count - <int64_t>found - strict - inflated - frames.poisoned
     if mrm_load32(&frames.books.accounts) > POOL_ACCOUNT + 1:
         return refuse_promise(frames, account, how, n, found)
     return mrm_fail(
