@@ -61,6 +61,7 @@ class FakePool:
 
     def __init__(self, kernel, frames=100, funded=60, held=20):
         self.kernel, self.frames, self.funded, self.held = kernel, frames, funded, held
+        self.shown = self.promised = 0
         self.calls = []
         self.fail = None
         self.system = 0  # pages that went on to the system
@@ -70,14 +71,24 @@ class FakePool:
         if self.closed:
             raise ClosedError("the pool is closed")
         free = self.funded - self.held
-        return SimpleNamespace(frames=self.frames, inflated=self.frames - self.funded, free=free)
+        return SimpleNamespace(
+            frames=self.frames, inflated=self.frames - self.funded, free=free, ready=free - self.shown
+        )
 
-    def inflate(self, size, *, to="pool"):
-        return self._move("inflate", -min(size // FRAME, self.funded - self.held), to)
+    def inflate(self, size, *, retire, to="pool"):
+        assert not retire
+        return self._move("inflate", -min(size // FRAME, self.funded - self.held - self.promised), self.way(to))
 
     def deflate(self, size, *, source="pool"):
-        room = self.kernel.free if source == "pool" else self.system if self.backing == "hugetlb" else 100
-        return self._move("deflate", min(size // FRAME, self.frames - self.funded, room), source)
+        room = self.kernel.free if source == "pool" else self.system
+        if self.backing != "hugetlb":
+            room = 100
+        return self._move("deflate", min(size // FRAME, self.frames - self.funded, room), self.way(source))
+
+    def way(self, where):
+        """Memory that is no huge pages has one way only."""
+        assert self.backing == "hugetlb" or where == "pool"
+        return where if self.backing == "hugetlb" else "the"
 
     def _move(self, name, frames, where):
         if self.fail:
@@ -91,7 +102,8 @@ class FakePool:
         else:
             self.system -= frames
         assert self.held <= self.funded <= self.frames
-        return SimpleNamespace(frames=abs(frames))
+        frames = abs(frames)
+        return SimpleNamespace(frames=frames, nbytes=frames * FRAME, seconds=0.001, error=None)
 
 
 @pytest.fixture
@@ -219,7 +231,29 @@ def test_held_frames_stay(pool, now):
     scale.turn()
     scale.turn()
     assert actions(pool) == []
-    assert [entry.reason.rpartition("; ")[2] for entry in scale.entries[1:]] == ["every frame is held"]
+    assert [entry.reason.rpartition("; ")[2] for entry in scale.entries[1:]] == [
+        "every frame is held, or shown by an old address"
+    ]
+
+
+def test_what_old_addresses_show_stays_too(pool, now):
+    """To retire them is the runtime's to decide: it may still read through them."""
+    pool.shown, pool.kernel.free = 38, 0
+    scaler(pool, now)
+    assert actions(pool) == [("inflate", 2, "pool")]
+
+
+def test_frames_that_are_all_promised_are_asked_for_once_a_second(pool, now):
+    pool.promised, pool.kernel.free = 40, 0
+    scale = scaler(pool, now)
+    for _ in range(8):
+        now.time += 0.25
+        scale.turn()
+    assert actions(pool) == [("inflate", 0, "pool")] * 3
+    pool.promised = 0
+    now.time += 1
+    scale.turn()
+    assert actions(pool)[0][1] > 0
 
 
 def test_it_grows_back_when_pressure_has_been_gone_for_long_enough(pool, now):
@@ -305,12 +339,12 @@ def test_a_pool_on_other_pages_has_only_the_system(kernel, now):
     scale = scaler(pool, now, calm=1)
     assert actions(pool) == []  # huge pages are nothing to it
     scale.turn(STALL)
-    assert actions(pool) == [("inflate", 8, "system")]
+    assert actions(pool) == [("inflate", 8, "the")]
     pool.held = 50
     now.time += 2
     kernel.write("proc/meminfo", f"MemTotal: {64 * FRAME >> 10} kB\nMemAvailable: {5 * FRAME >> 10} kB")
     scale.turn()
-    assert actions(pool) == [("deflate", 3, "system")]  # 2 are left to others
+    assert actions(pool) == [("deflate", 3, "the")]  # 2 are left to others
 
 
 # ---- control groups ------------------------------------------------------------------------
@@ -426,7 +460,9 @@ def test_bounds_hold_on_every_reading_and_the_two_never_chase_each_other():
             continue
         policy = Policy(marks)
         policy._streak = streak
-        reading = Reading(1.0, funded, funded - held, 48 - funded, available, refused=refused)
+        reading = Reading(
+            1.0, funded, funded - held, funded - held, 48 - funded, available, refused=refused
+        )
         decision = policy.decide(reading)
         if decision is None:
             continue
@@ -436,7 +472,7 @@ def test_bounds_hold_on_every_reading_and_the_two_never_chase_each_other():
         elif decision.action == "grow":
             assert 0 < decision.frames <= min(marks.maximum - funded, marks.step)
             left = None if available is None else available - decision.frames
-            after = Reading(2.0, funded + decision.frames, funded - held, 48, left)
+            after = Reading(2.0, funded + decision.frames, funded - held, funded - held, 48, left)
             again = Policy(marks).decide(after)
             assert again is None or again.action != "shrink", (reading, again)
     assert seen == {"shrink", "grow", "stay"}
@@ -445,8 +481,8 @@ def test_bounds_hold_on_every_reading_and_the_two_never_chase_each_other():
 def test_a_limit_that_only_gates_growing_takes_nothing():
     marks = Marks(FRAME, 8, 40, 10, 5, 6, 0, 0.0, "system")
     near = Near("MemAvailable", "memory", 1, 5, gives=False)
-    assert Policy(marks).decide(Reading(0.0, 20, 20, 20, limits=(near,))) is None
-    decision = Policy(marks).decide(Reading(0.0, 20, 2, 20, limits=(near,)))
+    assert Policy(marks).decide(Reading(0.0, 20, 20, 20, 20, limits=(near,))) is None
+    decision = Policy(marks).decide(Reading(0.0, 20, 2, 2, 20, limits=(near,)))
     assert (decision.action, decision.frames) == ("stay", 0)
     assert "MemAvailable leaves" in decision.reason
 
@@ -501,7 +537,7 @@ def test_without_what_a_timer_is_for_only_events_wake_it(kernel):
         assert scale.stats().wakeups == 0
         os.eventfd_write(fd(), 1)
         wait_until(lambda: pool.calls)
-        assert actions(pool) == [("inflate", 8, "system")]
+        assert actions(pool) == [("inflate", 8, "the")]
         stats = scale.stats()
         assert (stats.wakeups, stats.by_event, stats.by_timer) == (1, 1, 0)
         assert stats.cpu_seconds > 0

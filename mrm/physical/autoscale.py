@@ -32,6 +32,7 @@ from mrm.physical.limits import meminfo, memory_available, read_text
 from mrm.physical.pressure import Event, events
 from mrm.physical.scaling import Decision, Marks, Near, Policy, Reading
 from mrm.sizes import format_size, parse_size
+from mrm.stats import Ballooned, PoolStats
 
 #: Seconds between two looks at what no event tells of.
 INTERVAL = 0.25
@@ -39,28 +40,25 @@ INTERVAL = 0.25
 _ENTRIES = 1000
 
 
-class Ballooned(Protocol):
-    """What ``inflate`` and ``deflate`` say that they did."""
-
-    @property
-    def frames(self) -> int:
-        """Frames that lost their memory, or got some."""
-
-
 class Scalable(Protocol):
     """What it takes of a pool."""
 
-    frame_size: int
-    backing: str
+    @property
+    def frame_size(self) -> int:
+        """Bytes of a frame."""
 
-    def stats(self) -> Any:
-        """Figures: ``frames``, ``inflated`` and ``free`` are looked at."""
+    @property
+    def backing(self) -> str:
+        """What it consists of."""
 
-    def inflate(self, size: int, *, to: str = "pool") -> Ballooned:
-        """Give memory of free frames back."""
+    def stats(self) -> PoolStats:
+        """Figures."""
 
-    def deflate(self, size: int, *, source: str = "pool") -> Ballooned:
-        """Fetch memory for frames that have none."""
+    def inflate(self, size: int, **how: Any) -> Ballooned:
+        """Give memory of free frames back; with ``to="system"`` beyond the kernel's huge pages."""
+
+    def deflate(self, size: int, **how: Any) -> Ballooned:
+        """Fetch memory for frames that have none; with ``source="system"`` from beyond them."""
 
 
 @dataclass(frozen=True)
@@ -271,22 +269,28 @@ class Autoscaler:
         if decision.action == "stay":
             return 0, ""
         size = decision.frames * self._marks.frame_size
-        began = time.perf_counter()
+        # Other memory than huge pages has one way to go.
+        beyond = self._huge and decision.where == "system"
         try:
             if decision.action == "shrink":
-                done = self._pool.inflate(size, to=decision.where).frames
-                self._shrunk += done
+                # What old addresses show, the runtime retires when it likes, and not we.
+                did = self._pool.inflate(size, retire=False, **({"to": "system"} if beyond else {}))
+                self._shrunk += did.frames
             else:
-                done = self._pool.deflate(size, source=decision.where).frames
-                self._grown += done
+                did = self._pool.deflate(size, **({"source": "system"} if beyond else {}))
+                self._grown += did.frames
         except (ClosedError, ForkedError):
             raise
         except Error as error:
             self._refused += 1
             return 0, f"{type(error).__name__}: {error}"
-        self._refused += done < decision.frames
-        took = (time.perf_counter() - began) * 1000
-        return done, f"{done} frames ({format_size(done * self._marks.frame_size)}) in {took:.3g} ms"
+        self._refused += did.frames < decision.frames
+        said = f"{did.frames} frames ({format_size(did.nbytes)}) in {did.seconds * 1000:.3g} ms"
+        if did.error is not None:
+            if isinstance(did.error, ClosedError | ForkedError):
+                raise did.error
+            said += f", as {did.error}"
+        return did.frames, said
 
     def _enter(self, action: str, frames: int, done: int, where: str, reason: str, result: str = "") -> None:
         entry = Entry(time.time(), action, frames, done, where, reason, result)
@@ -304,7 +308,7 @@ class Autoscaler:
         time, funded = self._clock(), figures.frames - figures.inflated
         limits = tuple(self._limits())
         if not self._huge:
-            return Reading(time, funded, figures.free, figures.inflated, limits=limits, events=happened)
+            return Reading(time, funded, figures.free, figures.ready, figures.inflated, limits=limits, events=happened)
         there = pages(None, self._root)
         makes = refused = 0
         if there.growth:
@@ -318,6 +322,7 @@ class Autoscaler:
             time,
             funded,
             figures.free,
+            figures.ready,
             figures.inflated,
             there.available + makes,
             there.surplus,

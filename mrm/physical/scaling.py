@@ -24,6 +24,9 @@ from mrm.sizes import format_size
 #: The cushion grows to this many times its size, at the most (as a shift).
 _MOST_DOUBLINGS = 4
 
+#: After frames that all turned out to be promised to somebody.
+SECONDS_BETWEEN_ATTEMPTS = 1.0
+
 
 @dataclass(frozen=True)
 class Marks:
@@ -91,8 +94,9 @@ class Reading:
     ----------
     time : float
         Seconds, of any clock that goes forward.
-    funded, free, inflated : int
-        Frames that have memory; those of them that may be taken; those that have none.
+    funded, free, spare, inflated : int
+        Frames that have memory; those of them that may be taken; those that no old address shows,
+        either; and frames that have no memory.
     available : int or None
         Huge pages of the kernel's that are to be had; None for a pool that does not consist of them.
     surplus : int
@@ -110,6 +114,7 @@ class Reading:
     time: float
     funded: int
     free: int
+    spare: int
     inflated: int
     available: int | None = None
     surplus: int = 0
@@ -158,6 +163,7 @@ class Policy:
         self._pressed: float | None = None  # when there was pressure last
         self._streak = 0  # readings in a row with fewer pages free than the cushion
         self._held_until = float("-inf")  # growing has failed: not before
+        self._kept_until = float("-inf")  # shrinking has
         self._growing = False  # towards the headroom, in steps
         self._said = ""  # the last decision of no frames
         self._sent = 0  # frames whose pages are with the system
@@ -181,6 +187,9 @@ class Policy:
         if decision.action == "grow" and frames < decision.frames:
             self._held_until = time + self._marks.calm
             self._growing = False
+        if decision.action == "shrink" and not frames:
+            # Promised to accounts, all of them, or not in the common list: that changes, but not at once.
+            self._kept_until = time + SECONDS_BETWEEN_ATTEMPTS
         if decision.where == "system":
             self._sent += frames if decision.action == "shrink" else -frames
             self._sent = max(0, self._sent)
@@ -243,10 +252,12 @@ class Policy:
             return self._stay(
                 "minimum", f"{reason}; the pool is at its minimum of {self._size(reading.funded)}"
             )
-        if reading.free <= 0:
-            return self._stay("held", f"{reason}; every frame is held")
+        if reading.spare <= 0:
+            return self._stay("held", f"{reason}; every frame is held, or shown by an old address")
+        if reading.time < self._kept_until:
+            return None  # what came of the last attempt has been said
         self._said = ""
-        frames = min(wanted, reading.funded - self._marks.minimum, reading.free)
+        frames = min(wanted, reading.funded - self._marks.minimum, reading.spare)
         return Decision("shrink", frames, where, reason)
 
     # ---- growing -----------------------------------------------------------------------
