@@ -34,10 +34,11 @@ _FETCHED_BYTES = 64 << 20
 _INFLATED_BYTES = 1 << 30
 
 
-def inflate(pool: "Pool", size: int | str, progress: Progress | None) -> Ballooned:
+def inflate(pool: "Pool", size: int | str, retire: bool, progress: Progress | None) -> Ballooned:
     """What ``pool.inflate`` does."""
     wanted = _nbytes(size) // pool.frame_size
-    job = _Job(pool, wanted, pool._inflate, max(1, _INFLATED_BYTES // pool.frame_size))
+    give = pool._inflate if retire else functools.partial(pool._inflate, retire=False)
+    job = _Job(pool, wanted, give, max(1, _INFLATED_BYTES // pool.frame_size))
     return job.run(1, progress)
 
 
@@ -63,7 +64,7 @@ def resize(pool: "Pool", size: int | str, threads: int | None, progress: Progres
         )
     has = pool.size // pool.frame_size
     if wanted < has:
-        return inflate(pool, (has - wanted) * pool.frame_size, progress)
+        return inflate(pool, (has - wanted) * pool.frame_size, True, progress)
     job = _Fetching(pool, wanted - has)
     return job.run(_threads(pool, wanted - has, threads), progress)
 

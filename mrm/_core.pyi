@@ -13,6 +13,7 @@ from mrm._capi import api_address as api_address
 from mrm._reservation import Reservation
 from mrm._view import View, Window
 from mrm.errors import Error
+from mrm.physical.autoscale import Autoscaler, Entry
 from mrm.stats import Ballooned, Mapping, Place, PoolStats
 
 class Pool:
@@ -60,7 +61,11 @@ class Pool:
     def take_run(self, n: SupportsIndex) -> range: ...
     def give(self, frames: _Integers, *, reuse: str = "now") -> None: ...
     def inflate(
-        self, size: int | str, *, progress: Callable[[int, int], object] | None = None
+        self,
+        size: int | str,
+        *,
+        retire: bool = True,
+        progress: Callable[[int, int], object] | None = None,
     ) -> Ballooned: ...
     @overload
     def deflate(
@@ -87,7 +92,21 @@ class Pool:
         threads: int | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> Ballooned: ...
-    def _inflate(self, n: int) -> tuple[int, Error | None]: ...
+    def autoscale(
+        self,
+        minimum: int | str,
+        maximum: int | str,
+        *,
+        headroom: int | str | None = None,
+        leave_free: int | str | None = None,
+        step: int | str | None = None,
+        calm: float = 10.0,
+        to: str = "pool",
+        tell: Callable[[Entry], object] | None = None,
+        interval: float = 0.25,
+    ) -> Autoscaler: ...
+    def _close(self) -> None: ...
+    def _inflate(self, n: int, retire: bool = True) -> tuple[int, Error | None]: ...
     def _deflate(self, n: int) -> tuple[int, Error | None]: ...
     def fund(self, name: str, size: int | str | None = None) -> Fund: ...
     @property

@@ -36,7 +36,7 @@ from mrm.physical.pool cimport (
 )
 from mrm.physical.taking cimport pool_give, pool_give_many, pool_take, pool_take_many, pool_take_run
 from mrm.space.commit cimport pool_retire
-from mrm.space.inflate cimport pool_inflate
+from mrm.space.inflate cimport pool_inflate_with
 from mrm.space.place cimport classify as classify_address
 from mrm.space.reservation cimport list_release, list_reservations, reservation_slot, reservation_t, slot_t
 from mrm.stats import Mapping, Place, PoolStats
@@ -372,7 +372,7 @@ cdef class Pool:
 
     # ---- balloon ---------------------------------------------------------------------
 
-    def inflate(self, size, *, progress=None):
+    def inflate(self, size, *, retire=True, progress=None):
         """Give the memory of free frames back to the kernel: those with the highest numbers.
 
         Frames that are held, or promised to accounts, stay as they are. What a deferred alias
@@ -382,6 +382,8 @@ cdef class Pool:
         ----------
         size : int or str
             Bytes, or ``"1GiB"``, rounded down to whole frames.
+        retire : bool, optional
+            Whether the pool may be retired, where too few frames are shown by no old address.
         progress : callable, optional
             Called as ``progress(done_bytes, total_bytes)`` after each GiB and at the end.
 
@@ -400,7 +402,7 @@ cdef class Pool:
         """
         from mrm._balloon import inflate
 
-        return inflate(self, size, progress)
+        return inflate(self, size, retire, progress)
 
     def deflate(self, size, *, threads=None, progress=None, background=False):
         """Fetch memory for frames in the balloon: those with the lowest numbers.
@@ -449,14 +451,15 @@ cdef class Pool:
         return resize(self, size, threads, progress)
 
     @cython.critical_section
-    def _inflate(self, n):
+    def _inflate(self, n, retire=True):
         """How many of n frames went into the balloon, and the error if they were fewer."""
         cdef uint32_t wanted = n, done
         cdef int status
+        cdef bint may_retire = retire
         cdef pool_t *pool = self.open_one()
         pool_retain(pool)
         with nogil:
-            status = pool_inflate(pool, wanted, &done)
+            status = pool_inflate_with(pool, wanted, may_retire, &done)
             pool_release(pool)
         return done, _error_of(status)
 
@@ -471,6 +474,54 @@ cdef class Pool:
             status = pool_deflate(pool, wanted, &done)
             pool_release(pool)
         return done, _error_of(status)
+
+    # ---- scaling ---------------------------------------------------------------------
+
+    def autoscale(
+        self, minimum, maximum, *, headroom=None, leave_free=None, step=None, calm=10.0, to="pool", tell=None,
+        interval=0.25,
+    ):
+        """Grow ahead of demand and shrink under pressure, in a thread, until the pool or the scaler is closed.
+
+        A pool has one scaler at a time: another takes its place.
+
+        Parameters
+        ----------
+        minimum, maximum : int or str
+            What the pool keeps, and what it grows to, in bytes of memory.
+        headroom : int or str, optional
+            Free frames to grow to as soon as fewer than half as many are free; an eighth of
+            ``maximum`` when not given, 0 for never.
+        leave_free : int or str, optional
+            Huge pages of the kernel's to be left to others; 64 MiB when not given, 0 to leave none.
+        step : int or str, optional
+            How much at a time; a sixteenth of ``maximum`` when not given.
+        calm : float, optional
+            Seconds without pressure before it grows again.
+        to : {"pool", "system"}, optional
+            Whether huge pages are sent on to the system when memory in general is short; by
+            default they only ever go to the kernel's pool of them.
+        tell : callable, optional
+            Called with each ``Entry`` of the log, in the thread.
+        interval : float, optional
+            Seconds between two looks at what no event tells of.
+
+        Returns
+        -------
+        Autoscaler
+            It has ``log``, ``entries``, ``stats()``, ``running`` and ``close()``. docs/pressure.md says
+            what it looks at, and when it does what.
+        """
+        from mrm.physical.autoscale import Autoscaler
+
+        new = Autoscaler(
+            self, minimum, maximum, headroom=headroom, leave_free=leave_free, step=step, calm=calm, to=to, tell=tell,
+            interval=interval,
+        )
+        old, self.scaler = self.scaler, new
+        if old is not None:
+            old.close()
+        return new
 
     # ---- accounts --------------------------------------------------------------------
 
@@ -783,13 +834,20 @@ cdef class Pool:
 
     # ---- its end -------------------------------------------------------------------
 
-    @cython.critical_section
     def close(self):
         """End the use of this object; closing twice does nothing.
 
         The frames go back to the kernel when the last user goes: views, reservations
         and exported buffers keep the pool alive by themselves.
         """
+        scaler, self.scaler = self.scaler, None
+        if scaler is not None:
+            scaler.close()          # waits for its thread, which may be at work on the pool
+        self._close()
+
+    @cython.critical_section
+    def _close(self):
+        """The rest of it."""
         cdef pool_t *pool = self.pool
         if pool == NULL:
             return

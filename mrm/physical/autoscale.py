@@ -308,7 +308,9 @@ class Autoscaler:
         time, funded = self._clock(), figures.frames - figures.inflated
         limits = tuple(self._limits())
         if not self._huge:
-            return Reading(time, funded, figures.free, figures.ready, figures.inflated, limits=limits, events=happened)
+            return Reading(
+                time, funded, figures.free, figures.ready, figures.inflated, limits=limits, events=happened
+            )
         there = pages(None, self._root)
         makes = refused = 0
         if there.growth:

@@ -6,3 +6,4 @@ from mrm.physical.pool cimport pool_t
 
 
 cdef int pool_inflate(pool_t *pool, uint32_t n, uint32_t *done) noexcept nogil
+cdef int pool_inflate_with(pool_t *pool, uint32_t n, bint retire, uint32_t *done) noexcept nogil

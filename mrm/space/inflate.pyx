@@ -1,7 +1,8 @@
 """Inflating, with what old addresses still show retired first.
 
 The balloon passes over frames that a deferred alias shows, and strict ones wait for a
-retire: if too few others are free, the pool is retired, once, and they go too.
+retire: if too few others are free, the pool is retired, once, and they go too. Who must not
+retire, as the runtime may still read through its old addresses, goes without them.
 """
 
 from libc.stdint cimport uint32_t
@@ -14,6 +15,11 @@ from mrm.space.commit cimport pool_retire
 
 cdef int pool_inflate(pool_t *pool, uint32_t n, uint32_t *done) noexcept nogil:
     """Give the memory of ``n`` free frames to the kernel; ``done`` says how many went, whatever comes."""
+    return pool_inflate_with(pool, n, True, done)
+
+
+cdef int pool_inflate_with(pool_t *pool, uint32_t n, bint retire, uint32_t *done) noexcept nogil:
+    """The same; whether the pool may be retired for it."""
     cdef mrm_report report
     cdef uint32_t more = 0
     cdef int status = pool_usable(pool)
@@ -22,10 +28,11 @@ cdef int pool_inflate(pool_t *pool, uint32_t n, uint32_t *done) noexcept nogil:
         status = balloon_inflate(pool, n, done)
     if status != MRM_OK or done[0] == n:
         return status
-    status = pool_retire(pool, &report)
-    if status == MRM_OK:
-        status = balloon_inflate(pool, n - done[0], &more)
-        done[0] += more
+    if retire:
+        status = pool_retire(pool, &report)
+        if status == MRM_OK:
+            status = balloon_inflate(pool, n - done[0], &more)
+            done[0] += more
     if status == MRM_OK and done[0] < n:
         return balloon_refuse(pool, n, done[0])
     return status
