@@ -14,6 +14,7 @@ from mrm._reservation import Reservation
 from mrm._view import View, Window
 from mrm.errors import Error
 from mrm.physical.autoscale import Autoscaler, Entry
+from mrm.physical.keeping import Keeper
 from mrm.stats import Ballooned, Mapping, Place, PoolStats
 
 class Pool:
@@ -72,6 +73,7 @@ class Pool:
         self,
         size: int | str,
         *,
+        source: str = "pool",
         threads: int | None = None,
         progress: Callable[[int, int], object] | None = None,
         background: Literal[False] = False,
@@ -81,6 +83,7 @@ class Pool:
         self,
         size: int | str,
         *,
+        source: str = "pool",
         threads: int | None = None,
         progress: Callable[[int, int], object] | None = None,
         background: Literal[True],
@@ -89,6 +92,7 @@ class Pool:
         self,
         size: int | str,
         *,
+        place: str = "pool",
         threads: int | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> Ballooned: ...
@@ -106,7 +110,8 @@ class Pool:
         interval: float = 0.25,
     ) -> Autoscaler: ...
     def _close(self) -> None: ...
-    def _inflate(self, n: int, retire: bool = True) -> tuple[int, Error | None]: ...
+    def _keeper(self) -> Keeper: ...
+    def _inflate(self, n: int, retire: bool) -> tuple[int, Error | None]: ...
     def _deflate(self, n: int) -> tuple[int, Error | None]: ...
     def fund(self, name: str, size: int | str | None = None) -> Fund: ...
     @property

@@ -20,6 +20,7 @@ from machine import throwaway
 
 import mrm
 from mrm.errors import ArgumentError, ClosedError, FundingError
+from mrm.physical import kernelpool
 from mrm.physical.autoscale import Autoscaler
 from mrm.physical.limits import huge_pages
 from mrm.physical.scaling import Marks, Near, Policy, Reading
@@ -45,7 +46,7 @@ class Kernel:
 
     def set(self, nr=None, free=None, surplus=0, overcommit=0):
         names = {"nr_hugepages": nr, "free_hugepages": free}
-        names |= {"surplus_hugepages": surplus, "nr_overcommit_hugepages": overcommit}
+        names |= {"surplus_hugepages": surplus, "nr_overcommit_hugepages": overcommit, "resv_hugepages": 0}
         for name, number in names.items():
             if number is not None:
                 self.write(f"{POOL}/{name}", number)
@@ -298,6 +299,21 @@ def test_pages_that_may_be_made_are_to_be_had(pool, now):
     assert actions(pool) == []
 
 
+def test_where_sys_is_hidden_proc_tells(pool, now):
+    """Of the default size; and where nothing does, there is nobody to be considerate of."""
+    for file in (pool.kernel.root / POOL).iterdir():
+        file.unlink()
+    (pool.kernel.root / POOL).rmdir()
+    scaler(pool, now)
+    assert actions(pool) == []
+    pool.kernel.write(
+        "proc/meminfo", f"HugePages_Total: 9\nHugePages_Free: 3\nHugepagesize: {FRAME >> 10} kB"
+    )
+    pool._move = lambda *call: SimpleNamespace(frames=-call[1], nbytes=0, seconds=0, error=None)
+    scale = scaler(pool, now)
+    assert "3 huge pages are to be had" in scale.log[0]
+
+
 # ---- memory in general ---------------------------------------------------------------------
 
 STALL = (("memory", "stalls of 150 ms in 1 s"),)
@@ -338,6 +354,16 @@ def test_what_went_to_the_system_comes_from_there(pool, now):
     pool.held = 60
     scale.turn()
     assert actions(pool) == []  # no more than was sent
+
+
+def test_if_the_system_has_it_no_more_the_kernels_pool_may(pool, now):
+    scale = scaler(pool, now, to="system", calm=1)
+    scale.turn(STALL)
+    now.time += 2
+    pool.held, pool.kernel.free, pool.system = 50, 60, 3
+    scale.turn()
+    scale.turn()
+    assert actions(pool) == [("inflate", 8, "system"), ("deflate", 3, "system"), ("deflate", 8, "pool")]
 
 
 def test_a_pool_on_other_pages_has_only_the_system(kernel, now):
@@ -460,7 +486,7 @@ def test_bad_input_is_refused_before_anything_is_done(pool, now, options, said):
 
 def test_bounds_hold_on_every_reading_and_the_two_never_chase_each_other():
     """All combinations of a few figures; and no shrinking right after growing on what that has made of them."""
-    marks = Marks(FRAME, 8, 40, 10, 5, 6, 8, 0.0, "system")
+    marks = Marks(FRAME, 8, 40, 10, 5, 6, 8, 0.0, True, "system")
     figures = itertools.product((0, 4, 8, 20, 40), (0, 2, 5, 12), (None, 0, 7, 8, 12, 13, 30), (0, 9), (0, 3))
     seen = set()
     for funded, held, available, streak, refused in figures:
@@ -485,7 +511,7 @@ def test_bounds_hold_on_every_reading_and_the_two_never_chase_each_other():
 
 
 def test_a_limit_that_only_gates_growing_takes_nothing():
-    marks = Marks(FRAME, 8, 40, 10, 5, 6, 0, 0.0, "system")
+    marks = Marks(FRAME, 8, 40, 10, 5, 6, 0, 0.0, False, "system")
     near = Near("MemAvailable", "memory", 1, 5, gives=False)
     assert Policy(marks).decide(Reading(0.0, 20, 20, 20, 20, limits=(near,))) is None
     decision = Policy(marks).decide(Reading(0.0, 20, 2, 2, 20, limits=(near,)))
@@ -622,7 +648,7 @@ def test_a_pool_that_grows_before_it_is_empty(huge):
             frames.append(pool.take())
             wait_until(lambda: pool.size // FRAME >= min(12, len(frames) + 2))
         assert pool.size == 12 * FRAME
-        assert all(entry.action in ("watch", "grow") for entry in scale.entries)
+        assert "shrink" not in [entry.action for entry in scale.entries]
         assert scale.stats().grown == 8
         pool.give(frames)
         pool.audit()
@@ -647,6 +673,32 @@ def test_deferred_aliases_are_left_to_the_runtime(huge):
         with slots.batch() as batch:
             batch.unmap(range(6, 8))
         pool.give(frames[6:])
+
+
+@pytest.mark.skipif(not kernelpool.writable(), reason="needs the right to change nr_hugepages")
+def test_pages_that_are_sent_on_to_the_system_come_back_from_there(needs_huge):
+    with mrm.Pool(8 * FRAME, huge="require") as pool:
+        scale = Autoscaler(
+            pool,
+            FRAME,
+            8 * FRAME,
+            headroom=16 * FRAME,
+            leave_free=0,
+            step=2 * FRAME,
+            calm=0,
+            to="system",
+            start=False,
+        )
+        keeper = pool._keeper()
+        scale.turn(STALL)
+        assert (pool.size, scale.entries[-1].where) == (6 * FRAME, "system")
+        surplus = -2 - sum(keeper.sums.values())  # what was surplus goes by itself
+        assert surplus in (0, -1, -2)
+        scale.turn()
+        assert pool.size == 8 * FRAME
+        assert (scale.entries[-1].action, scale.entries[-1].where) == ("grow", "system")
+        pool.audit()
+    assert keeper.sums == {}
 
 
 def test_the_next_scaler_takes_the_place_of_the_last(huge):

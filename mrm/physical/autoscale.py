@@ -26,9 +26,9 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from mrm.errors import ArgumentError, ClosedError, Error, ForkedError
+from mrm.physical import kernelpool
 from mrm.physical.cgroups import ROOT, counts_hugetlb_as_memory, hugetlb_limits, memory_limits
-from mrm.physical.kernelpool import pages
-from mrm.physical.limits import meminfo, memory_available, read_text
+from mrm.physical.limits import huge_pages, meminfo, memory_available, read_text
 from mrm.physical.pressure import Event, events
 from mrm.physical.scaling import Decision, Marks, Near, Policy, Reading
 from mrm.sizes import format_size, parse_size
@@ -38,6 +38,11 @@ from mrm.stats import Ballooned, PoolStats
 INTERVAL = 0.25
 
 _ENTRIES = 1000
+
+_FIGURES = ("free_hugepages", "resv_hugepages", "surplus_hugepages", "nr_overcommit_hugepages")
+
+# Whether a control group has got a limit is looked at every ten seconds; limits that there are, each time.
+_LOOKS_FOR_LIMITS = 40
 
 
 class Scalable(Protocol):
@@ -187,7 +192,10 @@ class Autoscaler:
         self._wakeups = self._by_timer = self._by_event = 0
         self._grown = self._shrunk = self._decisions = self._refused = 0
         self._cpu_seconds = 0.0
+        self._folder = kernelpool.folder(None, root)
         self._failures = _failed_allocations(root)
+        self._near: tuple[Near, ...] = ()
+        self._looks = 0
         needs_timer = bool(self._marks.headroom or (self._huge and self._marks.leave_free))
         self._interval = interval if needs_timer else None
         self._owner = os.getpid()
@@ -306,18 +314,18 @@ class Autoscaler:
     def _read(self, happened: tuple[tuple[str, str], ...]) -> Reading:
         figures = self._pool.stats()
         time, funded = self._clock(), figures.frames - figures.inflated
-        limits = tuple(self._limits())
-        if not self._huge:
+        limits = self._limits()
+        if (kernels := self._kernels_pool() if self._huge else None) is None:
             return Reading(
                 time, funded, figures.free, figures.ready, figures.inflated, limits=limits, events=happened
             )
-        there = pages(None, self._root)
+        available, surplus, overcommit = kernels
         makes = refused = 0
-        if there.growth:
+        if overcommit > surplus:
             # Half of what is available: the rest may lie in pieces. Where that is wrong, somebody is
             # refused, and it is counted; without surplus pages the kernel tries to make none.
             memory = memory_available(None, self._root) or 0
-            makes = min(there.growth, memory // self._marks.frame_size // 2)
+            makes = min(overcommit - surplus, memory // self._marks.frame_size // 2)
             before, self._failures = self._failures, _failed_allocations(self._root)
             refused = max(0, self._failures - before)
         return Reading(
@@ -326,15 +334,43 @@ class Autoscaler:
             figures.free,
             figures.ready,
             figures.inflated,
-            there.available + makes,
-            there.surplus,
+            available + makes,
+            surplus,
             makes > 0,
             refused,
             limits,
             happened,
         )
 
-    def _limits(self) -> Iterator[Near]:
+    def _kernels_pool(self) -> tuple[int, int, int] | None:
+        """Huge pages that are available, surplus, and allowed to be that; None where they are hidden."""
+        if not self._folder.startswith(str(self._root / "sys")):
+            there = huge_pages(None, None, self._root)
+            return None if there is None else (there.available, there.surplus, there.overcommit)
+        try:
+            # As cheaply as can be: this is done all the time.
+            free, reserved, surplus, overcommit = map(self._number, _FIGURES)
+        except OSError:
+            return None
+        return max(0, free - reserved), surplus, overcommit
+
+    def _number(self, name: str) -> int:
+        fd = os.open(f"{self._folder}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return int(os.read(fd, 32))
+        finally:
+            os.close(fd)
+
+    def _limits(self) -> tuple[Near, ...]:
+        """The limits that count; where there are none, it is looked now and then whether there are some."""
+        if not self._near and self._looks % _LOOKS_FOR_LIMITS:
+            self._looks += 1
+            return ()
+        self._looks += 1
+        self._near = tuple(self._find_limits())
+        return self._near
+
+    def _find_limits(self) -> Iterator[Near]:
         frame = self._marks.frame_size
         if self._huge:
             for limit in hugetlb_limits(frame, self._root):
@@ -363,6 +399,8 @@ class Autoscaler:
         watched = [each.name for each in kept]
         if self._interval is not None:
             watched.append(f"free pages and frames every {self._interval:g} s")
+        if self._huge and self._marks.leave_free and self._kernels_pool() is None:
+            refused.append("the machine's free huge pages are hidden here, and none are left to others")
         reason = f"watching {', '.join(watched) or 'nothing'}"
         if refused:
             reason += f"; not watching: {'; '.join(refused)}"
@@ -430,6 +468,7 @@ def _marks(
         frames(step) if step is not None else max(1, most // 16),
         frames(leave_free if leave_free is not None else "64MiB") if huge else 0,
         calm,
+        huge,
         to if huge else "system",
     )
 

@@ -164,7 +164,8 @@ class Keeper:
 
     # ---- orders ------------------------------------------------------------------------
 
-    def _change(self, name: str, delta: int, node: int | None) -> int:
+    def check(self, name: str, delta: int, node: int | None = None) -> None:
+        """Raise the FundingError that changing a setting would, if it may not be written."""
         self._check()
         kernelpool.check(node, self._root, name=name)
         if not kernelpool.writable(name, node, self._root):
@@ -172,6 +173,9 @@ class Keeper:
             error = _why_not_writable(path)
             said = kernelpool.refusal(error, delta, node, self._root, name=name)
             raise FundingError(said, call="open", error=error, nbytes=abs(delta) * frame_size())
+
+    def _change(self, name: str, delta: int, node: int | None) -> int:
+        self.check(name, delta, node)
         if not delta:
             return 0
         with self._lock:

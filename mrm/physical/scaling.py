@@ -46,6 +46,8 @@ class Marks:
         Huge pages of the kernel's to be left to others.
     calm : float
         Seconds without pressure before it grows.
+    huge : bool
+        Whether the pool consists of huge pages, which come out of the kernel's pool of them.
     to : str
         ``"pool"`` or ``"system"``: where pages may go when memory in general is short.
     """
@@ -58,6 +60,7 @@ class Marks:
     step: int
     leave_free: int
     calm: float
+    huge: bool
     to: str
 
 
@@ -166,7 +169,8 @@ class Policy:
         self._kept_until = float("-inf")  # shrinking has
         self._growing = False  # towards the headroom, in steps
         self._said = ""  # the last decision of no frames
-        self._sent = 0  # frames whose pages are with the system
+        self._sent = 0  # huge pages that went on to the system
+        self._dry_until = float("-inf")  # the system had none: not before
 
     def decide(self, reading: Reading) -> Decision | None:
         """What to do now; None if nothing is to be done, nor to be said."""
@@ -185,12 +189,15 @@ class Policy:
     def done(self, decision: Decision, frames: int, time: float) -> None:
         """Take note of what came of a decision."""
         if decision.action == "grow" and frames < decision.frames:
-            self._held_until = time + self._marks.calm
-            self._growing = False
+            if decision.where == "system" and self._sent:
+                self._dry_until = time + self._marks.calm  # the kernel's pool may have some
+            else:
+                self._held_until = time + self._marks.calm
+                self._growing = False
         if decision.action == "shrink" and not frames:
             # Promised to accounts, all of them, or not in the common list: that changes, but not at once.
             self._kept_until = time + SECONDS_BETWEEN_ATTEMPTS
-        if decision.where == "system":
+        if decision.where == "system" and self._marks.huge:
             self._sent += frames if decision.action == "shrink" else -frames
             self._sent = max(0, self._sent)
 
@@ -293,10 +300,12 @@ class Policy:
         """How many frames there is room for, where they come from, and what is in the way of more."""
         where, limit = "system", ""
         if reading.available is not None:
-            left = reading.available - self._marks.leave_free - self._marks.leave_free // 2
-            where, limit = "pool", f"of {reading.available} huge pages too few would be left"
-            if left <= 0 and self._marks.to == "system" and self._sent:
-                where, left = "system", self._sent
+            if self._sent and reading.time >= self._dry_until:
+                # Back from where it went: then the kernel's pool is what the administrator wanted.
+                left = self._sent
+            else:
+                where, limit = "pool", f"of {reading.available} huge pages too few would be left"
+                left = reading.available - self._marks.leave_free - self._marks.leave_free // 2
             wanted = min(wanted, left)
         for near in reading.limits:
             if near.left - near.margin < wanted:
