@@ -65,6 +65,7 @@ class Pool:
         self,
         size: int | str,
         *,
+        to: str = "pool",
         retire: bool = True,
         progress: Callable[[int, int], object] | None = None,
     ) -> Ballooned: ...

@@ -100,7 +100,7 @@ class Entry:
         day = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.time))
         said = f"{day}.{int(self.time % 1 * 1000):03d} {self.action}"
         if self.frames:
-            said += f" {self.frames} frames {'to' if self.action == 'shrink' else 'from'} the {self.where}"
+            said += f" {_counted(self.frames)} {'to' if self.action == 'shrink' else 'from'} the {self.where}"
         return f"{said}: {self.reason}{f' -> {self.result}' if self.result else ''}"
 
 
@@ -293,7 +293,7 @@ class Autoscaler:
             self._refused += 1
             return 0, f"{type(error).__name__}: {error}"
         self._refused += did.frames < decision.frames
-        said = f"{did.frames} frames ({format_size(did.nbytes)}) in {did.seconds * 1000:.3g} ms"
+        said = f"{_counted(did.frames)} ({format_size(did.nbytes)}) in {did.seconds * 1000:.3g} ms"
         if did.error is not None:
             if isinstance(did.error, ClosedError | ForkedError):
                 raise did.error
@@ -471,6 +471,10 @@ def _marks(
         huge,
         to if huge else "system",
     )
+
+
+def _counted(frames: int) -> str:
+    return f"{frames} frame{'' if frames == 1 else 's'}"
 
 
 def _failed_allocations(root: Path) -> int:

@@ -5,8 +5,8 @@ It looks at no file and no clock, so that it can be tested by readings that are 
 
 **Shrinking** comes first. Somebody else is short of huge pages when fewer than ``leave_free`` are free.
 Nobody says how many are wanted: the kernel refuses who asks for more than there are, and records
-nothing. So the cushion is filled up again whenever somebody has taken from it, and each time in a row
-to twice its size, up to 16 times: somebody who asks again for a second gets 15 cushions, in quarters of
+nothing. So the cushion is filled up again whenever somebody has taken from it, and each time within
+a second to twice its size, up to 16 times: somebody who asks again for a second gets 15 cushions, in quarters of
 a second. Memory in general is short when an event says so, or when a control group is near its
 limit; then a step is given back to the system, if pages may go there.
 
@@ -24,8 +24,9 @@ from mrm.sizes import format_size
 #: The cushion grows to this many times its size, at the most (as a shift).
 _MOST_DOUBLINGS = 4
 
-#: After frames that all turned out to be promised to somebody.
-SECONDS_BETWEEN_ATTEMPTS = 1.0
+#: Seconds after which somebody who took from the cushion has enough, and until frames that all turned
+#: out to be promised are asked for again.
+A_WHILE = 1.0
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class Policy:
     def __init__(self, marks: Marks) -> None:
         self._marks = marks
         self._pressed: float | None = None  # when there was pressure last
-        self._streak = 0  # readings in a row with fewer pages free than the cushion
+        self._streak = 0  # readings with fewer pages free than the cushion, a while not between
         self._held_until = float("-inf")  # growing has failed: not before
         self._kept_until = float("-inf")  # shrinking has
         self._growing = False  # towards the headroom, in steps
@@ -196,7 +197,7 @@ class Policy:
                 self._growing = False
         if decision.action == "shrink" and not frames:
             # Promised to accounts, all of them, or not in the common list: that changes, but not at once.
-            self._kept_until = time + SECONDS_BETWEEN_ATTEMPTS
+            self._kept_until = time + A_WHILE
         if decision.where == "system" and self._marks.huge:
             self._sent += frames if decision.action == "shrink" else -frames
             self._sent = max(0, self._sent)
@@ -216,7 +217,7 @@ class Policy:
                 reason = f"{reading.available} huge pages are to be had, {target} are to be left"
                 if reading.refused:
                     reason += f", and the kernel could not make {reading.refused} for somebody"
-            else:
+            elif self._pressed is None or reading.time - self._pressed >= A_WHILE:
                 self._streak = 0
         for near in reading.limits:
             if near.kind == "huge pages" and near.gives and near.margin - near.left > wanted:
