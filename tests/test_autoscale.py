@@ -43,7 +43,7 @@ class Kernel:
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         # At once, as the kernel's figures change: a thread may be reading.
-        new = path.with_name("new")
+        new = path.with_name(f"new-{threading.get_ident()}")
         new.write_text(f"{text}\n")
         new.replace(path)
 
@@ -105,7 +105,6 @@ class FakePool:
     def _move(self, name, frames, where):
         if self.fail:
             raise self.fail
-        self.calls.append((name, abs(frames), where))
         self.funded += frames
         if self.backing != "hugetlb":
             pass
@@ -115,6 +114,7 @@ class FakePool:
             self.system -= frames
         assert self.held <= self.funded <= self.frames
         frames = abs(frames)
+        self.calls.append((name, frames, where))  # when all is done: another thread may look
         return SimpleNamespace(frames=frames, nbytes=frames * FRAME, seconds=0.001, error=None)
 
 
@@ -772,7 +772,7 @@ def test_a_neighbour_gets_what_it_needs_and_the_pool_grows_back(needs_huge, caps
             headroom=(most - held) * FRAME,
             leave_free=cushion * FRAME,
             step=32 * FRAME,
-            calm=1.0,
+            calm=5.0,
         )
         neighbour = subprocess.Popen(
             [sys.executable, "-c", NEIGHBOUR, str(wanted)],

@@ -11,6 +11,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 import warnings
@@ -230,6 +231,22 @@ def test_a_python_that_is_none_is_noticed(kernel, monkeypatch, tmp_path):
         with pytest.raises(FundingError, match="exit status 3"):
             keeper.change(1)
     assert now(kernel) == 20
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give it up")
+def test_an_owner_that_gives_up_root_keeps_its_keeper():
+    with tempfile.TemporaryDirectory() as folder, Keeper(kernel := made_up(pathlib.Path(folder))) as keeper:
+        kernel.chmod(0o755)
+        keeper.start()
+        os.seteuid(65534)
+        try:
+            assert keeper.change(-3) == -3
+            with Keeper(kernel) as other, pytest.raises(FundingError, match="Permission denied"):
+                other.change(-1)
+        finally:
+            os.seteuid(0)
+        keeper.close()
+        assert now(kernel) == 20
 
 
 # ---- the owner's end -------------------------------------------------------------------
