@@ -45,6 +45,7 @@ from mrm.errors import (
     SystemCallError,
 )
 from mrm.features import Feature, features
+from mrm.physical.autoscale import Autoscaler
 from mrm.shootdowns import Shootdowns, shootdowns
 from mrm.stats import AccountStats, Ballooned, FundStats, Mapping, Place, PoolStats
 from mrm.system.pages import FRAME_SIZE
@@ -58,6 +59,7 @@ __all__ = [
     "AddressSpaceError",
     "ArgumentError",
     "AuditError",
+    "Autoscaler",
     "BackingWarning",
     "Ballooned",
     "Batch",

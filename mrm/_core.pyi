@@ -13,6 +13,7 @@ from mrm._capi import api_address as api_address
 from mrm._reservation import Reservation
 from mrm._view import View, Window
 from mrm.errors import Error
+from mrm.physical.autoscale import Autoscaler, Entry
 from mrm.physical.keeping import Keeper
 from mrm.stats import Ballooned, Mapping, Place, PoolStats
 
@@ -61,7 +62,12 @@ class Pool:
     def take_run(self, n: SupportsIndex) -> range: ...
     def give(self, frames: _Integers, *, reuse: str = "now") -> None: ...
     def inflate(
-        self, size: int | str, *, progress: Callable[[int, int], object] | None = None
+        self,
+        size: int | str,
+        *,
+        to: str = "pool",
+        retire: bool = True,
+        progress: Callable[[int, int], object] | None = None,
     ) -> Ballooned: ...
     @overload
     def deflate(
@@ -93,6 +99,20 @@ class Pool:
     ) -> Ballooned: ...
     def quarantine(self, frame: SupportsIndex) -> None: ...
     def scan(self) -> array[int]: ...
+    def autoscale(
+        self,
+        minimum: int | str,
+        maximum: int | str,
+        *,
+        headroom: int | str | None = None,
+        leave_free: int | str | None = None,
+        step: int | str | None = None,
+        calm: float = 10.0,
+        to: str = "pool",
+        tell: Callable[[Entry], object] | None = None,
+        interval: float = 0.25,
+    ) -> Autoscaler: ...
+    def _close(self) -> None: ...
     def _keeper(self) -> Keeper: ...
     def _inflate(self, n: int, retire: bool) -> tuple[int, Error | None]: ...
     def _deflate(self, n: int) -> tuple[int, Error | None]: ...

@@ -553,6 +553,54 @@ cdef class Pool:
             pool_release(pool)
         return done, _error_of(status)
 
+    # ---- scaling ---------------------------------------------------------------------
+
+    def autoscale(
+        self, minimum, maximum, *, headroom=None, leave_free=None, step=None, calm=10.0, to="pool", tell=None,
+        interval=0.25,
+    ):
+        """Grow ahead of demand and shrink under pressure, in a thread, until the pool or the scaler is closed.
+
+        A pool has one scaler at a time: another takes its place.
+
+        Parameters
+        ----------
+        minimum, maximum : int or str
+            What the pool keeps, and what it grows to, in bytes of memory.
+        headroom : int or str, optional
+            Free frames to grow to as soon as fewer than half as many are free; an eighth of
+            ``maximum`` when not given, 0 for never.
+        leave_free : int or str, optional
+            Huge pages of the kernel's to be left to others; 64 MiB when not given, 0 to leave none.
+        step : int or str, optional
+            How much at a time; a sixteenth of ``maximum`` when not given.
+        calm : float, optional
+            Seconds without pressure before it grows again.
+        to : {"pool", "system"}, optional
+            Whether huge pages are sent on to the system when memory in general is short; by
+            default they only ever go to the kernel's pool of them.
+        tell : callable, optional
+            Called with each ``Entry`` of the log, in the thread.
+        interval : float, optional
+            Seconds between two looks at what no event tells of.
+
+        Returns
+        -------
+        Autoscaler
+            It has ``log``, ``entries``, ``stats()``, ``running`` and ``close()``. docs/pressure.md says
+            what it looks at, and when it does what.
+        """
+        from mrm.physical.autoscale import Autoscaler
+
+        new = Autoscaler(
+            self, minimum, maximum, headroom=headroom, leave_free=leave_free, step=step, calm=calm, to=to, tell=tell,
+            interval=interval,
+        )
+        old, self.scaler = self.scaler, new
+        if old is not None:
+            old.close()
+        return new
+
     # ---- accounts --------------------------------------------------------------------
 
     def fund(self, name, size=None):
@@ -864,13 +912,20 @@ cdef class Pool:
 
     # ---- its end -------------------------------------------------------------------
 
-    @cython.critical_section
     def close(self):
         """End the use of this object; closing twice does nothing.
 
         The frames go back to the kernel when the last user goes: views, reservations
         and exported buffers keep the pool alive by themselves.
         """
+        scaler, self.scaler = self.scaler, None
+        if scaler is not None:
+            scaler.close()          # waits for its thread, which may be at work on the pool
+        self._close()
+
+    @cython.critical_section
+    def _close(self):
+        """The rest of it."""
         cdef pool_t *pool = self.pool
         if pool == NULL:
             return

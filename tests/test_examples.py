@@ -20,6 +20,7 @@ SAID = {
     "compact.pyx": r"16 pages moved by \d system calls and 0 shootdowns;\n.* by 1 and 1",
     "heal.c": r"is stale: .*\nread x, x through a trap, and x without",
     "hello.c": r"hello at 0x",
+    "scaling.py": r"watch: watching .*\n(.* grow \d+ frames? from the .*\n)+(.*\n)*20 frames taken; \d+ MiB of 64",
     "hello.py": r"b'hello' moved from 0x.* to 0x.*\nPlace\(kind='view', state='retired'",
 }
 

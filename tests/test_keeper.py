@@ -11,12 +11,13 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 import warnings
 
 import pytest
-from machine import throwaway
+from machine import needs_nodes, throwaway
 
 import mrm
 from mrm.errors import ArgumentError, ClosedError, ForkedError, FundingError, SettingWarning
@@ -69,12 +70,17 @@ def run(code, *arguments):
     return process, process.stdout.readline().split()
 
 
+def state(pid):
+    """R for running, S for asleep, T for stopped, Z for a zombie; None if it is gone."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
 def alive(pid):
     """Whether a process is there and no zombie."""
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    return state(pid) not in (None, "Z")
 
 
 # ---- changes -------------------------------------------------------------------------
@@ -187,7 +193,7 @@ def test_if_it_is_killed_at_work_nobody_says_more_than_is_known(kernel):
     keeper.change(-4)
     os.kill(keeper.pid, signal.SIGSTOP)  # it has not read the order when it ends
     pid = keeper.pid
-    wait_until(lambda: pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+    wait_until(lambda: state(pid) == "T")
     killer = subprocess.Popen([sys.executable, "-c", f"import os, time; time.sleep(0.3); os.kill({pid}, 9)"])
     with pytest.raises(FundingError, match="whether it did nobody knows") as refused:
         keeper.change(-1)
@@ -227,6 +233,22 @@ def test_a_python_that_is_none_is_noticed(kernel, monkeypatch, tmp_path):
     assert now(kernel) == 20
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give it up")
+def test_an_owner_that_gives_up_root_keeps_its_keeper():
+    with tempfile.TemporaryDirectory() as folder, Keeper(kernel := made_up(pathlib.Path(folder))) as keeper:
+        kernel.chmod(0o755)
+        keeper.start()
+        os.seteuid(65534)
+        try:
+            assert keeper.change(-3) == -3
+            with Keeper(kernel) as other, pytest.raises(FundingError, match="Permission denied"):
+                other.change(-1)
+        finally:
+            os.seteuid(0)
+        keeper.close()
+        assert now(kernel) == 20
+
+
 # ---- the owner's end -------------------------------------------------------------------
 
 OWNER = """
@@ -244,6 +266,23 @@ def test_an_owner_that_is_killed(kernel, number):
     assert (int(changed), now(kernel)) == (-6, 14)
     owner.send_signal(number)
     owner.communicate()
+    wait_until(lambda: not alive(int(pid)))
+    assert now(kernel) == 20
+
+
+def test_an_owner_that_is_killed_in_the_middle_of_a_change(kernel):
+    """The order is on its way, and the answer will reach nobody."""
+    then = (
+        "import os, signal; os.kill(keeper.pid, signal.SIGSTOP); print('now', flush=True); keeper.change(-9)"
+    )
+    owner, (_, pid) = run(OWNER.format(then=then), str(kernel))
+    try:
+        assert owner.stdout.readline() == "now\n"
+        wait_until(lambda: state(owner.pid) == "S")  # it waits for the answer
+        owner.kill()
+        owner.communicate()
+    finally:
+        os.kill(int(pid), signal.SIGCONT)
     wait_until(lambda: not alive(int(pid)))
     assert now(kernel) == 20
 
@@ -354,6 +393,22 @@ def test_the_real_setting_comes_back_after_kill_9(change):
             assert int(changed) == change
             return
     pytest.fail(f"{before}, by {changed} {between}, and in the end {after}")
+
+
+@real
+@needs_nodes(2)
+def test_a_nodes_own_setting():
+    def there():
+        return [kernelpool.pages(node).total for node in (0, 1)]
+
+    before = there()
+    with Keeper() as keeper:
+        assert keeper.change(4, 1) == 4
+        assert there() == [before[0], before[1] + 4]
+        assert keeper.change(-6, 1) == -6
+        assert there() == [before[0], before[1] - 2]
+        assert keeper.sums == {("nr_hugepages", 1): -2}
+    assert there() == before
 
 
 @real

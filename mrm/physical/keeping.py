@@ -168,7 +168,8 @@ class Keeper:
         """Raise the FundingError that changing a setting would, if it may not be written."""
         self._check()
         kernelpool.check(node, self._root, name=name)
-        if not kernelpool.writable(name, node, self._root):
+        # A process that is there already has the rights that there were when it was started.
+        if self._process is None and not kernelpool.writable(name, node, self._root):
             path = kernelpool.setting(name, node, self._root)
             error = _why_not_writable(path)
             said = kernelpool.refusal(error, delta, node, self._root, name=name)

@@ -201,7 +201,7 @@ def setting(name: str = NR, node: int | None = None, root: Path = ROOT) -> Path:
 def folder(node: int | None = None, root: Path = ROOT) -> str:
     """The folder that the settings lie in."""
     below_sys = _sys_folder(node, root)
-    if node is None and not below_sys.is_dir() and default_huge_page_size(root) == frame_size():
+    if node is None and not os.path.isdir(below_sys) and default_huge_page_size(root) == frame_size():
         return str(root / "proc/sys/vm")
     return str(below_sys)
 

@@ -5,8 +5,8 @@ It looks at no file and no clock, so that it can be tested by readings that are 
 
 **Shrinking** comes first. Somebody else is short of huge pages when fewer than ``leave_free`` are free.
 Nobody says how many are wanted: the kernel refuses who asks for more than there are, and records
-nothing. So the cushion is filled up again whenever somebody has taken from it, and each time in a row
-to twice its size, up to 16 times: somebody who asks again for a second gets 15 cushions, in quarters of
+nothing. So the cushion is filled up again whenever somebody has taken from it, and each time within
+a second to twice its size, up to 16 times: somebody who asks again for a second gets 15 cushions, in quarters of
 a second. Memory in general is short when an event says so, or when a control group is near its
 limit; then a step is given back to the system, if pages may go there.
 
@@ -23,6 +23,10 @@ from mrm.sizes import format_size
 
 #: The cushion grows to this many times its size, at the most (as a shift).
 _MOST_DOUBLINGS = 4
+
+#: Seconds after which somebody who took from the cushion has enough, and until frames that all turned
+#: out to be promised are asked for again.
+A_WHILE = 1.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Marks:
         Huge pages of the kernel's to be left to others.
     calm : float
         Seconds without pressure before it grows.
+    huge : bool
+        Whether the pool consists of huge pages, which come out of the kernel's pool of them.
     to : str
         ``"pool"`` or ``"system"``: where pages may go when memory in general is short.
     """
@@ -55,6 +61,7 @@ class Marks:
     step: int
     leave_free: int
     calm: float
+    huge: bool
     to: str
 
 
@@ -91,8 +98,9 @@ class Reading:
     ----------
     time : float
         Seconds, of any clock that goes forward.
-    funded, free, inflated : int
-        Frames that have memory; those of them that may be taken; those that have none.
+    funded, free, spare, inflated : int
+        Frames that have memory; those of them that may be taken; those that no old address shows,
+        either; and frames that have no memory.
     available : int or None
         Huge pages of the kernel's that are to be had; None for a pool that does not consist of them.
     surplus : int
@@ -110,6 +118,7 @@ class Reading:
     time: float
     funded: int
     free: int
+    spare: int
     inflated: int
     available: int | None = None
     surplus: int = 0
@@ -156,11 +165,13 @@ class Policy:
     def __init__(self, marks: Marks) -> None:
         self._marks = marks
         self._pressed: float | None = None  # when there was pressure last
-        self._streak = 0  # readings in a row with fewer pages free than the cushion
+        self._streak = 0  # readings with fewer pages free than the cushion, a while not between
         self._held_until = float("-inf")  # growing has failed: not before
+        self._kept_until = float("-inf")  # shrinking has
         self._growing = False  # towards the headroom, in steps
         self._said = ""  # the last decision of no frames
-        self._sent = 0  # frames whose pages are with the system
+        self._sent = 0  # huge pages that went on to the system
+        self._dry_until = float("-inf")  # the system had none: not before
 
     def decide(self, reading: Reading) -> Decision | None:
         """What to do now; None if nothing is to be done, nor to be said."""
@@ -179,9 +190,15 @@ class Policy:
     def done(self, decision: Decision, frames: int, time: float) -> None:
         """Take note of what came of a decision."""
         if decision.action == "grow" and frames < decision.frames:
-            self._held_until = time + self._marks.calm
-            self._growing = False
-        if decision.where == "system":
+            if decision.where == "system" and self._sent:
+                self._dry_until = time + self._marks.calm  # the kernel's pool may have some
+            else:
+                self._held_until = time + self._marks.calm
+                self._growing = False
+        if decision.action == "shrink" and not frames:
+            # Promised to accounts, all of them, or not in the common list: that changes, but not at once.
+            self._kept_until = time + A_WHILE
+        if decision.where == "system" and self._marks.huge:
             self._sent += frames if decision.action == "shrink" else -frames
             self._sent = max(0, self._sent)
 
@@ -200,7 +217,7 @@ class Policy:
                 reason = f"{reading.available} huge pages are to be had, {target} are to be left"
                 if reading.refused:
                     reason += f", and the kernel could not make {reading.refused} for somebody"
-            else:
+            elif self._pressed is None or reading.time - self._pressed >= A_WHILE:
                 self._streak = 0
         for near in reading.limits:
             if near.kind == "huge pages" and near.gives and near.margin - near.left > wanted:
@@ -243,10 +260,12 @@ class Policy:
             return self._stay(
                 "minimum", f"{reason}; the pool is at its minimum of {self._size(reading.funded)}"
             )
-        if reading.free <= 0:
-            return self._stay("held", f"{reason}; every frame is held")
+        if reading.spare <= 0:
+            return self._stay("held", f"{reason}; every frame is held, or shown by an old address")
+        if reading.time < self._kept_until:
+            return None  # what came of the last attempt has been said
         self._said = ""
-        frames = min(wanted, reading.funded - self._marks.minimum, reading.free)
+        frames = min(wanted, reading.funded - self._marks.minimum, reading.spare)
         return Decision("shrink", frames, where, reason)
 
     # ---- growing -----------------------------------------------------------------------
@@ -282,10 +301,12 @@ class Policy:
         """How many frames there is room for, where they come from, and what is in the way of more."""
         where, limit = "system", ""
         if reading.available is not None:
-            left = reading.available - self._marks.leave_free - self._marks.leave_free // 2
-            where, limit = "pool", f"of {reading.available} huge pages too few would be left"
-            if left <= 0 and self._marks.to == "system" and self._sent:
-                where, left = "system", self._sent
+            if self._sent and reading.time >= self._dry_until:
+                # Back from where it went: then the kernel's pool is what the administrator wanted.
+                left = self._sent
+            else:
+                where, limit = "pool", f"of {reading.available} huge pages too few would be left"
+                left = reading.available - self._marks.leave_free - self._marks.leave_free // 2
             wanted = min(wanted, left)
         for near in reading.limits:
             if near.left - near.margin < wanted:
