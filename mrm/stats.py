@@ -29,6 +29,9 @@ class PoolStats:
     batches: int  #: committed
     system_calls: int  #: made by commits and retires
     inflated: int  #: in the balloon: without memory
+    zeroed: int  #: of the free ones, those that the stock has ready, cleared
+    cleared: int  #: in the background, so far
+    cleared_late: int  #: by takers, who had to wait for it, so far
 
     @property
     def free(self) -> int:
