@@ -83,11 +83,17 @@ cdef inline uint32_t contents_for(const frames_t *frames, uint32_t account, uint
     return FOREIGN
 
 
-cdef uint32_t common_take(frames_t *frames, uint32_t account, uint32_t *taken, uint32_t n) noexcept nogil:
-    """Charge an account for up to ``n`` frames that it is entitled to, the lowest; how many."""
+cdef uint32_t common_take(
+    frames_t *frames, uint32_t account, uint32_t *taken, uint32_t least, uint32_t n
+) noexcept nogil:
+    """Charge an account for up to ``n`` frames that it is entitled to, the lowest; how many.
+
+    Those in stock only up to ``least``, which the account needs now: they are not for its stacks.
+    """
     cdef uint32_t found = <uint32_t>bitmap_take(&frames.bitmap, taken, n), i
-    if found < n and frames.stock.count:
-        found += stock_take(frames, taken + found, n - found)
+    least = min(least, n)
+    if found < least and frames.stock.count:
+        found += stock_take(frames, taken + found, least - found)
     for i in range(found):
         mrm_store32(&frames.frame[taken[i]].status, MRM_FRAME_READY | contents_for(frames, account, taken[i]))
     charge(&frames.books, &frames.books.account[account], found)

@@ -287,7 +287,9 @@ cdef size_t gather(
     """
     cdef account_t *payer = &frames.books.account[account]
     cdef uint32_t promised = entitled(&frames.books, payer, False)
-    cdef size_t n = common_take(frames, account, taken, <uint32_t>min(<size_t>promised, most))
+    cdef size_t n = common_take(
+        frames, account, taken, <uint32_t>least, <uint32_t>min(<size_t>promised, most)
+    )
     cdef bint lent = how & MRM_OVERDRAFT or payer.lends
     if n < least:
         n += steal(frames, account, taken + n, least - n, most - n)
@@ -295,7 +297,8 @@ cdef size_t gather(
         if entitled(&frames.books, payer, True) < least - n:
             reclaim(frames, account)
         promised = entitled(&frames.books, payer, True)
-        n += common_take(frames, account, taken + n, min(promised, <uint32_t>(least - n)))
+        promised = min(promised, <uint32_t>(least - n))
+        n += common_take(frames, account, taken + n, promised, promised)
     return n
 
 
