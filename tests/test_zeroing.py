@@ -275,7 +275,7 @@ def test_it_gives_way_to_all_and_takes_no_signal(pool):
     status = pathlib.Path(f"/proc/self/task/{task}/status").read_text()
     (blocked,) = (int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigBlk"))
     # All but KILL and STOP, which cannot be, and the two or three that are the C library's own.
-    assert bin(blocked).count("1") >= 59
+    assert blocked.bit_count() >= 59
     assert not signals_blocked_here()
     pool.keep_zeroed(2)
     assert clearers() == [task]
@@ -424,10 +424,8 @@ def test_taking_one_frame_clears_it_without_the_gil(pool, owner):
             owner.fund(MANY - owner.balance)
             dirty(pool, owner)
             owner.fund(-MANY)
-            taken = []
             before = counted[0]
-            for _ in range(MANY):
-                taken.append(pool.take())
+            taken = [pool.take() for _ in range(MANY)]
             moved = counted[0] - before
             for frame in taken:
                 pool.give(frame)
