@@ -40,6 +40,7 @@ cdef extern from "mrm/mrm.h" nogil:
         MRM_SHARE_CONTENTS
         MRM_NO_OVERDRAFT
         MRM_OVERDRAFT_ONLY
+        MRM_NO_RETIRE
         MRM_POOL_ACCOUNT
         MRM_BACKING_HUGETLB
         MRM_BACKING_THP
@@ -263,7 +264,7 @@ cdef extern from "mrm/mrm.h" nogil:
             mrm_pool *pool, uint32_t account, int how, uint32_t n, uint32_t *first) noexcept nogil
         int (*account_of)(mrm_pool *pool, uint32_t frame, uint32_t *account) noexcept nogil
         int (*pool_on_shortage)(mrm_pool *pool, mrm_shortage call, void *context) noexcept nogil
-        int (*pool_inflate)(mrm_pool *pool, uint32_t n, uint32_t *done) noexcept nogil
+        int (*pool_inflate)(mrm_pool *pool, uint32_t n, int flags, uint32_t *done) noexcept nogil
         int (*pool_deflate)(mrm_pool *pool, uint32_t n, uint32_t *done) noexcept nogil
         int (*pool_keep_zeroed)(mrm_pool *pool, uint32_t n) noexcept nogil
         int (*batch_map_from)(

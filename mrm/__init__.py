@@ -40,6 +40,7 @@ from mrm.errors import (
     MetadataMemoryError,
     OutOfFrames,
     PinnedError,
+    SettingWarning,
     SlotError,
     SystemCallError,
 )
@@ -79,6 +80,7 @@ __all__ = [
     "PoolStats",
     "Report",
     "Reservation",
+    "SettingWarning",
     "Shootdowns",
     "SlotError",
     "SystemCallError",

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from mrm.errors import ArgumentError, Error, FundingError
 from mrm.physical.funding import HUGETLB, SMALL, THP, shortage_beforehand, useful_threads
+from mrm.physical.keeper import NR
+from mrm.physical.kernelpool import pages
 from mrm.physical.labour import Task, labour
 from mrm.physical.limits import explain_shortage
 from mrm.physical.placement import bind_thread
@@ -34,27 +36,35 @@ _FETCHED_BYTES = 64 << 20
 _INFLATED_BYTES = 1 << 30
 
 
-def inflate(pool: "Pool", size: int | str, progress: Progress | None) -> Ballooned:
+def inflate(pool: "Pool", size: int | str, to: str, retire: bool, progress: Progress | None) -> Ballooned:
     """What ``pool.inflate`` does."""
     wanted = _nbytes(size) // pool.frame_size
-    job = _Job(pool, wanted, pool._inflate, max(1, _INFLATED_BYTES // pool.frame_size))
-    return job.run(1, progress)
+    return _Giving(pool, wanted, _check_place("to", to), retire).run(1, progress)
 
 
 def deflate(
-    pool: "Pool", size: int | str, threads: int | None, progress: Progress | None, background: bool
+    pool: "Pool",
+    size: int | str,
+    source: str,
+    threads: int | None,
+    progress: Progress | None,
+    background: bool,
 ) -> "Ballooned | Deflation":
     """What ``pool.deflate`` does."""
     wanted = _frames(pool, size)
+    _check_place("source", source)
     if threads is not None and (isinstance(threads, bool) or not 1 <= threads <= 1024):
         raise ArgumentError(f"threads is 1 to 1024, not {threads!r}")
     if background:
-        return Deflation(pool, wanted, threads, progress)
-    return _Fetching(pool, wanted).run(_threads(pool, wanted, threads), progress)
+        return Deflation(pool, wanted, source, threads, progress)
+    return _Fetching(pool, wanted, source).run(_threads(pool, wanted, threads), progress)
 
 
-def resize(pool: "Pool", size: int | str, threads: int | None, progress: Progress | None) -> Ballooned:
+def resize(
+    pool: "Pool", size: int | str, place: str, threads: int | None, progress: Progress | None
+) -> Ballooned:
     """What ``pool.resize`` does."""
+    _check_place("place", place)
     wanted = _frames(pool, size)
     if not 0 < wanted <= len(pool):
         raise ArgumentError(
@@ -63,9 +73,16 @@ def resize(pool: "Pool", size: int | str, threads: int | None, progress: Progres
         )
     has = pool.size // pool.frame_size
     if wanted < has:
-        return inflate(pool, (has - wanted) * pool.frame_size, progress)
-    job = _Fetching(pool, wanted - has)
+        return _Giving(pool, has - wanted, place).run(1, progress)
+    job = _Fetching(pool, wanted - has, place)
     return job.run(_threads(pool, wanted - has, threads), progress)
+
+
+def _check_place(name: str, place: str) -> str:
+    """Where memory goes to, or comes from."""
+    if place not in ("pool", "system"):
+        raise ArgumentError(f'{name}= is "pool" or "system", not {place!r}')
+    return place
 
 
 def _frames(pool: "Pool", size: int | str) -> int:
@@ -87,9 +104,12 @@ class _Job:
     """Frames that are to go in or come out, a share at a time."""
 
     def __init__(
-        self, pool: "Pool", wanted: int, do: Callable[[int], tuple[int, Error | None]], share: int
+        self, pool: "Pool", wanted: int, do: Callable[[int], tuple[int, Error | None]], share: int, place: str
     ) -> None:
         self.pool = pool
+        # Only huge pages have a pool in the kernel; all other memory is the system's.
+        self.where = place if pool.backing == "hugetlb" else "system"
+        self.node = pool.numa_node
         self.wanted = wanted
         self.frame_size = pool.frame_size
         self.done = 0
@@ -117,7 +137,7 @@ class _Job:
         """What was done so far."""
         seconds = time.perf_counter() - self._began
         nbytes = self.done * self.frame_size
-        return Ballooned(self.wanted, self.done, nbytes, seconds, self.threads, self.explained())
+        return Ballooned(self.wanted, self.done, nbytes, seconds, self.threads, self.where, self.explained())
 
     def explained(self) -> Error | None:
         """The error that ended it, in words that help: of all frames, not of its share."""
@@ -160,15 +180,54 @@ class _Job:
         return done * self.frame_size
 
 
+class _Giving(_Job):
+    """Frames that are to lose their memory."""
+
+    def __init__(self, pool: "Pool", wanted: int, to: str, retire: bool = True) -> None:
+        on = to == "system" and pool.backing == "hugetlb"
+        do = self._to_system if on else self._to_pool
+        super().__init__(pool, wanted, do, max(1, _INFLATED_BYTES // pool.frame_size), to)
+
+        self._retire = retire
+
+    def _to_pool(self, n: int) -> tuple[int, Error | None]:
+        return self.pool._inflate(n, self._retire)
+
+    def _to_system(self, n: int) -> tuple[int, Error | None]:
+        """Give huge pages to the kernel's pool, and take as many out of that.
+
+        Surplus pages leave it by themselves. In this order nobody else finds too few pages in
+        between; who finds these makes others surplus, which go when they are let go of.
+        """
+        keeper = self.pool._keeper()
+        surplus = pages(self.node).surplus
+        if surplus < n:
+            keeper.check(NR, -n, self.node)
+        done, error = self.pool._inflate(n, self._retire)
+        if surplus < done:
+            try:
+                taken = keeper.change(surplus - done, self.node)
+            except Error as refused:
+                return done, error or refused
+            if taken > surplus - done and error is None:
+                error = FundingError(
+                    f"of {done} frames, {done} were done: their memory is in the kernel's pool of huge pages, of which "
+                    f"{-taken} pages went on to the system, as no more could be taken out of it",
+                    nbytes=(done - surplus + taken) * self.frame_size,
+                )
+        return done, error
+
+
 class _Fetching(_Job):
     """Frames that are to get memory."""
 
-    def __init__(self, pool: "Pool", wanted: int) -> None:
-        super().__init__(pool, wanted, pool._deflate, max(1, _FETCHED_BYTES // pool.frame_size))
-        self._node = pool.numa_node
+    def __init__(self, pool: "Pool", wanted: int, source: str) -> None:
+        on = source == "system" and pool.backing == "hugetlb"
+        do = self._from_system if on else pool._deflate
+        super().__init__(pool, wanted, do, max(1, _FETCHED_BYTES // pool.frame_size), source)
         self._backing = _BACKINGS[pool.backing]
         nbytes = wanted * self.frame_size
-        said = shortage_beforehand(nbytes, self._backing, self._node)
+        said = shortage_beforehand(nbytes, self._backing, self.node)
         if said:
             # Asked beforehand, since the kernel would promise it, and kill somebody to keep its word.
             self.error = FundingError(
@@ -177,18 +236,34 @@ class _Fetching(_Job):
             self._told = True
             self.stop()
 
+    def _from_system(self, n: int) -> tuple[int, Error | None]:
+        """Have the kernel's pool get huge pages from the system, and fetch those."""
+        keeper = self.pool._keeper()
+        added = keeper.change(n, self.node)
+        done, error = self.pool._deflate(added) if added else (0, None)
+        if done < added:
+            keeper.change(done - added, self.node)
+        if error is None and added < n:
+            error = FundingError(
+                f"of {n} frames that were to get memory, {done} did: the system has no more of it in blocks of "
+                f"{format_size(self.frame_size)}; end what uses memory, drop the file cache (`sysctl "
+                "vm.drop_caches=3`), or set huge pages aside at boot",
+                nbytes=(n - done) * self.frame_size,
+            )
+        return done, error
+
     def prepare(self) -> None:
         """Fetch on the pool's own node, if it has one."""
-        if self._node is not None:
-            bind_thread(self._node)
+        if self.node is not None:
+            bind_thread(self.node)
 
     def explained(self) -> Error | None:
         """With what this machine has, where it was that."""
         error = self.error
-        if not isinstance(error, FundingError) or error.errno is None or self._backing != HUGETLB:
+        if not isinstance(error, FundingError) or error.call != "fallocate" or self._backing != HUGETLB:
             return super().explained()
         missing = (self.wanted - self.done) * self.frame_size
-        said = explain_shortage(missing, error.errno, self._node, call=error.call)
+        said = explain_shortage(missing, error.errno, self.node, call=error.call)
         frames = f"of {self.wanted} frames that were to get memory, {self.done} did"
         return FundingError(
             f"{frames}: {error.call} says {error.strerror}. {said}",
@@ -206,9 +281,9 @@ class Deflation:
     """
 
     def __init__(
-        self, pool: "Pool", wanted: int, threads: int | None, progress: Progress | None = None
+        self, pool: "Pool", wanted: int, source: str, threads: int | None, progress: Progress | None = None
     ) -> None:
-        self._job = _Fetching(pool, wanted)
+        self._job = _Fetching(pool, wanted, source)
         self._ended = threading.Event()
         self._failure: BaseException | None = None
         self._outcome: Ballooned | None = None

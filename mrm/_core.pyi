@@ -13,6 +13,7 @@ from mrm._capi import api_address as api_address
 from mrm._reservation import Reservation
 from mrm._view import View, Window
 from mrm.errors import Error
+from mrm.physical.keeping import Keeper
 from mrm.stats import Ballooned, Mapping, Place, PoolStats
 
 class Pool:
@@ -67,6 +68,7 @@ class Pool:
         self,
         size: int | str,
         *,
+        source: str = "pool",
         threads: int | None = None,
         progress: Callable[[int, int], object] | None = None,
         background: Literal[False] = False,
@@ -76,6 +78,7 @@ class Pool:
         self,
         size: int | str,
         *,
+        source: str = "pool",
         threads: int | None = None,
         progress: Callable[[int, int], object] | None = None,
         background: Literal[True],
@@ -84,10 +87,12 @@ class Pool:
         self,
         size: int | str,
         *,
+        place: str = "pool",
         threads: int | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> Ballooned: ...
-    def _inflate(self, n: int) -> tuple[int, Error | None]: ...
+    def _keeper(self) -> Keeper: ...
+    def _inflate(self, n: int, retire: bool) -> tuple[int, Error | None]: ...
     def _deflate(self, n: int) -> tuple[int, Error | None]: ...
     def fund(self, name: str, size: int | str | None = None) -> Fund: ...
     @property

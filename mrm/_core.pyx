@@ -18,8 +18,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from mrm cimport (
     MRM_BACKING_HUGETLB, MRM_BACKING_SMALL, MRM_BACKING_THP, MRM_FRAME_HELD, MRM_FRAME_INFLATED, MRM_FRAME_READY,
-    MRM_FRAME_RELEASED, MRM_FRAME_STRICT, MRM_POOL_ACCOUNT, MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW, MRM_SLOT_EMPTY,
-    MRM_STATE_OPEN, mrm_address, mrm_layout, mrm_place, mrm_slot, mrm_stats,
+    MRM_FRAME_RELEASED, MRM_FRAME_STRICT, MRM_NO_RETIRE, MRM_POOL_ACCOUNT, MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW,
+    MRM_SLOT_EMPTY, MRM_STATE_OPEN, mrm_address, mrm_layout, mrm_place, mrm_slot, mrm_stats,
 )
 from mrm._arrays cimport Numbers, new_array, own_numbers
 from mrm._capi import _C_API, api_address  # no-cython-lint: the capsule's name says that it is here
@@ -374,16 +374,23 @@ cdef class Pool:
 
     # ---- balloon ---------------------------------------------------------------------
 
-    def inflate(self, size, *, progress=None):
+    def inflate(self, size, *, to="pool", retire=True, progress=None):
         """Give the memory of free frames back to the kernel: those with the highest numbers.
 
-        Frames that are held, or promised to accounts, stay as they are. What a deferred alias
-        still shows is retired first, if that is needed.
+        Frames that are held, or promised to accounts, stay as they are.
 
         Parameters
         ----------
         size : int or str
             Bytes, or ``"1GiB"``, rounded down to whole frames.
+        to : {"pool", "system"}, optional
+            Where huge pages go: to the kernel's pool of them, which any user may do; or on to the
+            system, for whatever use: surplus pages go there by themselves, others are taken out of
+            the kernel's pool (nr_hugepages), for which it takes root, and put back when the
+            pool closes or its process ends, by kill -9 too. Other memory is the system's anyhow.
+        retire : bool, optional
+            Whether the pool is retired if too few other frames are free than those that wait
+            for a retire, or that a deferred alias shows; if not, these stay.
         progress : callable, optional
             Called as ``progress(done_bytes, total_bytes)`` after each GiB and at the end.
 
@@ -402,15 +409,19 @@ cdef class Pool:
         """
         from mrm._balloon import inflate
 
-        return inflate(self, size, progress)
+        return inflate(self, size, to, retire, progress)
 
-    def deflate(self, size, *, threads=None, progress=None, background=False):
+    def deflate(self, size, *, source="pool", threads=None, progress=None, background=False):
         """Fetch memory for frames in the balloon: those with the lowest numbers.
 
         Parameters
         ----------
         size : int or str
             Bytes, or ``"1GiB"``, rounded up to whole frames.
+        source : {"pool", "system"}, optional
+            Where huge pages come from: out of the kernel's pool of them; or from the system, by
+            way of that pool, for which it takes root: what was added to nr_hugepages is taken out
+            again when the pool closes or its process ends, by kill -9 too.
         threads : int, optional
             How many fetch; by size and processors when not given.
         progress : callable, optional
@@ -432,15 +443,17 @@ cdef class Pool:
         """
         from mrm._balloon import deflate
 
-        return deflate(self, size, threads, progress, background)
+        return deflate(self, size, source, threads, progress, background)
 
-    def resize(self, size, *, threads=None, progress=None):
+    def resize(self, size, *, place="pool", threads=None, progress=None):
         """Inflate or deflate, so that the pool has so much memory.
 
         Parameters
         ----------
         size : int or str
             Bytes, or ``"1GiB"``, rounded up to whole frames; up to ``maximum``.
+        place : {"pool", "system"}, optional
+            Where huge pages go, or come from.
 
         Returns
         -------
@@ -448,17 +461,27 @@ cdef class Pool:
         """
         from mrm._balloon import resize
 
-        return resize(self, size, threads, progress)
+        return resize(self, size, place, threads, progress)
 
     @cython.critical_section
-    def _inflate(self, n):
+    def _keeper(self):
+        """The keeper of settings that were changed for this pool, until it closes."""
+        from mrm.physical.keeping import Keeper
+
+        self.open_one()
+        if self.keeper is None:
+            self.keeper = Keeper()
+        return self.keeper
+
+    @cython.critical_section
+    def _inflate(self, n, retire):
         """How many of n frames went into the balloon, and the error if they were fewer."""
         cdef uint32_t wanted = n, done
-        cdef int status
+        cdef int status, flags = 0 if retire else MRM_NO_RETIRE
         cdef pool_t *pool = self.open_one()
         pool_retain(pool)
         with nogil:
-            status = pool_inflate(pool, wanted, &done)
+            status = pool_inflate(pool, wanted, flags, &done)
             pool_release(pool)
         return done, _error_of(status)
 
@@ -830,8 +853,12 @@ cdef class Pool:
             return
         self.pool = NULL
         live_changed(LIVE_POOLS, -1)
-        with nogil:
-            pool_release(pool)
+        keeper, self.keeper = self.keeper, None
+        try:
+            end_keeper(keeper)      # before the frames go: see keeping.py
+        finally:
+            with nogil:
+                pool_release(pool)
 
     @cython.critical_section
     def __enter__(self):
@@ -868,6 +895,13 @@ cdef class Pool:
         return (
             f"<mrm.Pool {layout.pool}{name}: {layout.frame_count} frames, {BACKINGS[layout.backing]}, at {at:#x}>"
         )
+
+
+cdef int end_keeper(object keeper) except -1:
+    """Have settings put back that were changed for a pool."""
+    if keeper is not None:
+        keeper.close()
+    return 0
 
 
 cdef object _error_of(int status):

@@ -61,6 +61,7 @@ class Ballooned:
     nbytes: int  #: the same in bytes
     seconds: float  #: from beginning to end
     threads: int  #: that worked
+    where: str  #: memory went to, or came from: "pool", the kernel's pool of huge pages, or "system"
     error: Error | None  #: why it was less; None if it was not
 
     def __bool__(self) -> bool:

@@ -8,6 +8,8 @@ import contextlib
 import errno
 import os
 import re
+import subprocess
+import sys
 import threading
 import time
 
@@ -20,6 +22,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 import mrm
 import mrm.system.calls as calls
+from mrm.physical.kernelpool import writable
+from mrm.physical.limits import huge_pages
 
 MANY = 64
 
@@ -148,6 +152,8 @@ def test_what_an_old_address_shows_is_retired_first(pool):
         pool.give(frames[:8])
         pool.give(frames[8:], reuse="after_retire")
         assert (pool.stats().released, pool.stats().strict) == (8, 8)
+        assert pool.inflate(FRAME, retire=False).frames == 0
+        assert pool.epoch == 0
         assert pool.inflate(4 * FRAME).frames == 4
         assert (r.deferred, pool.epoch) == (0, 1)
         assert audit(pool).inflated == 12
@@ -365,6 +371,107 @@ def test_a_pool_that_is_closed_meanwhile_ends_it(huge):
         assert isinstance(done.error, mrm.ClosedError)
 
 
+# ---- on to the system, and from it ------------------------------------------------------------
+
+
+def setting():
+    """Persistent huge pages of the kernel's pool."""
+    found = huge_pages()
+    return found.total - found.surplus
+
+
+@pytest.fixture
+def needs_setting(needs_huge):
+    """For tests that change nr_hugepages, by a few pages, and put it back."""
+    if not writable():
+        pytest.skip("nr_hugepages may not be written here: takes root, and no container")
+
+
+def test_other_memory_is_the_systems_anyhow():
+    with mrm.Pool(4 * FRAME, huge="off") as pool:
+        done = pool.inflate(2 * FRAME, to="pool")
+        assert (done.frames, done.where) == (2, "system")
+        assert pool.deflate(2 * FRAME, source="system").frames == 2
+        for call in (
+            lambda: pool.inflate(FRAME, to="host"),
+            lambda: pool.deflate(FRAME, source="host"),
+            lambda: pool.resize(FRAME, place="host"),
+        ):
+            with pytest.raises(mrm.ArgumentError, match='"pool" or "system"'):
+                call()
+        assert pool.size == 4 * FRAME
+
+
+def test_huge_pages_go_on_to_the_system_and_come_from_it(needs_setting):
+    before = setting()
+    with mrm.Pool(8 * FRAME, maximum=12 * FRAME, huge="require", name="balloon") as pool:
+        assert pool.inflate(2 * FRAME).where == "pool"
+        assert setting() == before
+        done = pool.inflate(5 * FRAME, to="system")
+        assert (done.frames, done.where, done.error) == (5, "system", None)
+        assert setting() == before - 5
+        assert pool.deflate(8 * FRAME, source="system", threads=2).frames == 8
+        assert setting() == before + 3
+        assert pool.resize(7 * FRAME, place="system").frames == 2
+        assert setting() == before + 1
+        audit(pool)
+    assert setting() == before
+
+
+def test_a_setting_that_may_not_be_written_is_said_before_anything_is_done(needs_huge, monkeypatch):
+    monkeypatch.setattr("mrm.physical.kernelpool.writable", lambda *_, **__: False)
+    monkeypatch.setattr("mrm.physical.keeping._why_not_writable", lambda _: errno.EACCES)
+    with mrm.Pool(4 * FRAME, maximum=6 * FRAME, huge="require", name="balloon") as pool:
+        for call in (lambda: pool.inflate(FRAME, to="system"), lambda: pool.deflate(FRAME, source="system")):
+            done = call()
+            assert done.frames == 0
+            with pytest.raises(mrm.FundingError, match="nr_hugepages"):
+                done.or_raise()
+        assert audit(pool).inflated == 2
+
+
+def test_surplus_pages_go_to_the_system_by_themselves(needs_setting):
+    """As a user without rights has them: nothing is changed for it."""
+    from mrm.physical.kernelpool import change
+
+    before, count = setting(), 6
+    with mrm.Pool(count * FRAME, huge="require", name="balloon") as pool:
+        try:
+            change(-count)  # those that the pool has are surplus now, as if made on demand
+            more = huge_pages().surplus
+            done = pool.inflate(min(count, more) * FRAME, to="system")
+            assert done.frames == min(count, more)
+            assert pool._keeper().sums == {}
+        finally:
+            change(before - setting())
+    assert setting() == before
+
+
+_BREATHING = """
+import sys
+import mrm
+with mrm.Pool(8 * mrm.FRAME_SIZE, maximum=16 * mrm.FRAME_SIZE, huge="require") as pool:
+    print("ready", flush=True)
+    while True:
+        pool.inflate(8 * mrm.FRAME_SIZE, to="system").or_raise()
+        pool.deflate(16 * mrm.FRAME_SIZE, source="system").or_raise()
+        pool.inflate(8 * mrm.FRAME_SIZE, to="pool").or_raise()
+"""
+
+
+@pytest.mark.parametrize("after", [0.0, 0.003, 0.01, 0.1])
+def test_kill_9_in_the_middle_leaves_the_systems_huge_pages_as_they_were(needs_setting, after):
+    before, free = setting(), huge_pages().available
+    with subprocess.Popen([sys.executable, "-c", _BREATHING], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        time.sleep(after)
+        process.kill()
+    until = time.monotonic() + 30
+    while (setting(), huge_pages().available) != (before, free) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert (setting(), huge_pages().available) == (before, free)
+
+
 # ---- failures ------------------------------------------------------------------------------
 
 FETCHING = {"fallocate", "madvise"}
@@ -414,8 +521,6 @@ def test_a_kernel_that_has_no_more_in_the_middle_gives_what_it_has(needs_huge):
 @contextlib.contextmanager
 def _only(free):
     """Leave so many huge pages free, by taking all others."""
-    from mrm.physical.limits import huge_pages
-
     count = huge_pages().available - free
     assert count > 0, "this machine has too few huge pages free"
     with mrm.Pool(count * FRAME, huge="require"):
@@ -580,7 +685,9 @@ def test_it_is_reached_from_c(pool):
     handle = ffi.cast("mrm_pool *", pool._c_pool)
     done = ffi.new("uint32_t *", 99)
     constants = ffi.dlopen(None)
-    assert api.pool_inflate(handle, 20, done) == constants.MRM_OUT_OF_FRAMES
+    assert api.pool_inflate(handle, 20, 2, done) == constants.MRM_BAD_ARGUMENT
+    assert done[0] == 0
+    assert api.pool_inflate(handle, 20, 0, done) == constants.MRM_OUT_OF_FRAMES
     assert done[0] == 16
     assert api.pool_deflate(handle, 24, done) == 0
     assert done[0] == 24

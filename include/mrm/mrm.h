@@ -110,6 +110,9 @@ enum {
 /* Flags of account_flush. */
 enum { MRM_OVERDRAFT_ONLY = 1 };  /* only as long as the account has more than its balance */
 
+/* Flags of pool_inflate. */
+enum { MRM_NO_RETIRE = 1 };       /* leave frames out that wait for a retire, or that an old address shows */
+
 /* The account that takers draw on who name none. */
 enum { MRM_POOL_ACCOUNT = 1 };
 
@@ -499,11 +502,11 @@ typedef struct mrm_api {
     /* ---- the balloon ---- */
 
     /* Give the memory of n free frames back to the kernel, those with the highest numbers:
-     * frames that no account was promised, and that no old address shows any more (retires
-     * the pool if that is what is missing). *done is how many went, whatever is returned:
-     * MRM_OUT_OF_FRAMES if fewer were free. A system call and a shootdown for each run of
-     * neighbours and each mapping that shows it, some 2 us a frame. */
-    int (*pool_inflate)(mrm_pool *pool, uint32_t n, uint32_t *done);
+     * frames that no account was promised, and that no old address shows any more: retires
+     * the pool if that is what is missing, unless flags has MRM_NO_RETIRE. *done is how many
+     * went, whatever is returned: MRM_OUT_OF_FRAMES if fewer were free. A system call and a
+     * shootdown for each run of neighbours and each mapping that shows it, some 2 us a frame. */
+    int (*pool_inflate)(mrm_pool *pool, uint32_t n, int flags, uint32_t *done);
     /* Fetch memory for n frames in the balloon, those with the lowest numbers, cleared; they
      * may be taken as they arrive, a few at a time. Several threads may fetch at once.
      * *done is how many came, whatever is returned: MRM_UNFUNDED if the kernel had no more,
