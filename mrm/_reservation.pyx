@@ -440,7 +440,7 @@ cdef class Batch:
         if account is not None:
             return self._map_from(own_numbers(slots, "slots"), account, overdraft, zeroed, how)
         if overdraft or zeroed:
-            raise ArgumentError("overdraft= and zeroed= are about frames that are taken: name an account, and no frames")
+            raise ArgumentError("overdraft= and zeroed= are for frames that are taken: name an account, and no frames")
         s, f = numbers(slots, "slots"), numbers(frames, "frames")
         _same_length(s, f)
         check(batch_map(self.open_one(), s.data, f.data, s.n, how))

@@ -1,6 +1,5 @@
 """The stock: free frames that a thread clears ahead of those who want zeros."""
 
-from libc.stddef cimport size_t
 from libc.stdint cimport uint32_t
 
 from mrm.physical.frames cimport frames_t

@@ -25,14 +25,14 @@ Frames that a deferred alias still shows are left out: a late write through it w
 cleared.
 """
 
-from libc.stddef cimport size_t
 from libc.stdint cimport uint16_t, uint32_t
 
 from mrm.physical.bitmap cimport bitmap_give, bitmap_take_high
 from mrm.physical.books cimport NOBODY
 from mrm.physical.frames cimport frames_owner
 from mrm.physical.stack cimport (
-    NO_FRAME, list_push, mrm_add32, mrm_add64, mrm_load16, mrm_load32, mrm_store16, mrm_sub32, stack_pop,
+    NO_FRAME, list_push, mrm_add32, mrm_add64, mrm_load16, mrm_load32, mrm_load64, mrm_store16, mrm_sub32,
+    stack_pop,
 )
 
 
@@ -156,7 +156,7 @@ cdef void stock_resume(frames_t *frames) noexcept nogil:
     if mrm_sub32(&frames.stock.waiting, 1):
         return
     stock_refill(frames)
-    if <uint32_t>frames.stock.dirty.head != NO_FRAME:
+    if <uint32_t>mrm_load64(&frames.stock.dirty.head) != NO_FRAME:
         call_thread(frames)
 
 

@@ -40,8 +40,11 @@ cdef void batch_abort(batch_t *batch) noexcept nogil:
     cdef pool_t *pool = batch.reservation.pool
     cdef size_t i
     for i in range(batch.count):
-        # One that a slot shows all the same, as undoing a commit failed, stays held: giving it is refused.
-        if batch.ops[i].taken and pool_usable(pool) == MRM_OK and not frames_mappings(&pool.frames, batch.ops[i].source):
+        # One that a slot shows all the same, as undoing a commit failed, stays held.
+        if (
+            batch.ops[i].taken and pool_usable(pool) == MRM_OK
+            and not frames_mappings(&pool.frames, batch.ops[i].source)
+        ):
             pool_give(pool, batch.ops[i].source, MRM_REUSE_NOW)
     reservation_release(batch.reservation)
     free(batch.ops)
