@@ -23,12 +23,28 @@ with mrm.Pool("64MiB") as pool:  # 32 frames, all in the fund "committed"
         print(error)
 
     def on_shortage(account, wanted):
-        print(account, "is short of", wanted, "frame: the cache gives one back")
-        pool.give(cached.pop())
+        print("frames that", account, "is short of:", wanted, "- the cache gives as many back")
+        for _ in range(wanted):
+            pool.give(cached.pop())
 
     pool.on_shortage(on_shortage)
     pages.append(heap.take(overdraft=True))  # the overdraft is used up: the callback helps
     spare = collector.take()  # never fails: nobody else can have it
+
+    pool.give(pages.pop())
+    pool.keep_zeroed(4)  # cleared ahead, when a processor has nothing else to do
+    with pool.reserve(8) as reservation:
+        with (
+            reservation.batch() as batch
+        ):  # the heap pays for what the batch maps; an exception gives it back
+            mapped = batch.map([0, 1], account=heap, overdraft=True, zeroed=True)
+        print(
+            "slots 0 and 1 show frames",
+            *mapped,
+            "which hold",
+            int.from_bytes(reservation.buffer(0), "little"),
+        )
+    pages += mapped
 
     for account in pool.accounts.values():
         print(account)

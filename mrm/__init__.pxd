@@ -125,6 +125,9 @@ cdef extern from "mrm/mrm.h" nogil:
         uint64_t system_calls
         uint64_t inflated
         uint64_t poisoned
+        uint64_t zeroed
+        uint64_t cleared
+        uint64_t cleared_late
 
     ctypedef struct mrm_slot:
         uint32_t state
@@ -267,6 +270,10 @@ cdef extern from "mrm/mrm.h" nogil:
         int (*pool_deflate)(mrm_pool *pool, uint32_t n, uint32_t *done) noexcept nogil
         int (*quarantine)(mrm_pool *pool, uint32_t frame) noexcept nogil
         int (*pool_scan)(mrm_pool *pool, uint32_t *frames, size_t *n) noexcept nogil
+        int (*pool_keep_zeroed)(mrm_pool *pool, uint32_t n) noexcept nogil
+        int (*batch_map_from)(
+            mrm_batch *batch, uint32_t account, int how, const uint32_t *slots, size_t n, int protection,
+            uint32_t *frames) noexcept nogil
 
     # The pointer that is called `mrm` in C, where there are no modules.
     const mrm_api *api "mrm"

@@ -399,6 +399,11 @@ cdef class Account:
         return f"<mrm.Account {self.name!r}: {figures.allocated} frames of a balance of {figures.balance}>"
 
 
+def account_in(Pool pool, account):
+    """The number of an account of this pool, by object or name, for a batch that has it pay."""
+    return account_number(pool, account)
+
+
 cdef Account account_named(Pool pool, uint32_t number, str name):
     cdef Account account = Account.__new__(Account)
     account.pool = pool

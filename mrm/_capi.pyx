@@ -26,11 +26,12 @@ from mrm.physical.pool cimport (
 )
 from mrm.physical.quarantine cimport pool_quarantine, pool_scan
 from mrm.physical.taking cimport (
-    account_take, account_take_many, account_take_run, pool_give, pool_give_many, pool_on_shortage, pool_take,
-    pool_take_many, pool_take_run,
+    account_take, account_take_many, account_take_run, pool_give, pool_give_many, pool_keep_zeroed, pool_on_shortage,
+    pool_take, pool_take_many, pool_take_run,
 )
 from mrm.space.batch cimport (
-    batch_abort, batch_alias, batch_begin, batch_map, batch_move, batch_protect, batch_swap, batch_unmap,
+    batch_abort, batch_alias, batch_begin, batch_map, batch_map_from, batch_move, batch_protect, batch_swap,
+    batch_unmap,
 )
 from mrm.space.commit cimport batch_commit, pool_retire, reservation_retire
 from mrm.space.inflate cimport pool_inflate
@@ -107,6 +108,8 @@ cdef extern from "mrm/mrm.h" nogil:
         void *pool_deflate
         void *quarantine
         void *pool_scan
+        void *pool_keep_zeroed
+        void *batch_map_from
 
 
 cdef object _text(const char *value):
@@ -238,6 +241,8 @@ table.pool_inflate = <void *>pool_inflate
 table.pool_deflate = <void *>pool_deflate
 table.quarantine = <void *>pool_quarantine
 table.pool_scan = <void *>pool_scan
+table.pool_keep_zeroed = <void *>pool_keep_zeroed
+table.batch_map_from = <void *>batch_map_from
 
 _C_API = PyCapsule_New(&table, b"mrm._core._C_API", NULL)
 

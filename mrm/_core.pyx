@@ -30,13 +30,15 @@ from mrm._reservation cimport Report, check_reservation, make_reservation
 from mrm._view cimport Window, make_view, make_window
 from mrm.errors import ArgumentError, AuditError, ClosedError, Error, FrameError, PinnedError
 from mrm.physical.balloon cimport balloon_frames, pool_deflate
-from mrm.physical.frames cimport frames_state, frames_take
+from mrm.physical.frames cimport LATER, frames_state, frames_take
 from mrm.physical.pool cimport (
     pool_address, pool_audit, pool_copy_frame, pool_description, pool_release, pool_retain, pool_stats, pool_t,
     pool_usable, pool_zero,
 )
 from mrm.physical.quarantine cimport pool_quarantine, pool_scan
-from mrm.physical.taking cimport pool_give, pool_give_many, pool_take, pool_take_many, pool_take_run
+from mrm.physical.taking cimport (
+    pool_give, pool_give_many, pool_keep_zeroed, pool_take, pool_take_many, pool_take_run,
+)
 from mrm.space.commit cimport pool_retire
 from mrm.space.inflate cimport pool_inflate
 from mrm.space.place cimport classify as classify_address
@@ -252,10 +254,10 @@ cdef class Pool:
                 self.open_one()
             status = pool_usable(pool)
             if status == 0:
-                status = frames_take(&pool.frames, MRM_POOL_ACCOUNT, 0, &frame)
+                status = frames_take(&pool.frames, MRM_POOL_ACCOUNT, LATER, &frame)
             if status:
-                # Only now without the GIL, and with a user of its own: who is told of a
-                # shortage may wait for other threads, or close the pool.
+                # Only now without the GIL, and with a user of its own: a frame may have to be
+                # cleared, and who is told of a shortage may wait for other threads, or close the pool.
                 pool_retain(pool)
                 with nogil:
                     status = pool_take(pool, &frame)
@@ -697,6 +699,39 @@ cdef class Pool:
         from mrm._accounts import set_on_shortage
 
         set_on_shortage(self, callback)
+
+    @cython.critical_section
+    def keep_zeroed(self, n):
+        """Keep free frames cleared, in the background, for ``account.take(zeroed=True)``.
+
+        Parameters
+        ----------
+        n : int
+            How many; 0, as at first: none, and no thread.
+
+        Raises
+        ------
+        ArgumentError
+            If the pool has fewer frames.
+        MetadataMemoryError
+            If there is no thread to be had.
+        SystemCallError
+            If the thread may not give way to all others (SCHED_IDLE); then there is none.
+
+        Notes
+        -----
+        The frames stay free: whoever finds no others gets them. A thread without Python clears
+        them when a processor has nothing else to do, and sleeps when as many are ready.
+        ``stats().zeroed`` is how many are.
+        """
+        cdef uint32_t count = _number_of_frames(n)
+        cdef pool_t *pool = self.open_one()
+        cdef int status
+        pool_retain(pool)
+        with nogil:
+            status = pool_keep_zeroed(pool, count)
+            pool_release(pool)
+        check(status)
 
     @cython.critical_section
     def state_of(self, frame):

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from mrm cimport mrm_report
+from mrm._arrays cimport Numbers
 from mrm.space.batch cimport batch_t
 from mrm.space.reservation cimport reservation_t
 
@@ -31,6 +32,7 @@ cdef class Batch:
     cdef readonly Report report
     cdef batch_t *open_one(self) except NULL
     cdef int _check_pins(self) except -1
+    cdef object _map_from(self, Numbers s, account, overdraft, zeroed, int protection)
 
 
 cdef uint64_t check_reservation(object slots, object at, uint64_t *where) except 0

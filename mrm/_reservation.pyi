@@ -1,8 +1,10 @@
 """Reservations and batches as Python sees them."""
 
+from array import array
 from types import TracebackType
-from typing import Never, Self, SupportsIndex
+from typing import Never, Self, SupportsIndex, overload
 
+from mrm._accounts import Account
 from mrm._arrays import _Integers
 from mrm._core import Pool
 from mrm.stats import Mapping
@@ -51,7 +53,19 @@ class Reservation:
 class Batch:
     report: Report | None
     def __init__(self) -> Never: ...  # reservation.batch()
+    @overload
     def map(self, slots: _Integers, frames: _Integers, protection: str = "rw") -> None: ...
+    @overload
+    def map(
+        self,
+        slots: _Integers,
+        frames: None = None,
+        protection: str = "rw",
+        *,
+        account: Account | str,
+        overdraft: bool = False,
+        zeroed: bool = False,
+    ) -> array[int]: ...
     def unmap(self, slots: _Integers, *, deferred: bool = False, missing_ok: bool = False) -> None: ...
     def move(self, sources: _Integers, targets: _Integers, *, deferred: bool = False) -> None: ...
     def alias(self, sources: _Integers, targets: _Integers) -> None: ...

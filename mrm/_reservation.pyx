@@ -16,17 +16,17 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from mrm cimport (
-    MRM_DEFERRED, MRM_MISSING_OK, MRM_PROT_NONE, MRM_PROT_READ, MRM_PROT_READ_WRITE, MRM_SLOT_DEFERRED,
-    MRM_SLOT_EMPTY, MRM_SLOT_SHOWN, mrm_slot,
+    MRM_DEFERRED, MRM_MISSING_OK, MRM_OVERDRAFT, MRM_PROT_NONE, MRM_PROT_READ, MRM_PROT_READ_WRITE, MRM_SLOT_DEFERRED,
+    MRM_SLOT_EMPTY, MRM_SLOT_SHOWN, MRM_ZEROED, mrm_slot,
 )
-from mrm._arrays cimport Numbers, numbers
+from mrm._arrays cimport Numbers, new_array, numbers, own_numbers
 from mrm._live cimport LIVE_BATCHES, LIVE_RESERVATIONS, live_changed
 from mrm._view cimport index, make_buffer
 from mrm._ways import lack
 from mrm.errors import ArgumentError, ClosedError, PinnedError, SlotError
 from mrm.physical.pool cimport pool_release, pool_retain, pool_t, pool_usable
 from mrm.space.batch cimport (
-    OP_MOVE, OP_SWAP, batch_abort, batch_alias, batch_begin, batch_map, batch_move, batch_protect,
+    OP_MOVE, OP_SWAP, batch_abort, batch_alias, batch_begin, batch_map, batch_map_from, batch_move, batch_protect,
     batch_swap, batch_t, batch_unmap,
 )
 from mrm.space.commit cimport batch_commit, reservation_retire
@@ -409,18 +409,59 @@ cdef class Batch:
         return self.batch
 
     @cython.critical_section
-    def map(self, slots, frames, protection="rw"):
-        """Let empty slots show held frames.
+    def map(self, slots, frames=None, protection="rw", *, account=None, overdraft=False, zeroed=False):
+        """Let empty slots show held frames, or frames that an account pays for.
 
         Parameters
         ----------
         slots, frames : int or array of int
             Of the same length.
         protection : {"rw", "r", "none"}, optional
+        account : Account or str, optional
+            Without ``frames``: take as many as there are slots from this account, now.
+        overdraft, zeroed : bool, optional
+            As ``account.take`` has them.
+
+        Returns
+        -------
+        array.array('I') or None
+            The frames that were taken. The batch gives them back when it is aborted, or
+            dropped; once it is committed they are held, and yours to give.
+
+        Raises
+        ------
+        OutOfFrames
+            If the account was not promised as many; then none is taken, and nothing noted.
         """
-        cdef Numbers s = numbers(slots, "slots"), f = numbers(frames, "frames")
+        cdef Numbers s, f
+        cdef int how = _protection(protection)
+        if (frames is None) == (account is None):
+            raise ArgumentError("map either frames, or frames of an account: one of the two is needed")
+        if account is not None:
+            return self._map_from(own_numbers(slots, "slots"), account, overdraft, zeroed, how)
+        if overdraft or zeroed:
+            raise ArgumentError("overdraft= and zeroed= are for frames that are taken: name an account, and no frames")
+        s, f = numbers(slots, "slots"), numbers(frames, "frames")
         _same_length(s, f)
-        check(batch_map(self.open_one(), s.data, f.data, s.n, _protection(protection)))
+        check(batch_map(self.open_one(), s.data, f.data, s.n, how))
+
+    cdef object _map_from(self, Numbers s, account, overdraft, zeroed, int protection):
+        """Map frames that are taken from an account."""
+        from mrm._accounts import account_in
+
+        cdef uint32_t number = account_in(self.reservation.owner, account)
+        cdef int how = (MRM_OVERDRAFT if overdraft else 0) | (MRM_ZEROED if zeroed else 0)
+        cdef batch_t *batch = self.open_one()
+        cdef uint32_t *taken
+        cdef int status
+        frames = new_array(min(s.n, <size_t>batch.reservation.pool.layout.frame_count), &taken)
+        batch = self.open_one()
+        self.batch = NULL               # until it is done, for other threads and for callbacks it is over
+        with nogil:
+            status = batch_map_from(batch, number, how, s.data, s.n, protection, taken)
+        self.batch = batch
+        check(status)
+        return frames
 
     @cython.critical_section
     def unmap(self, slots, *, deferred=False, missing_ok=False):

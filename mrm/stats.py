@@ -30,6 +30,9 @@ class PoolStats:
     system_calls: int  #: made by commits and retires
     inflated: int  #: in the balloon: without memory
     poisoned: int  #: in quarantine: memory that is broken
+    zeroed: int  #: of the free ones, those that the stock has ready, cleared
+    cleared: int  #: in the background, so far
+    cleared_late: int  #: by takers, who had to wait for it, so far
 
     @property
     def free(self) -> int:

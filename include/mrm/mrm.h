@@ -192,6 +192,9 @@ typedef struct mrm_stats {
     uint64_t system_calls;      /* made by commits and retires of this pool */
     uint64_t inflated;          /* in the balloon: without memory */
     uint64_t poisoned;          /* in quarantine: memory that is broken */
+    uint64_t zeroed;            /* of the free ones, those that the stock has ready, cleared (pool_keep_zeroed) */
+    uint64_t cleared;           /* in the background, so far */
+    uint64_t cleared_late;      /* by takers, who had to wait for it, so far */
 } mrm_stats;
 
 /* ---- address space -------------------------------------------------------- */
@@ -523,6 +526,19 @@ typedef struct mrm_api {
      * frames[], and *n becomes how many there are, those in quarantine too. Some 0.1 us a
      * frame. MRM_SYSTEM_CALL where the kernel cannot say (5.14). */
     int (*pool_scan)(mrm_pool *pool, uint32_t *frames, size_t *n);
+
+    /* ---- zeros, and pages that are paid for ---- */
+
+    /* Keep n free frames cleared, by a thread that runs when a processor has nothing else to
+     * do; 0, as at first: none, and no thread. They stay free, and whoever finds no others gets
+     * them. Takers who want zeros get them without clearing. MRM_NO_MEMORY: there is no
+     * thread to be had; MRM_SYSTEM_CALL: it may not be one that gives way to all others. */
+    int (*pool_keep_zeroed)(mrm_pool *pool, uint32_t n);
+    /* As batch_map, with n frames that are taken from an account now: frames[i] for slots[i]. They
+     * are the batch's, which gives them back when it is aborted, until it is committed: then
+     * they are the caller's to give. how: as account_take_many has it. MRM_OUT_OF_FRAMES. */
+    int (*batch_map_from)(mrm_batch *batch, uint32_t account, int how, const uint32_t *slots, size_t n, int protection,
+                          uint32_t *frames);
 } mrm_api;
 
 #if !defined(MRM_NO_API_POINTER)

@@ -27,6 +27,7 @@ from mrm.physical.frames cimport frames_open_stacks, frames_owner, frames_state,
 from mrm.physical.funds cimport NONE, check_name, find_fund, free_promises, refuse_fund, refuse_number
 from mrm.physical.pool cimport pool_t, pool_usable
 from mrm.physical.stack cimport mrm_store16, mrm_store32
+from mrm.physical.stock cimport stock_resume, stock_withdraw
 from mrm.system.failure cimport failure, mrm_fail
 
 
@@ -180,34 +181,42 @@ cdef int account_name(pool_t *pool, uint32_t number, char *name) noexcept nogil:
 
 cdef int account_close(pool_t *pool, uint32_t number) noexcept nogil:
     """End an account that holds nothing."""
-    cdef frames_t *frames = &pool.frames
-    cdef account_t *account
-    cdef uint32_t frame
-    cdef int status = begin(pool, number, &account)
+    cdef int status = pool_usable(pool)
     if status != MRM_OK:
         return status
+    mrm_lock(&pool.frames.lock)
+    # So that what lies in stock, dirty, is found, too. It may let the lock go, so it comes first.
+    stock_withdraw(&pool.frames)
+    status = close_account(&pool.frames, number)
+    stock_resume(&pool.frames)
+    mrm_unlock(&pool.frames.lock)
+    return status
+
+
+cdef int close_account(frames_t *frames, uint32_t number) noexcept nogil:
+    """The same, with the lock held and nothing in stock."""
+    cdef account_t *account = known(frames, number)
+    cdef uint32_t frame
+    if account == NULL:
+        return refuse_number(b"account", number)
     if number == MRM_POOL_ACCOUNT:
-        mrm_unlock(&frames.lock)
         return mrm_fail(
             failure(), MRM_BAD_ARGUMENT, 0, 0, NULL, 0,
             b"the pool's own account is not closed: whoever names no account takes from it",
         )
     flush_stacks(frames, number)
     if account.charged:
-        status = mrm_fail(
+        return mrm_fail(
             failure(), MRM_BAD_FRAME, 0, 0, NULL, 0,
             b"account '%s' has %u frames, held or waiting for a retire: give them back, and retire, before it "
             b"is closed", account.name, account.charged,
         )
-        mrm_unlock(&frames.lock)
-        return status
     mrm_store32(&account.open, 0)
     set_balance(&frames.books, account, 0)
     for frame in range(frames.count):
         if frames_owner(frames, frame) == number and bitmap_has(&frames.bitmap, frame):
             mrm_store16(&frames.frame[frame].depth, <uint16_t>SOMEBODY)
     forget_credits(frames, number)
-    mrm_unlock(&frames.lock)
     return MRM_OK
 
 

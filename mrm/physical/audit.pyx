@@ -25,6 +25,7 @@ from mrm.physical.frames cimport (
     NO_FRAME, frame_counts_t, frames_mappings, frames_owner, frames_state, frames_t,
 )
 from mrm.physical.stack cimport STATE_BITS, mrm_load16, mrm_load32, mrm_load64, stack_depth, stack_t
+from mrm.physical.stock cimport stock_pause, stock_resume
 from mrm.system.failure cimport failure, mrm_fail
 
 
@@ -118,6 +119,21 @@ cdef int check_lists(const frames_t *frames, uint8_t *ticked, uint32_t *had) noe
     return status
 
 
+cdef int check_stock(const frames_t *frames, uint8_t *ticked) noexcept nogil:
+    """Tick off what is in stock, none of it in the thread's hand, and check how many that is."""
+    cdef uint32_t clean, dirty
+    cdef uint64_t head = mrm_load64(&frames.stock.clean.head)
+    cdef int status = tick_off(frames, head, MRM_FRAME_READY, ticked, &clean)
+    if status == MRM_OK and clean != mrm_load32(&frames.stock.zeroed):
+        return lost(<uint32_t>head, b"is first of another number of cleared ones than is recorded")
+    if status == MRM_OK:
+        head = mrm_load64(&frames.stock.dirty.head)
+        status = tick_off(frames, head, MRM_FRAME_READY, ticked, &dirty)
+    if status == MRM_OK and clean + dirty != frames.stock.count:
+        return lost(<uint32_t>head, b"and others are in a stock of another size than is recorded")
+    return status
+
+
 cdef int check_places(const frames_t *frames, const uint8_t *ticked, uint32_t *had) noexcept nogil:
     """Check every frame's place against its state; ``ticked`` are those in lists.
 
@@ -202,7 +218,10 @@ cdef int frames_audit(frames_t *frames, frame_counts_t *counts) noexcept nogil:
         )
     mrm_lock(&frames.retiring)
     mrm_lock(&frames.lock)
+    stock_pause(frames)
     status = check_lists(frames, ticked, had)
+    if status == MRM_OK:
+        status = check_stock(frames, ticked)
     if status == MRM_OK:
         status = check_places(frames, ticked, had)
     if status == MRM_OK:
@@ -213,6 +232,7 @@ cdef int frames_audit(frames_t *frames, frame_counts_t *counts) noexcept nogil:
             status = lost(<uint32_t>wrong, b"is the first below a summary that is wrong")
     if status == MRM_OK:
         status = check_books(frames, had)
+    stock_resume(frames)
     mrm_unlock(&frames.lock)
     mrm_unlock(&frames.retiring)
     free(ticked)

@@ -40,6 +40,7 @@ from mrm.physical.funds cimport free_promises
 from mrm.physical.pool cimport pool_t, pool_usable
 from mrm.physical.refusals cimport holders
 from mrm.physical.stack cimport mrm_load16, mrm_store16, mrm_store32
+from mrm.physical.stock cimport stock_resume, stock_withdraw
 from mrm.system.calls cimport CALL_FALLOCATE, advise, call, is_fake
 from mrm.system.failure cimport failure, mrm_fail
 from mrm.system.features cimport FEATURE_COLLAPSE, FEATURE_POPULATE, feature_missing
@@ -97,6 +98,7 @@ cdef uint32_t claim(frames_t *frames, uint32_t *claimed, uint32_t most, uint32_t
     cdef uint32_t skipped[CHUNK]
     cdef uint32_t i, found, kept = 0, passed = 0
     mrm_lock(&frames.lock)
+    stock_withdraw(frames)
     free_promises(frames, COMMITTED, most)
     found = <uint32_t>bitmap_take_high(
         &frames.bitmap, claimed, min(most, available(&frames.books.fund[COMMITTED])), below[0]
@@ -113,6 +115,7 @@ cdef uint32_t claim(frames_t *frames, uint32_t *claimed, uint32_t most, uint32_t
     bitmap_give(&frames.bitmap, skipped, passed)
     frames.books.fund[COMMITTED].frames -= kept
     frames.moving += kept
+    stock_resume(frames)
     mrm_unlock(&frames.lock)
     return kept
 

@@ -14,9 +14,12 @@ cdef enum:
 # Not thread-safe: frames_t.lock is held around each of these.
 cdef void books_begin(frames_t *frames, account_t *account) noexcept nogil
 cdef void books_end(frames_t *frames, account_t *account) noexcept nogil
-cdef uint32_t common_take(frames_t *frames, uint32_t account, uint32_t *taken, uint32_t n) noexcept nogil
+cdef uint32_t common_take(
+    frames_t *frames, uint32_t account, uint32_t *taken, uint32_t least, uint32_t n
+) noexcept nogil
 cdef int64_t common_take_run(frames_t *frames, uint32_t account, uint32_t n) noexcept nogil
 cdef void common_give(frames_t *frames, const uint32_t *given, size_t n, bint is_run) noexcept nogil
 cdef void common_return(frames_t *frames, uint32_t account, uint32_t *popped, size_t n) noexcept nogil
+cdef uint32_t common_exchange(frames_t *frames, uint32_t account, uint32_t popped) noexcept nogil
 cdef uint32_t flush_stacks(frames_t *frames, uint32_t account) noexcept nogil
 cdef uint32_t in_stacks(const frames_t *frames, uint32_t account) noexcept nogil

@@ -27,8 +27,10 @@ from mrm.physical.bitmap cimport bitmap_give, bitmap_give_run, bitmap_take, bitm
 from mrm.physical.books cimport NOBODY, charge, mark_allocated, overdrawn, set_balance, uncharge
 from mrm.physical.frames cimport frames_owner
 from mrm.physical.stack cimport (
-    FOREIGN, ZERO, mrm_load32, mrm_store16, mrm_store32, stack_depth, stack_pop_many, stack_t,
+    FOREIGN, NO_FRAME, ZERO, mrm_load32, mrm_store16, mrm_store32, stack_depth, stack_pop_many, stack_t,
 )
+
+from mrm.physical.stock cimport stock_refill, stock_take, stock_take_clean
 
 
 cdef enum:
@@ -81,9 +83,17 @@ cdef inline uint32_t contents_for(const frames_t *frames, uint32_t account, uint
     return FOREIGN
 
 
-cdef uint32_t common_take(frames_t *frames, uint32_t account, uint32_t *taken, uint32_t n) noexcept nogil:
-    """Charge an account for up to ``n`` frames that it is entitled to, the lowest; how many."""
+cdef uint32_t common_take(
+    frames_t *frames, uint32_t account, uint32_t *taken, uint32_t least, uint32_t n
+) noexcept nogil:
+    """Charge an account for up to ``n`` frames that it is entitled to, the lowest; how many.
+
+    Those in stock only up to ``least``, which the account needs now: they are not for its stacks.
+    """
     cdef uint32_t found = <uint32_t>bitmap_take(&frames.bitmap, taken, n), i
+    least = min(least, n)
+    if found < least and frames.stock.count:
+        found += stock_take(frames, taken + found, least - found)
     for i in range(found):
         mrm_store32(&frames.frame[taken[i]].status, MRM_FRAME_READY | contents_for(frames, account, taken[i]))
     charge(&frames.books, &frames.books.account[account], found)
@@ -157,6 +167,20 @@ cdef void common_give(frames_t *frames, const uint32_t *given, size_t n, bint is
         bitmap_give_run(&frames.bitmap, given[0], <uint32_t>n)
     else:
         bitmap_give(&frames.bitmap, given, n)
+    if frames.stock.count < frames.stock.wanted:
+        stock_refill(frames)
+
+
+cdef inline void note_contents(frames_t *frames, uint32_t account, uint32_t frame) noexcept nogil:
+    """Note whose contents a frame holds that was popped off an account's stack and goes to the list."""
+    cdef uint32_t status = mrm_load32(&frames.frame[frame].status)
+    cdef uint16_t owner = <uint16_t>(account << frames.cpu_shift)
+    if status & ZERO:
+        owner = 0
+    elif status & FOREIGN:
+        owner = SOMEBODY
+    mrm_store16(&frames.frame[frame].depth, owner)
+    mrm_store32(&frames.frame[frame].status, MRM_FRAME_READY)
 
 
 cdef void common_return(frames_t *frames, uint32_t account, uint32_t *popped, size_t n) noexcept nogil:
@@ -164,20 +188,26 @@ cdef void common_return(frames_t *frames, uint32_t account, uint32_t *popped, si
 
     ``books_begin`` came before the popping, and ``books_end`` comes after.
     """
-    cdef uint32_t status
-    cdef uint16_t owner
     cdef size_t i
     for i in range(n):
-        status = mrm_load32(&frames.frame[popped[i]].status)
-        owner = <uint16_t>(account << frames.cpu_shift)
-        if status & ZERO:
-            owner = 0
-        elif status & FOREIGN:
-            owner = SOMEBODY
-        mrm_store16(&frames.frame[popped[i]].depth, owner)
-        mrm_store32(&frames.frame[popped[i]].status, MRM_FRAME_READY)
+        note_contents(frames, account, popped[i])
     uncharge(&frames.books, &frames.books.account[account], <uint32_t>n)
     bitmap_give(&frames.bitmap, popped, n)
+    if frames.stock.count < frames.stock.wanted:
+        stock_refill(frames)
+
+
+cdef uint32_t common_exchange(frames_t *frames, uint32_t account, uint32_t popped) noexcept nogil:
+    """A frame of zeros for one popped off an account's stacks, which is charged for neither more nor less.
+
+    NO_FRAME if none is in stock.
+    """
+    cdef uint32_t clean = stock_take_clean(frames)
+    if clean != NO_FRAME:
+        note_contents(frames, account, popped)
+        bitmap_give(&frames.bitmap, &popped, 1)
+        stock_refill(frames)
+    return clean
 
 
 cdef uint32_t flush_stacks(frames_t *frames, uint32_t account) noexcept nogil:

@@ -1,11 +1,33 @@
 """Every frame's state, and the free lists that they are taken from."""
 
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 
 from mrm cimport MRM_FRAME_READY, MRM_FRAME_RELEASED
 from mrm.physical.bitmap cimport bitmap_t
 from mrm.physical.books cimport books_t
 from mrm.physical.stack cimport NO_FRAME, STATE_BITS, frame_t, mrm_load16, mrm_load32, stack_t
+
+
+# Free frames that are held ready for who wants zeros, and the thread that clears them (stock.pyx,
+# zeroing.pyx). Atomic, but for what the lock of the free lists guards.
+cdef struct stock_t:
+    uint32_t wanted             # frames that it is to have; under the lock
+    uint32_t count              # in both lists and in the thread's hand; under the lock
+    uint32_t zeroed             # in the list of clean ones
+    uint32_t waiting            # who want that nothing is in its hand
+    uint32_t turn               # odd while something may be
+    uint32_t work               # goes up when there is something to clear
+    uint32_t sleeping           # whether the thread waits for that
+    uint32_t stop               # whether it is to end
+    uint32_t state              # of the thread: THREAD_...
+    int32_t refused             # why it is not there: an errno
+    uint32_t door               # lock of starting and stopping
+    uint64_t thread             # pthread_t
+    uint64_t cleared            # frames that it cleared so far
+    uint64_t cleared_late       # frames that takers cleared
+    uint64_t apart[16]
+    stack_t clean               # as lists: neither depth nor watermarks
+    stack_t dirty
 
 
 cdef struct frames_t:
@@ -28,6 +50,8 @@ cdef struct frames_t:
     uint32_t strict_count       # frames in it
     uint64_t epoch              # retires begun so far
     books_t books
+    uint64_t apart_too[16]
+    stock_t stock
     uint64_t end[16]            # what follows is on lines of its own
 
 
@@ -49,6 +73,7 @@ cdef void frames_close(frames_t *frames) noexcept nogil
 
 # All of these are thread-safe; take and give of one frame take no lock while the
 # processor's own stack serves. The account exists; how is MRM_OVERDRAFT, MRM_ZEROED, both or 0.
+# With LATER, frames_take gives LATER back, and no frame, where it would have to clear one, or to wait.
 cdef int frames_take(frames_t *frames, uint32_t account, int how, uint32_t *frame) noexcept nogil
 cdef int frames_take_many(
     frames_t *frames, uint32_t account, int how, uint32_t *taken, size_t n
@@ -61,6 +86,7 @@ cdef int frames_give_many(frames_t *frames, const uint32_t *given, size_t n, int
 
 
 cdef enum:
+    LATER = 1 << 8              # of how
     ONE_MAPPING = 1 << 8        # of a frame's status
 
 

@@ -28,6 +28,7 @@ A frame that was given with ``reuse="now"`` while deferred aliases still show it
 ready like any other: that it is *released* follows from its count of aliases. What
 reservations count, and what a strict frame waits for, is in showing.pyx. Frames without
 memory are in the balloon (balloon.pyx), a bitmap too, and no promise counts them.
+Some of the free ones may be in stock, cleared (stock.pyx): they belong to the common list.
 """
 
 from libc.stddef cimport size_t
@@ -41,7 +42,8 @@ from mrm cimport (
 from mrm.physical.bitmap cimport bitmap_close, bitmap_longest, bitmap_open, bitmap_withhold
 from mrm.physical.books cimport MOST_ACCOUNTS, POOL_ACCOUNT, account_t, books_open, entitled, overdrawn
 from mrm.physical.common cimport (
-    books_begin, books_end, common_give, common_return, common_take, common_take_run, flush_stacks, in_stacks,
+    books_begin, books_end, common_exchange, common_give, common_return, common_take, common_take_run, flush_stacks,
+    in_stacks,
 )
 from mrm.physical.refusals cimport refuse_frame, refuse_in_array, refuse_reuse, refuse_run, refuse_take
 from mrm.physical.stack cimport (
@@ -51,6 +53,7 @@ from mrm.physical.stack cimport (
     frame_t,
     list_push,
     mrm_add32,
+    mrm_add64,
     mrm_cas32,
     mrm_cpu,
     mrm_load16,
@@ -63,6 +66,7 @@ from mrm.physical.stack cimport (
     stack_push,
     stack_t,
 )
+from mrm.physical.stock cimport stock_open, stock_pause, stock_resume, stock_withdraw
 from mrm.system.failure cimport failure, mrm_fail
 
 
@@ -150,6 +154,7 @@ cdef int frames_open(frames_t *frames, uint32_t count, uint32_t funded, uint32_t
         frames.frame[frame].status = MRM_FRAME_INFLATED
     books_open(&frames.books, count, funded, <account_t *>(frames.frame + count), most_accounts)
     frames_open_stacks(frames, POOL_ACCOUNT)
+    stock_open(frames)
     frames.lock = 0
     frames.moving = 0
     frames.poisoned = 0
@@ -184,19 +189,48 @@ cdef inline void note_depth(stack_t *stack, uint32_t depth) noexcept nogil:
         mrm_store32(&stack.least, depth)
 
 
-cdef inline void hold(
-    frames_t *frames, uint32_t frame, uint32_t stack, int how
-) noexcept nogil:
-    """Make a frame that was taken off its list a held one, which goes back to stack number ``stack``.
-
-    What another account left in it is cleared, and so is everything where zeros are wanted.
-    """
-    cdef uint32_t was = mrm_load32(&frames.frame[frame].status)
+cdef inline void hold(frames_t *frames, uint32_t frame, uint32_t stack) noexcept nogil:
+    """Make a frame that was taken off its list a held one, which goes back to stack number ``stack``."""
     mrm_store16(&frames.frame[frame].depth, <uint16_t>stack)
     mrm_store32(&frames.frame[frame].status, MRM_FRAME_HELD)
-    if was & FOREIGN or (how & MRM_ZEROED and not was & ZERO):
-        if frames.contents != NULL:
-            mrm_clear(frames.contents + (<size_t>frame << frames.frame_shift), <size_t>1 << frames.frame_shift)
+
+
+cdef inline bint wants_clearing(const frames_t *frames, uint32_t frame, int how) noexcept nogil:
+    """Whether another account left something in a frame off its list, or zeros are wanted and not known to be there."""
+    cdef uint32_t was = mrm_load32(&frames.frame[frame].status)
+    return was & FOREIGN or (how & MRM_ZEROED and not was & ZERO)
+
+
+cdef void clear(frames_t *frames, uint32_t frame) noexcept nogil:
+    """Clear a frame while its taker waits."""
+    mrm_add64(&frames.stock.cleared_late, 1)
+    if frames.contents != NULL:
+        mrm_clear(frames.contents + (<size_t>frame << frames.frame_shift), <size_t>1 << frames.frame_shift)
+
+
+cdef uint32_t cleared(frames_t *frames, uint32_t account, uint32_t frame) noexcept nogil:
+    """A frame of zeros in the place of one off its list: from stock if there is one, else the same, cleared."""
+    cdef uint32_t clean = NO_FRAME
+    if mrm_load32(&frames.stock.zeroed):
+        mrm_lock(&frames.lock)
+        clean = common_exchange(frames, account, frame)
+        mrm_unlock(&frames.lock)
+    if clean == NO_FRAME:
+        clear(frames, frame)
+        return frame
+    return clean
+
+
+cdef int hold_cleared(frames_t *frames, uint32_t frame, stack_t *stack, int how, uint32_t *taken) noexcept nogil:
+    """Hold a frame of zeros in the place of one off its list; with LATER, put that back instead."""
+    cdef uint32_t number = <uint32_t>(stack - frames.stacks)
+    if how & LATER:
+        push(frames, stack, &frame, 1)
+        return LATER
+    frame = cleared(frames, number >> frames.cpu_shift, frame)
+    hold(frames, frame, number)
+    taken[0] = frame
+    return MRM_OK
 
 
 cdef uint64_t stack_changes(const frames_t *frames, uint32_t account) noexcept nogil:
@@ -254,7 +288,9 @@ cdef size_t gather(
     """
     cdef account_t *payer = &frames.books.account[account]
     cdef uint32_t promised = entitled(&frames.books, payer, False)
-    cdef size_t n = common_take(frames, account, taken, <uint32_t>min(<size_t>promised, most))
+    cdef size_t n = common_take(
+        frames, account, taken, <uint32_t>least, <uint32_t>min(<size_t>promised, most)
+    )
     cdef bint lent = how & MRM_OVERDRAFT or payer.lends
     if n < least:
         n += steal(frames, account, taken + n, least - n, most - n)
@@ -262,8 +298,14 @@ cdef size_t gather(
         if entitled(&frames.books, payer, True) < least - n:
             reclaim(frames, account)
         promised = entitled(&frames.books, payer, True)
-        n += common_take(frames, account, taken + n, min(promised, <uint32_t>(least - n)))
+        promised = min(promised, <uint32_t>(least - n))
+        n += common_take(frames, account, taken + n, promised, promised)
     return n
+
+
+cdef bint is_in_hand(const frames_t *frames, uint32_t account, int how, size_t n) noexcept nogil:
+    """Whether an account that found fewer than ``n`` frames was promised them: then the thread that clears has one."""
+    return frames.stock.count and entitled(&frames.books, &frames.books.account[account], how & MRM_OVERDRAFT) >= n
 
 
 cdef int take_from_others(frames_t *frames, uint32_t account, int how, stack_t *stack, uint32_t *frame) noexcept nogil:
@@ -271,16 +313,25 @@ cdef int take_from_others(frames_t *frames, uint32_t account, int how, stack_t *
     cdef account_t *payer = &frames.books.account[account]
     cdef uint32_t batch[BATCH]
     cdef size_t n
+    cdef bint waits
     mrm_lock(&frames.lock)
     books_begin(frames, payer)
     n = gather(frames, account, how, batch, 1, BATCH)
+    waits = n == 0 and is_in_hand(frames, account, how, 1)
+    if waits and not how & LATER:
+        stock_pause(frames)
+        books_begin(frames, payer)
+        n = gather(frames, account, how, batch, 1, BATCH)
+        stock_resume(frames)
     if n > 1:
         stack_push(frames.frame, stack, batch + 1, n - 1)
     books_end(frames, payer)
     mrm_unlock(&frames.lock)
     if n == 0:
-        return refuse_take(frames, account, how, 1, 0)
-    hold(frames, batch[0], <uint32_t>(stack - frames.stacks), how)
+        return LATER if waits and how & LATER else refuse_take(frames, account, how, 1, 0)
+    if wants_clearing(frames, batch[0], how):
+        return hold_cleared(frames, batch[0], stack, how, frame)
+    hold(frames, batch[0], <uint32_t>(stack - frames.stacks))
     frame[0] = batch[0]
     return MRM_OK
 
@@ -292,7 +343,9 @@ cdef int frames_take(frames_t *frames, uint32_t account, int how, uint32_t *fram
     if top == NO_FRAME:
         return take_from_others(frames, account, how, stack, frame)
     note_depth(stack, mrm_load16(&frames.frame[top].depth) - 1)
-    hold(frames, top, <uint32_t>(stack - frames.stacks), how)
+    if wants_clearing(frames, top, how):
+        return hold_cleared(frames, top, stack, how, frame)
+    hold(frames, top, <uint32_t>(stack - frames.stacks))
     frame[0] = top
     return MRM_OK
 
@@ -310,6 +363,13 @@ cdef int take_many_from_others(
     found += gather(frames, account, how, taken + found, n - found, n - found)
     if found < n:
         common_return(frames, account, taken, found)
+        if is_in_hand(frames, account, how, n):
+            stock_pause(frames)
+            books_begin(frames, payer)
+            found = gather(frames, account, how, taken, n, n)
+            if found < n:
+                common_return(frames, account, taken, found)
+            stock_resume(frames)
     books_end(frames, payer)
     mrm_unlock(&frames.lock)
     return MRM_OK if found == n else refuse_take(frames, account, how, n, found)
@@ -344,12 +404,14 @@ cdef int frames_take_many(
         note_depth(stack, mrm_load16(&frames.frame[taken[n - 1]].depth) - 1)
     if status == MRM_OK:
         for i in range(n):
-            hold(frames, taken[i], <uint32_t>(stack - frames.stacks), how)
+            if wants_clearing(frames, taken[i], how):
+                taken[i] = cleared(frames, account, taken[i])
+            hold(frames, taken[i], <uint32_t>(stack - frames.stacks))
     return status
 
 
-cdef int64_t gather_run(frames_t *frames, uint32_t account, int how, uint32_t n) noexcept nogil:
-    """A run, with what is free in the stacks of this account, and then of all, put into the list before."""
+cdef int64_t gather_run(frames_t *frames, uint32_t account, int how, uint32_t n, uint32_t *longest) noexcept nogil:
+    """A run, with what is free in the stacks of this account, then of all, and in stock, put into the list before."""
     cdef account_t *payer = &frames.books.account[account]
     cdef bint lent = how & MRM_OVERDRAFT
     cdef int64_t found = -1
@@ -365,6 +427,14 @@ cdef int64_t gather_run(frames_t *frames, uint32_t account, int how, uint32_t n)
                 if frames.books.account[i].open:
                     flush_stacks(frames, i)
             found = common_take_run(frames, account, n)
+        if found < 0 and frames.stock.count:
+            stock_withdraw(frames)
+            books_begin(frames, payer)
+            # Asked again, as the lock may have been let go.
+            if entitled(&frames.books, payer, lent) >= n:
+                found = common_take_run(frames, account, n)
+            longest[0] = bitmap_longest(&frames.bitmap)
+            stock_resume(frames)
     return found
 
 
@@ -381,9 +451,10 @@ cdef int frames_take_run(
         return mrm_fail(failure(), MRM_BAD_ARGUMENT, 0, 0, NULL, 0, "a run has 1 frame or more, not 0")
     mrm_lock(&frames.lock)
     books_begin(frames, payer)
-    found = gather_run(frames, account, how, n)
+    longest = 0
+    found = gather_run(frames, account, how, n, &longest)
     books_end(frames, payer)
-    longest = bitmap_longest(&frames.bitmap)
+    longest = max(longest, bitmap_longest(&frames.bitmap))
     alone = frames.books.accounts == POOL_ACCOUNT + 1
     allowed = entitled(&frames.books, payer, how & MRM_OVERDRAFT)
     mrm_unlock(&frames.lock)
@@ -392,7 +463,9 @@ cdef int frames_take_run(
             return refuse_take(frames, account, how, n, allowed)
         return refuse_run(frames, n, longest, allowed)
     for i in range(n):
-        hold(frames, <uint32_t>found + i, <uint32_t>(stack - frames.stacks), how)
+        if wants_clearing(frames, <uint32_t>found + i, how):
+            clear(frames, <uint32_t>found + i)
+        hold(frames, <uint32_t>found + i, <uint32_t>(stack - frames.stacks))
     first[0] = <uint32_t>found
     return MRM_OK
 

@@ -30,6 +30,7 @@ from mrm cimport (
 )
 from mrm.physical.audit cimport frames_audit, frames_count
 from mrm.physical.frames cimport frame_counts_t, frames_close, frames_open, frames_state
+from mrm.physical.zeroing cimport zeroing_end
 from mrm.system.calls cimport CALL_CLOSE, CALL_MADVISE, CALL_MMAP, CALL_MPROTECT, advise, call, is_fake, map_file
 from mrm.system.failure cimport failure, mrm_fail
 from mrm.system.features cimport FEATURE_COLLAPSE, FEATURE_POPULATE, feature_missing, features_try
@@ -245,6 +246,7 @@ cdef void pool_release(pool_t *pool) noexcept nogil:
     if mrm_load32(&pool.state) == STATE_FORKED:
         # The range stays sealed in this child, so that stale pointers go on trapping.
         return
+    zeroing_end(&pool.frames)
     if range_release(pool.arena) != MRM_OK:
         # It still shows the frames, and the registry names the pool: both stay for good.
         call(CALL_CLOSE, pool.fd)
@@ -380,4 +382,7 @@ cdef void _fill_stats(pool_t *pool, const frame_counts_t *counts, mrm_stats *sta
     full.system_calls = mrm_load64(&pool.system_calls)
     full.inflated = counts.inflated
     full.poisoned = counts.poisoned
+    full.zeroed = mrm_load32(&pool.frames.stock.zeroed)
+    full.cleared = mrm_load64(&pool.frames.stock.cleared)
+    full.cleared_late = mrm_load64(&pool.frames.stock.cleared_late)
     memcpy(stats, &full, size)

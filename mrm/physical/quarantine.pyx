@@ -30,6 +30,7 @@ from mrm.physical.frames cimport frames_owner, frames_t
 from mrm.physical.pool cimport pool_t, pool_usable
 from mrm.physical.refusals cimport refuse_frame
 from mrm.physical.stack cimport STATE_BITS, mrm_cas32, mrm_load32, mrm_store32
+from mrm.physical.stock cimport stock_resume, stock_withdraw
 from mrm.system.calls cimport CALL_MADVISE, advise
 from mrm.system.failure cimport failure, mrm_fail
 
@@ -111,7 +112,9 @@ cdef int pool_quarantine(pool_t *pool, uint32_t frame) noexcept nogil:
         return status
     if frame < frames.count:
         mrm_lock(&frames.lock)
+        stock_withdraw(frames)      # all free frames are in the bitmap, or a stack
         done = take_out(frames, frame)
+        stock_resume(frames)
         mrm_unlock(&frames.lock)
     return MRM_OK if done else refuse_frame(frames, frame, b"", b"taken out of use")
 

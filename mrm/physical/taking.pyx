@@ -14,6 +14,7 @@ from mrm cimport (
 )
 from mrm.physical.frames cimport frames_give, frames_give_many, frames_take, frames_take_many, frames_take_run
 from mrm.physical.pool cimport pool_t, pool_usable
+from mrm.physical.zeroing cimport zeroing_keep
 from mrm.system.failure cimport failure, mrm_fail
 
 
@@ -73,6 +74,12 @@ cdef int pool_take_many(pool_t *pool, uint32_t *frames, size_t n) noexcept nogil
 cdef int pool_take_run(pool_t *pool, uint32_t n, uint32_t *first) noexcept nogil:
     """Take n frames with numbers that go on, or none."""
     return account_take_run(pool, MRM_POOL_ACCOUNT, 0, n, first)
+
+
+cdef int pool_keep_zeroed(pool_t *pool, uint32_t n) noexcept nogil:
+    """Keep n free frames cleared, in the background; 0: none."""
+    cdef int status = pool_usable(pool)
+    return zeroing_keep(&pool.frames, n) if status == MRM_OK else status
 
 
 # ---- from an account -------------------------------------------------------------------------

@@ -20,7 +20,7 @@ cdef struct op_t:
     uint8_t op                  # OP_...
     uint8_t flags               # MRM_DEFERRED, MRM_MISSING_OK
     uint8_t protection          # OP_MAP, OP_PROTECT
-    uint8_t unused
+    uint8_t taken               # OP_MAP: the frame was taken for this batch, which gives it back if it is aborted
 
 
 cdef struct batch_t:
@@ -35,6 +35,9 @@ cdef int batch_begin(reservation_t *reservation, batch_t **begun) noexcept nogil
 cdef void batch_abort(batch_t *batch) noexcept nogil
 cdef int batch_map(
     batch_t *batch, const uint32_t *slots, const uint32_t *frames, size_t n, int protection
+) noexcept nogil
+cdef int batch_map_from(
+    batch_t *batch, uint32_t account, int how, const uint32_t *slots, size_t n, int protection, uint32_t *frames
 ) noexcept nogil
 cdef int batch_unmap(batch_t *batch, const uint32_t *slots, size_t n, int flags) noexcept nogil
 cdef int batch_move(

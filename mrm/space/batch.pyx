@@ -11,9 +11,11 @@ from libc.stdlib cimport calloc, free, realloc
 
 from mrm cimport (
     MRM_BAD_ARGUMENT, MRM_DEFERRED, MRM_MISSING_OK, MRM_NO_MEMORY, MRM_OK, MRM_PROT_NONE, MRM_PROT_READ,
-    MRM_PROT_READ_WRITE,
+    MRM_PROT_READ_WRITE, MRM_REUSE_NOW,
 )
-from mrm.physical.pool cimport pool_usable
+from mrm.physical.frames cimport frames_mappings
+from mrm.physical.pool cimport pool_t, pool_usable
+from mrm.physical.taking cimport account_take_many, pool_give
 from mrm.space.reservation cimport reservation_release, reservation_retain, reservation_t
 from mrm.system.failure cimport failure, mrm_fail
 
@@ -34,7 +36,16 @@ cdef int batch_begin(reservation_t *reservation, batch_t **begun) noexcept nogil
 
 
 cdef void batch_abort(batch_t *batch) noexcept nogil:
-    """End the batch; what was not committed is forgotten."""
+    """End the batch; what was not committed is forgotten, and frames taken for it are given back."""
+    cdef pool_t *pool = batch.reservation.pool
+    cdef size_t i
+    for i in range(batch.count):
+        # One that a slot shows all the same, as undoing a commit failed, stays held.
+        if (
+            batch.ops[i].taken and pool_usable(pool) == MRM_OK
+            and not frames_mappings(&pool.frames, batch.ops[i].source)
+        ):
+            pool_give(pool, batch.ops[i].source, MRM_REUSE_NOW)
     reservation_release(batch.reservation)
     free(batch.ops)
     free(batch)
@@ -72,7 +83,7 @@ cdef int _add(
         ops[i].op = op
         ops[i].flags = <uint8_t>flags
         ops[i].protection = <uint8_t>protection
-        ops[i].unused = 0
+        ops[i].taken = 0
     batch.count += n
     return MRM_OK
 
@@ -82,6 +93,30 @@ cdef int batch_map(
 ) noexcept nogil:
     """Empty slots shall show held frames."""
     return _add(batch, OP_MAP, slots, frames, n, 0, 0, protection)
+
+
+cdef int batch_map_from(
+    batch_t *batch, uint32_t account, int how, const uint32_t *slots, size_t n, int protection, uint32_t *frames
+) noexcept nogil:
+    """Empty slots shall show frames that are taken from an account now; they are the batch's until the commit."""
+    cdef pool_t *pool = batch.reservation.pool
+    cdef size_t i
+    cdef int status
+    if n > pool.layout.frame_count:
+        return account_take_many(pool, account, how, NULL, n)   # which says that there are not as many
+    # Noted without frames first, so that nothing can fail once they are taken.
+    status = _add(batch, OP_MAP, slots, NULL, n, 0, 0, protection)
+    if status != MRM_OK:
+        return status
+    batch.count -= n
+    status = account_take_many(pool, account, how, frames, n)
+    if status != MRM_OK:
+        return status
+    for i in range(n):
+        batch.ops[batch.count + i].source = frames[i]
+        batch.ops[batch.count + i].taken = True
+    batch.count += n
+    return MRM_OK
 
 
 cdef int batch_unmap(batch_t *batch, const uint32_t *slots, size_t n, int flags) noexcept nogil:

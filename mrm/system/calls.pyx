@@ -61,6 +61,7 @@ cdef extern from *:
         {SYS_pkey_free, "pkey_free"},
         {SYS_unlinkat, "unlinkat"},
         {SYS_mincore, "mincore"},
+        {SYS_sched_setscheduler, "sched_setscheduler"},
     };
     static _Thread_local uint64_t mrm_thread_calls;
     """

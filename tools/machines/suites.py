@@ -6,16 +6,19 @@ is in none, with the reason; tests/test_machines.py checks that none is forgotte
 
 SUITES = {
     # what a pool is: frames, free lists, figures, arguments
-    "frames": ("test_frames", "test_pool", "test_accounts", "test_balloon", "test_quarantine"),
+    "frames": (
+        *("test_frames", "test_pool", "test_accounts"),
+        *("test_zeroing", "test_balloon", "test_quarantine"),
+    ),
     # what the kernel lacks, and what is done without it
     "features": ("test_features",),
     # addresses: views, slots, batches, and the counts of calls and shootdowns
     "space": (
         *("test_view", "test_reservation", "test_batch", "test_retire", "test_classify"),
-        *("test_lifetimes", "test_shootdowns"),
+        *("test_lifetimes", "test_shootdowns", "test_paying"),
     ),
     # random sequences against a model
-    "model": ("test_model",),
+    "model": ("test_model", "test_accounts_model"),
     # every system call failing in turn
     "failures": ("test_system_calls",),
     # threads, children, signal handlers

@@ -248,6 +248,59 @@ static int race_accounts(racer_t *me) {
     return 0;
 }
 
+/* ---- zeros, and batches that pay -------------------------------------------------- */
+
+/* Takes frames as zeroed, itself and by a batch, while the stock comes, grows and goes; looks
+ * at what they hold, and leaves something in them. The fake's frames hold nothing. */
+static int race_zeros(racer_t *me) {
+    round_t *round = me->round;
+    char name[16];
+    mrm_account_options options = {.size = sizeof options, .name = name};
+    uint32_t account, frames[4], slots[4] = {0, 1, 2, 3}, step, i, n;
+    snprintf(name, sizeof name, "zeros %u", me->number);
+    CHECK(mrm->account_open(round->pool, &options, &account) == MRM_OK);
+    for (step = 0; step < round->steps; step++) {
+        mrm_reservation *own;
+        mrm_batch *batch;
+        int promised = mrm->account_fund(round->pool, account, 4) == MRM_OK;
+        CHECK(mrm->pool_keep_zeroed(round->pool, draw(me, 4) ? 1 + draw(me, round->layout.frame_count) : 0) == MRM_OK);
+        n = 1 + draw(me, 4);
+        if (promised && draw(me, 2)) {
+            CHECK(mrm->account_take_many(round->pool, account, MRM_ZEROED, frames, n) == MRM_OK);
+        } else if (promised) {
+            int kept = (int)draw(me, 2);
+            CHECK(mrm->reservation_open(round->pool, 4, 0, &own) == MRM_OK);
+            CHECK(mrm->batch_begin(own, &batch) == MRM_OK);
+            CHECK(mrm->batch_map_from(batch, account, MRM_ZEROED, slots, n, MRM_PROT_READ_WRITE, frames) == MRM_OK);
+            if (kept) CHECK(mrm->batch_commit(batch, NULL) == MRM_OK);
+            mrm->batch_abort(batch);
+            CHECK(mrm->reservation_close(own) == MRM_OK);
+            if (!kept) n = 0;
+        } else {
+            n = 0;
+        }
+        for (i = 0; i < n; i++) {
+            CHECK(round->owner[frames[i]] == 0);
+            round->owner[frames[i]] = me->number;
+            if (!round->on_fake) {
+                uint64_t *at = mrm_address(&round->layout, 0, frames[i]), last = round->layout.frame_size / 8 - 1;
+                CHECK(at[0] == 0 && at[last] == 0);
+                at[0] = at[last] = me->number;
+            }
+        }
+        for (i = 0; i < n; i++) me->held[i] = frames[i];
+        me->count = n;
+        while (me->count)
+            if (give(me, 1, draw(me, 4) ? MRM_REUSE_NOW : MRM_REUSE_AFTER_RETIRE) < 0) return -1;
+        if (draw(me, 3) == 0) CHECK(mrm->account_flush(round->pool, account, 0, NULL) == MRM_OK);
+        if (promised) {
+            CHECK(mrm->pool_retire(round->pool, NULL) == MRM_OK);
+            mrm->account_fund(round->pool, account, -4); /* refused while another's retire has some of ours in hand */
+        }
+    }
+    return 0;
+}
+
 /* ---- views and pools ----------------------------------------------------------- */
 
 static int race_views(racer_t *me) {
@@ -310,14 +363,14 @@ static int look(racer_t *me) {
 
 static void *run(void *argument) {
     static int (*const kinds[])(racer_t *) = {race_frames, race_slots, race_frames, race_slots,
-                                              race_views,  race_pools, race_accounts};
+                                              race_views,  race_pools, race_accounts, race_zeros};
     racer_t *me = argument;
     round_t *round = me->round;
     pthread_barrier_wait(&round->start);
     if (me->number > round->threads) {
         look(me);
     } else {
-        kinds[(me->number - 1) % 7](me);
+        kinds[(me->number - 1) % 8](me);
         atomic_fetch_sub_explicit(&round->working, 1, memory_order_relaxed);
     }
     return NULL;
