@@ -21,6 +21,7 @@ Words: a *frame* is one physical page of ``mrm.FRAME_SIZE`` bytes, a number; a *
 import os as _os
 
 from mrm._accounts import Account, Fund
+from mrm._attachment import Attachment
 from mrm._core import Pool, api_address, classify
 from mrm._live import live_handles
 from mrm._reservation import Batch, Report, Reservation
@@ -43,6 +44,7 @@ from mrm.errors import (
     SystemCallError,
 )
 from mrm.features import Feature, features
+from mrm.sharing import Ticket, attach
 from mrm.shootdowns import Shootdowns, shootdowns
 from mrm.stats import AccountStats, FundStats, Mapping, Place, PoolStats
 from mrm.system.pages import FRAME_SIZE
@@ -55,6 +57,7 @@ __all__ = [
     "AccountStats",
     "AddressSpaceError",
     "ArgumentError",
+    "Attachment",
     "AuditError",
     "BackingWarning",
     "Batch",
@@ -79,9 +82,11 @@ __all__ = [
     "Shootdowns",
     "SlotError",
     "SystemCallError",
+    "Ticket",
     "View",
     "Window",
     "api_address",
+    "attach",
     "classify",
     "features",
     "get_include",

@@ -9,6 +9,7 @@ cdef class Pool:
     cdef object __weakref__
     cdef pool_t *pool                   # NULL once closed
     cdef readonly object name
+    cdef object funded                  # what funding told: Funded
     cdef dict pinned                    # exports by frame
     cdef pool_t *open_one(self) except NULL
     cdef list _mappings(self, pool_t *pool, uint32_t f)

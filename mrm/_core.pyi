@@ -11,6 +11,7 @@ from mrm._arrays import _Integers
 from mrm._capi import api_address as api_address
 from mrm._reservation import Reservation
 from mrm._view import View, Window
+from mrm.sharing import Ticket
 from mrm.stats import Mapping, Place, PoolStats
 
 class Pool:
@@ -27,6 +28,7 @@ class Pool:
         views: int | None = None,
         threads: int | None = None,
         progress: Callable[[int, int], object] | None = None,
+        keep: bool = False,
     ) -> None: ...
     @property
     def backing(self) -> Literal["hugetlb", "thp", "small"]: ...
@@ -43,6 +45,9 @@ class Pool:
     def epoch(self) -> int: ...
     @property
     def description(self) -> str: ...
+    @property
+    def kept(self) -> array[int]: ...
+    def share(self, *, writable: bool = False) -> Ticket: ...
     @property
     def layout(self) -> dict[str, int]: ...
     @property

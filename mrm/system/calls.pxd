@@ -28,6 +28,9 @@ cdef enum:
     CALL_PKEY_FREE
     CALL_UNLINKAT
     CALL_MINCORE
+    CALL_FLOCK
+    CALL_FCNTL
+    CALL_FCHMOD
     CALLS
 
 

@@ -61,6 +61,9 @@ cdef extern from *:
         {SYS_pkey_free, "pkey_free"},
         {SYS_unlinkat, "unlinkat"},
         {SYS_mincore, "mincore"},
+        {SYS_flock, "flock"},
+        {SYS_fcntl, "fcntl"},
+        {SYS_fchmod, "fchmod"},
     };
     static _Thread_local uint64_t mrm_thread_calls;
     """

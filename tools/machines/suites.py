@@ -21,7 +21,7 @@ SUITES = {
     # threads, children, signal handlers
     "races": ("test_threads", "test_fork"),
     # how a pool comes to its frames
-    "funding": ("test_funding", "test_limits", "test_limits_in_use"),
+    "funding": ("test_funding", "test_limits", "test_limits_in_use", "test_keep", "test_share"),
     # limits of a process, a control group, a mount, a filter
     "limits": ("test_limits_process", "test_limits_seccomp", "test_limits_mounts", "test_limits_cgroups"),
     # settings of the whole machine, on its command line too
