@@ -26,6 +26,7 @@ class Ticket:
     nothing but words. Without, it has a descriptor (``fileno()``), which pickling sends along: as
     an argument by inheritance, through a queue or pipe by multiprocessing's resource sharer, which
     needs the sender alive; or send it yourself (``socket.send_fds``) and attach to the number.
+    The descriptor is closed with the ticket, by ``close()``, a with block, or when the ticket goes.
 
     Attributes
     ----------

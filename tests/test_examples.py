@@ -19,6 +19,8 @@ SAID = {
     "compact.pyx": r"16 pages moved by \d system calls and 0 shootdowns;\n.* by 1 and 1",
     "heal.c": r"is stale: .*\nread x, x through a trap, and x without",
     "hello.c": r"hello at 0x",
+    "register.py": r"frame 0 is registered: True\nand all of them: True",
+    "workers.py": r"spawn \['frame 0: 262144', 'frame 1: 524288', 'frame 2: 786432'\]\nforkserver \['frame 0: 262144'",
     "hello.py": r"b'hello' moved from 0x.* to 0x.*\nPlace\(kind='view', state='retired'",
 }
 

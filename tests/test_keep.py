@@ -3,13 +3,11 @@
 import ctypes
 import errno
 import os
-import signal
 import subprocess
-import sys
 import time
 
 import pytest
-from helpers import FRAME, ROOT, commit, in_child, open_files, stamp, stamp_all, stamp_at
+from helpers import FRAME, commit, in_child, kill, open_files, stamp, stamp_all, stamp_at, start
 from limited import needs_pages
 
 import mrm
@@ -315,25 +313,6 @@ for target, arguments in ((work, (1,)), (work, (2,)), (move, ())):
 say("busy")
 signal.pause()
 """
-
-
-def start(code):
-    """A child that says a word and goes on; the process."""
-    import helpers
-
-    source = helpers._PREAMBLE.format(tests=str(ROOT / "tests"), huge="off") + code
-    environment = {**os.environ, "PYTHONPATH": str(mrm.__path__[0]).removesuffix("/mrm")}
-    child = subprocess.Popen(
-        [sys.executable, "-c", source], stdout=subprocess.PIPE, text=True, env=environment
-    )
-    assert child.stdout.readline() == "busy\n"
-    return child
-
-
-def kill(child):
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    child.stdout.close()
 
 
 def test_an_owner_killed_in_the_middle_of_everything(heap):

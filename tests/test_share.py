@@ -14,9 +14,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import FRAME, after_fork, in_child, open_files, own_mappings, stamp, stamp_all, stamp_at
+from helpers import (
+    FRAME,
+    after_fork,
+    in_child,
+    kill,
+    open_files,
+    own_mappings,
+    stamp,
+    stamp_all,
+    stamp_at,
+    start,
+)
 from limited import needs_pages, needs_root, pages
-from test_keep import kill, start
 
 import mrm
 import mrm.system.calls as calls
@@ -402,6 +412,39 @@ def test_a_ticket_goes_through_a_queue(huge):
         timeout=120,
     )
     assert (ending.out, ending.code) == ("True\n", 0), ending
+
+
+TOUCH = """
+import resource
+frames = mrm.attach({fd}, writable={writable})
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    peek(frames.base)
+before = faults()
+for at in range(frames.base, frames.base + frames.size, FRAME):
+    peek(at)
+after = faults()
+say("busy")
+say(after - before)
+signal.pause()
+"""
+
+
+def test_page_tables_are_shared_between_processes():
+    """The owner's with those that write, and among those that read: no fault for a frame."""
+    with mrm.Pool(48 * FRAME, huge="require") as pool:
+        # Whether this kernel does was found by trying, when the first such pool was opened.
+        if not {feature.name: feature.present for feature in mrm.features()}["shared page tables"]:
+            pytest.skip("this kernel shares no page tables, or a test pretends so")
+        for writable, others in ((True, 0), (False, 1)):
+            with pool.share(writable=writable) as ticket:
+                code = TOUCH.format(fd=ticket.fileno(), writable=writable)
+                children = [start(code, pass_fds=[ticket.fileno()]) for _ in range(others + 1)]
+                assert int(children[-1].stdout.readline()) < 16
+                for child in children:
+                    kill(child)
+        pool.audit()
 
 
 # ---- deaths -----------------------------------------------------------------------------

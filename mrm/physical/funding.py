@@ -32,6 +32,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from mrm.errors import ArgumentError, BackingWarning, FundingError
@@ -123,12 +124,16 @@ class Funded:
 
     def give_up(self) -> None:
         """Give the frames back: nothing is left, but for a file that was there before, and what was kept of it."""
-        if self.path is not None and self.made_name:
-            os.unlink(self.path)
-        elif self.path is not None:
-            system_call("ftruncate", self.fd, self.kept.size)
+        # Each step is tried, whatever became of the one before: it is the failure that led here that matters.
+        with suppress(OSError):
+            if self.path is not None and self.made_name:
+                os.unlink(self.path)
+            elif self.path is not None:
+                system_call("ftruncate", self.fd, self.kept.size)
+        with suppress(OSError):
             self.kept.undo(self.fd)
-        system_call("close", self.fd)
+        with suppress(OSError):
+            system_call("close", self.fd)
 
 
 def fund(

@@ -3,8 +3,8 @@
 It is mapped as a view is: in a range of its own at low addresses, aligned and lengthened so
 that page tables can be shared, with the same advice. So writable attachments to a pool of
 huge pages can share its page tables, as those for reading only can among themselves: the
-kernel asks for the same flags, not for the same process. Whoever attaches first touches
-pages that are there, and no touch can fail, as long as the owner gives none back.
+kernel asks for the same flags, not for the same process. What is touched are pages that are
+there, so no touch can fail, as long as the owner gives none back.
 
 NORESERVE, as the frames are funded by their owner. Never longer than the file and
 writable at once, which would lengthen a file of huge pages (pool.pyx).
