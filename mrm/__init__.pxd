@@ -40,6 +40,7 @@ cdef extern from "mrm/mrm.h" nogil:
         MRM_SHARE_CONTENTS
         MRM_NO_OVERDRAFT
         MRM_OVERDRAFT_ONLY
+        MRM_NO_RETIRE
         MRM_POOL_ACCOUNT
         MRM_BACKING_HUGETLB
         MRM_BACKING_THP
@@ -48,6 +49,7 @@ cdef extern from "mrm/mrm.h" nogil:
         MRM_FRAME_HELD
         MRM_FRAME_STRICT
         MRM_FRAME_RELEASED
+        MRM_FRAME_INFLATED
         MRM_PROT_NONE
         MRM_PROT_READ
         MRM_PROT_READ_WRITE
@@ -120,6 +122,7 @@ cdef extern from "mrm/mrm.h" nogil:
         uint64_t reservations
         uint64_t batches
         uint64_t system_calls
+        uint64_t inflated
 
     ctypedef struct mrm_slot:
         uint32_t state
@@ -154,6 +157,7 @@ cdef extern from "mrm/mrm.h" nogil:
         const char *name
         int32_t numa_node
         int32_t dump
+        uint64_t maximum
 
     ctypedef struct mrm_account_options:
         uint32_t size
@@ -257,6 +261,8 @@ cdef extern from "mrm/mrm.h" nogil:
             mrm_pool *pool, uint32_t account, int how, uint32_t n, uint32_t *first) noexcept nogil
         int (*account_of)(mrm_pool *pool, uint32_t frame, uint32_t *account) noexcept nogil
         int (*pool_on_shortage)(mrm_pool *pool, mrm_shortage call, void *context) noexcept nogil
+        int (*pool_inflate)(mrm_pool *pool, uint32_t n, int flags, uint32_t *done) noexcept nogil
+        int (*pool_deflate)(mrm_pool *pool, uint32_t n, uint32_t *done) noexcept nogil
 
     # The pointer that is called `mrm` in C, where there are no modules.
     const mrm_api *api "mrm"

@@ -22,6 +22,7 @@ import os as _os
 
 from mrm._accounts import Account, Fund
 from mrm._attachment import Attachment
+from mrm._balloon import Deflation
 from mrm._core import Pool, api_address, classify
 from mrm._live import live_handles
 from mrm._reservation import Batch, Report, Reservation
@@ -40,13 +41,14 @@ from mrm.errors import (
     MetadataMemoryError,
     OutOfFrames,
     PinnedError,
+    SettingWarning,
     SlotError,
     SystemCallError,
 )
 from mrm.features import Feature, features
 from mrm.sharing import Ticket, attach
 from mrm.shootdowns import Shootdowns, shootdowns
-from mrm.stats import AccountStats, FundStats, Mapping, Place, PoolStats
+from mrm.stats import AccountStats, Ballooned, FundStats, Mapping, Place, PoolStats
 from mrm.system.pages import FRAME_SIZE
 
 __version__ = "0.1.0"
@@ -60,8 +62,10 @@ __all__ = [
     "Attachment",
     "AuditError",
     "BackingWarning",
+    "Ballooned",
     "Batch",
     "ClosedError",
+    "Deflation",
     "Error",
     "Feature",
     "ForkedError",
@@ -79,6 +83,7 @@ __all__ = [
     "PoolStats",
     "Report",
     "Reservation",
+    "SettingWarning",
     "Shootdowns",
     "SlotError",
     "SystemCallError",

@@ -19,10 +19,10 @@ from mrm._core cimport Pool
 from mrm.errors import ArgumentError
 from mrm.physical.accounts cimport (
     account_close, account_credits, account_find, account_flush, account_fund, account_limit, account_name, account_of,
-    account_open, account_reset_watermarks, account_stats, account_transfer, fund_name, fund_open, fund_stats,
-    fund_transfer,
+    account_open, account_reset_watermarks, account_stats, account_transfer,
 )
 from mrm.physical.books cimport NAME_BYTES
+from mrm.physical.funds cimport fund_name, fund_open, fund_stats, fund_transfer
 from mrm.physical.pool cimport pool_release, pool_retain, pool_t
 from mrm.physical.taking cimport account_take, account_take_many, account_take_run, pool_on_shortage
 from mrm.sizes import parse_size

@@ -16,9 +16,10 @@ from mrm import errors
 from mrm._opening cimport open_pool
 from mrm.physical.accounts cimport (
     account_close, account_credits, account_find, account_flush, account_fund, account_limit, account_of,
-    account_open, account_reset_watermarks, account_stats, account_transfer, fund_open, fund_stats,
-    fund_transfer,
+    account_open, account_reset_watermarks, account_stats, account_transfer,
 )
+from mrm.physical.balloon cimport pool_deflate
+from mrm.physical.funds cimport fund_open, fund_stats, fund_transfer
 from mrm.physical.pool cimport (
     pool_audit, pool_copy_frame, pool_description, pool_release, pool_retain, pool_stats, pool_t, pool_usable,
     pool_zero,
@@ -31,6 +32,7 @@ from mrm.space.batch cimport (
     batch_abort, batch_alias, batch_begin, batch_map, batch_move, batch_protect, batch_swap, batch_unmap,
 )
 from mrm.space.commit cimport batch_commit, pool_retire, reservation_retire
+from mrm.space.inflate cimport pool_inflate
 from mrm.space.place cimport classify
 from mrm.space.reservation cimport (
     reservation_address, reservation_close, reservation_open, reservation_slot,
@@ -100,6 +102,8 @@ cdef extern from "mrm/mrm.h" nogil:
         void *account_take_run
         void *account_of
         void *pool_on_shortage
+        void *pool_inflate
+        void *pool_deflate
 
 
 cdef object _text(const char *value):
@@ -122,7 +126,7 @@ cdef int _pool_open(const mrm_pool_options *given, pool_t **opened) noexcept wit
         opened[0] = open_pool(
             options.bytes, _text(options.huge) or "prefer",
             options.numa_node - 1 if options.numa_node else None, _text(options.path), _text(options.name),
-            None, None, options.views or None, options.dump, 1,
+            None, None, options.views or None, options.dump, options.maximum or None, 1,
         )
     except BaseException as error:
         return remember(error, options.bytes)
@@ -227,6 +231,8 @@ table.account_take_many = <void *>account_take_many
 table.account_take_run = <void *>account_take_run
 table.account_of = <void *>account_of
 table.pool_on_shortage = <void *>pool_on_shortage
+table.pool_inflate = <void *>pool_inflate
+table.pool_deflate = <void *>pool_deflate
 
 _C_API = PyCapsule_New(&table, b"mrm._core._C_API", NULL)
 

@@ -8,18 +8,23 @@ from typing import Literal, Self, SupportsIndex, overload
 
 from mrm._accounts import Account, Fund
 from mrm._arrays import _Integers
+from mrm._balloon import Deflation
 from mrm._capi import api_address as api_address
 from mrm._reservation import Reservation
 from mrm._view import View, Window
+from mrm.errors import Error
+from mrm.physical.keeping import Keeper
 from mrm.sharing import Ticket
-from mrm.stats import Mapping, Place, PoolStats
+from mrm.stats import Ballooned, Mapping, Place, PoolStats
 
 class Pool:
     name: str | None
+    numa_node: int | None
     def __init__(
         self,
         size: int | str,
         *,
+        maximum: int | str | None = None,
         huge: str = "prefer",
         numa_node: int | None = None,
         path: str | os.PathLike[str] | None = None,
@@ -36,6 +41,8 @@ class Pool:
     def frame_size(self) -> int: ...
     @property
     def size(self) -> int: ...
+    @property
+    def maximum(self) -> int: ...
     def __len__(self) -> int: ...
     @property
     def number(self) -> int: ...
@@ -58,6 +65,40 @@ class Pool:
     def take(self, n: SupportsIndex) -> array[int]: ...
     def take_run(self, n: SupportsIndex) -> range: ...
     def give(self, frames: _Integers, *, reuse: str = "now") -> None: ...
+    def inflate(
+        self, size: int | str, *, progress: Callable[[int, int], object] | None = None
+    ) -> Ballooned: ...
+    @overload
+    def deflate(
+        self,
+        size: int | str,
+        *,
+        source: str = "pool",
+        threads: int | None = None,
+        progress: Callable[[int, int], object] | None = None,
+        background: Literal[False] = False,
+    ) -> Ballooned: ...
+    @overload
+    def deflate(
+        self,
+        size: int | str,
+        *,
+        source: str = "pool",
+        threads: int | None = None,
+        progress: Callable[[int, int], object] | None = None,
+        background: Literal[True],
+    ) -> Deflation: ...
+    def resize(
+        self,
+        size: int | str,
+        *,
+        place: str = "pool",
+        threads: int | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> Ballooned: ...
+    def _keeper(self) -> Keeper: ...
+    def _inflate(self, n: int, retire: bool) -> tuple[int, Error | None]: ...
+    def _deflate(self, n: int) -> tuple[int, Error | None]: ...
     def fund(self, name: str, size: int | str | None = None) -> Fund: ...
     @property
     def funds(self) -> dict[str, Fund]: ...
@@ -74,7 +115,9 @@ class Pool:
     def accounts(self) -> dict[str, Account]: ...
     def account_of(self, frame: SupportsIndex) -> Account: ...
     def on_shortage(self, callback: Callable[[str, int], object] | None) -> None: ...
-    def state_of(self, frame: SupportsIndex) -> Literal["ready", "released", "strict", "held"]: ...
+    def state_of(
+        self, frame: SupportsIndex
+    ) -> Literal["ready", "released", "strict", "held", "inflated"]: ...
     def address(self, frame: SupportsIndex) -> int: ...
     def __getitem__(self, frame: SupportsIndex) -> memoryview: ...
     def zero(self, frames: _Integers) -> None: ...

@@ -17,9 +17,9 @@ cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from mrm cimport (
-    MRM_BACKING_HUGETLB, MRM_BACKING_SMALL, MRM_BACKING_THP, MRM_FRAME_HELD, MRM_FRAME_READY,
-    MRM_FRAME_RELEASED, MRM_FRAME_STRICT, MRM_POOL_ACCOUNT, MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW, MRM_SLOT_EMPTY,
-    MRM_STATE_OPEN, mrm_address, mrm_layout, mrm_place, mrm_slot, mrm_stats,
+    MRM_BACKING_HUGETLB, MRM_BACKING_SMALL, MRM_BACKING_THP, MRM_FRAME_HELD, MRM_FRAME_INFLATED, MRM_FRAME_READY,
+    MRM_FRAME_RELEASED, MRM_FRAME_STRICT, MRM_NO_RETIRE, MRM_POOL_ACCOUNT, MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW,
+    MRM_SLOT_EMPTY, MRM_STATE_OPEN, mrm_address, mrm_layout, mrm_place, mrm_slot, mrm_stats,
 )
 from mrm._arrays cimport Numbers, new_array, own_numbers
 from mrm._capi import _C_API, api_address  # no-cython-lint: the capsule's name says that it is here
@@ -28,6 +28,7 @@ from mrm._opening cimport open_pool
 from mrm._reservation cimport Report, check_reservation, make_reservation
 from mrm._view cimport Window, make_view, make_window
 from mrm.errors import ArgumentError, AuditError, ClosedError, Error, FrameError, PinnedError
+from mrm.physical.balloon cimport balloon_frames, pool_deflate
 from mrm.physical.frames cimport frames_state, frames_take
 from mrm.physical.pool cimport (
     pool_address, pool_audit, pool_copy_frame, pool_description, pool_release, pool_retain, pool_stats, pool_t,
@@ -35,6 +36,7 @@ from mrm.physical.pool cimport (
 )
 from mrm.physical.taking cimport pool_give, pool_give_many, pool_take, pool_take_many, pool_take_run
 from mrm.space.commit cimport pool_retire
+from mrm.space.inflate cimport pool_inflate
 from mrm.space.place cimport classify as classify_address
 from mrm.space.reservation cimport list_release, list_reservations, reservation_slot, reservation_t, slot_t
 from mrm.stats import Mapping, Place, PoolStats
@@ -50,6 +52,7 @@ cdef extern from "system/atomic.h" nogil:
 cdef dict BACKINGS = {MRM_BACKING_HUGETLB: "hugetlb", MRM_BACKING_THP: "thp", MRM_BACKING_SMALL: "small"}
 cdef dict FRAME_STATES = {
     MRM_FRAME_READY: "ready", MRM_FRAME_RELEASED: "released", MRM_FRAME_STRICT: "strict", MRM_FRAME_HELD: "held",
+    MRM_FRAME_INFLATED: "inflated",
 }
 cdef dict REUSES = {"now": MRM_REUSE_NOW, "after_retire": MRM_REUSE_AFTER_RETIRE}
 # In the order of the enums in mrm.h.
@@ -65,6 +68,9 @@ cdef class Pool:
     ----------
     size : int or str
         Bytes, or ``"2GiB"``; rounded up to whole frames.
+    maximum : int or str, optional
+        What it may be deflated to later; its size, when not given. It has frame numbers for
+        all of that, and 16 bytes of books each; those beyond size begin in the balloon.
     huge : {"prefer", "require", "off"}, optional
         ``"require"`` takes huge pages or fails with the way out; ``"prefer"`` falls back
         to shared memory with transparent huge pages and then to small ones, with one
@@ -110,15 +116,18 @@ cdef class Pool:
     """
 
     def __init__(
-        self, size, *, huge="prefer", numa_node=None, path=None, name=None, dump=False, views=None,
+        self, size, *, maximum=None, huge="prefer", numa_node=None, path=None, name=None, dump=False, views=None,
         threads=None, progress=None, keep=False,
     ):
         cdef list told = []
         if self.pool != NULL:
             raise Error("a pool is opened once")
-        self.pool = open_pool(size, huge, numa_node, path, name, threads, progress, views, dump, 2, keep, told)
+        self.pool = open_pool(
+            size, huge, numa_node, path, name, threads, progress, views, dump, maximum, 2, keep, told,
+        )
         self.funded = told[0]
         self.name = name
+        self.numa_node = numa_node
         self.pinned = {}
         live_changed(LIVE_POOLS, 1)
 
@@ -156,13 +165,20 @@ cdef class Pool:
     @property
     @cython.critical_section
     def size(self):
-        """Bytes funded."""
+        """Bytes of memory that it has now: without what is in the balloon."""
+        cdef pool_t *pool = self.open_one()
+        return pool.layout.frame_size * (pool.layout.frame_count - balloon_frames(pool))
+
+    @property
+    @cython.critical_section
+    def maximum(self):
+        """Bytes that it can be deflated to: ``len(pool)`` frames."""
         cdef pool_t *pool = self.open_one()
         return pool.layout.frame_size * pool.layout.frame_count
 
     @cython.critical_section
     def __len__(self):
-        """Frames funded."""
+        """Frames that there are, those in the balloon too: numbers from 0 on."""
         return self.open_one().layout.frame_count
 
     @property
@@ -411,6 +427,131 @@ cdef class Pool:
         if not self.pinned[frame]:
             del self.pinned[frame]
 
+    # ---- balloon ---------------------------------------------------------------------
+
+    def inflate(self, size, *, to="pool", retire=True, progress=None):
+        """Give the memory of free frames back to the kernel: those with the highest numbers.
+
+        Frames that are held, or promised to accounts, stay as they are.
+
+        Parameters
+        ----------
+        size : int or str
+            Bytes, or ``"1GiB"``, rounded down to whole frames.
+        to : {"pool", "system"}, optional
+            Where huge pages go: to the kernel's pool of them, which any user may do; or on to the
+            system, for whatever use: surplus pages go there by themselves, others are taken out of
+            the kernel's pool (nr_hugepages), for which it takes root, and put back when the
+            pool closes or its process ends, by kill -9 too. Other memory is the system's anyhow.
+        retire : bool, optional
+            Whether the pool is retired if too few other frames are free than those that wait
+            for a retire, or that a deferred alias shows; if not, these stay.
+        progress : callable, optional
+            Called as ``progress(done_bytes, total_bytes)`` after each GiB and at the end.
+
+        Returns
+        -------
+        Ballooned
+            Exactly what was done, also if it was less; ``.error`` says why then. With
+            ``.or_raise()`` less is an exception.
+
+        Notes
+        -----
+        Huge pages go to the kernel's pool of them, other memory to the system. For each run of
+        neighbours one system call, and a shootdown for each mapping that shows them: some 2 us
+        a frame. Contents are lost: what comes back is zero. Threads that do not touch the
+        frames go on.
+        """
+        from mrm._balloon import inflate
+
+        return inflate(self, size, to, retire, progress)
+
+    def deflate(self, size, *, source="pool", threads=None, progress=None, background=False):
+        """Fetch memory for frames in the balloon: those with the lowest numbers.
+
+        Parameters
+        ----------
+        size : int or str
+            Bytes, or ``"1GiB"``, rounded up to whole frames.
+        source : {"pool", "system"}, optional
+            Where huge pages come from: out of the kernel's pool of them; or from the system, by
+            way of that pool, for which it takes root: what was added to nr_hugepages is taken out
+            again when the pool closes or its process ends, by kill -9 too.
+        threads : int, optional
+            How many fetch; by size and processors when not given.
+        progress : callable, optional
+            Called as ``progress(done_bytes, total_bytes)``, now and then; what it raises ends the
+            fetching. What was fetched until then stays.
+        background : bool, optional
+            Return at once, and fetch meanwhile.
+
+        Returns
+        -------
+        Ballooned or Deflation
+            Exactly what was done, also if it was less; or with ``background=True`` a handle
+            that has ``done``, ``wait()`` and ``cancel()``. Frames may be taken as they arrive.
+
+        Notes
+        -----
+        Costs what the kernel's clearing costs, 0.2 ms a frame and thread. Others may change the
+        address space meanwhile: no call keeps it longer than 8 MiB take.
+        """
+        from mrm._balloon import deflate
+
+        return deflate(self, size, source, threads, progress, background)
+
+    def resize(self, size, *, place="pool", threads=None, progress=None):
+        """Inflate or deflate, so that the pool has so much memory.
+
+        Parameters
+        ----------
+        size : int or str
+            Bytes, or ``"1GiB"``, rounded up to whole frames; up to ``maximum``.
+        place : {"pool", "system"}, optional
+            Where huge pages go, or come from.
+
+        Returns
+        -------
+        Ballooned
+        """
+        from mrm._balloon import resize
+
+        return resize(self, size, place, threads, progress)
+
+    @cython.critical_section
+    def _keeper(self):
+        """The keeper of settings that were changed for this pool, until it closes."""
+        from mrm.physical.keeping import Keeper
+
+        self.open_one()
+        if self.keeper is None:
+            self.keeper = Keeper()
+        return self.keeper
+
+    @cython.critical_section
+    def _inflate(self, n, retire):
+        """How many of n frames went into the balloon, and the error if they were fewer."""
+        cdef uint32_t wanted = n, done
+        cdef int status, flags = 0 if retire else MRM_NO_RETIRE
+        cdef pool_t *pool = self.open_one()
+        pool_retain(pool)
+        with nogil:
+            status = pool_inflate(pool, wanted, flags, &done)
+            pool_release(pool)
+        return done, _error_of(status)
+
+    @cython.critical_section
+    def _deflate(self, n):
+        """How many of n frames came out of it, and the error if they were fewer."""
+        cdef uint32_t wanted = n, done
+        cdef int status
+        cdef pool_t *pool = self.open_one()
+        pool_retain(pool)
+        with nogil:
+            status = pool_deflate(pool, wanted, &done)
+            pool_release(pool)
+        return done, _error_of(status)
+
     # ---- accounts --------------------------------------------------------------------
 
     def fund(self, name, size=None):
@@ -510,7 +651,7 @@ cdef class Pool:
 
     @cython.critical_section
     def state_of(self, frame):
-        """``"ready"``, ``"released"``, ``"strict"`` or ``"held"``: a frame's state now."""
+        """``"ready"``, ``"released"``, ``"strict"``, ``"held"`` or ``"inflated"``: a frame's state now."""
         cdef uint32_t f = _frame_of(self, frame)
         return FRAME_STATES[frames_state(&self.open_one().frames, f)]
 
@@ -707,8 +848,8 @@ cdef class Pool:
         except Error as error:
             raise AuditError(str(error)) from None
         stats = _stats_of(&figures)
-        if stats.ready + stats.released + stats.strict + stats.held != stats.frames:
-            raise AuditError(f"the states do not add up to the {stats.frames} frames that were funded: {stats}")
+        if stats.ready + stats.released + stats.strict + stats.held + stats.inflated != stats.frames:
+            raise AuditError(f"the states do not add up to the {stats.frames} frames that there are: {stats}")
         return stats
 
     def page_size_of(self, frame):
@@ -734,8 +875,12 @@ cdef class Pool:
             return
         self.pool = NULL
         live_changed(LIVE_POOLS, -1)
-        with nogil:
-            pool_release(pool)
+        keeper, self.keeper = self.keeper, None
+        try:
+            end_keeper(keeper)      # before the frames go: see keeping.py
+        finally:
+            with nogil:
+                pool_release(pool)
 
     @cython.critical_section
     def __enter__(self):
@@ -772,6 +917,22 @@ cdef class Pool:
         return (
             f"<mrm.Pool {layout.pool}{name}: {layout.frame_count} frames, {BACKINGS[layout.backing]}, at {at:#x}>"
         )
+
+
+cdef int end_keeper(object keeper) except -1:
+    """Have settings put back that were changed for a pool."""
+    if keeper is not None:
+        keeper.close()
+    return 0
+
+
+cdef object _error_of(int status):
+    """The exception of a status, made but not raised; None for MRM_OK."""
+    try:
+        check(status)
+    except Error as error:
+        return error
+    return None
 
 
 cdef uint32_t _number_of_frames(object n) except? 0xFFFFFFFF:

@@ -19,37 +19,41 @@ from mrm.system.pages import frame_size
 
 cdef pool_t *open_pool(
     object size, object huge, object numa_node, object path, object name, object threads, object progress,
-    object views, object dump, int stacklevel, object keep=False, list told=None
+    object views, object dump, object maximum, int stacklevel, object keep=False, list told=None
 ) except NULL:
     """Fund and open a pool; raises, and leaves nothing behind, if it cannot. Adds what was funded to ``told``."""
     cdef pool_t *pool = NULL
     cdef int status, fd, backing, dumped = bool(dump)
-    cdef uint32_t frame_count, frame_shift, view_numbers = 0
+    cdef uint32_t frame_count, funded_count, frame_shift, view_numbers = 0
     cdef Numbers holes
     if views is not None:
         if isinstance(views, bool) or not isinstance(views, int) or not 1 <= views <= 2**20 - 1:
             raise ArgumentError(f"views= is how many view numbers the pool needs, 1 to {2**20 - 1}, not {views!r}")
         view_numbers = views + 1 + dumped       # the window takes one, and so does the keeper
-    nbytes = parse_size(size)
-    if nbytes >= 2**52:
-        raise ArgumentError(f"{size!r} is over 4 PiB, more than a process can address")
     frame = frame_size()
+    nbytes = -(-parse_size(size) // frame) * frame
+    largest = nbytes if maximum is None else -(-parse_size(maximum) // frame) * frame
+    if largest >= 2**52:
+        raise ArgumentError(f"{size if maximum is None else maximum!r} is over 4 PiB, more than a process can address")
+    if largest < nbytes:
+        raise ArgumentError(f"a pool of {size!r} has a maximum of as much at the least, not {maximum!r}")
     funded = fund(
-        -(-nbytes // frame) * frame, huge=huge, numa_node=numa_node, path=path, keep=bool(keep), name=name,
+        nbytes, length=largest, huge=huge, numa_node=numa_node, path=path, keep=bool(keep), name=name,
         threads=threads, progress=progress,
         stacklevel=stacklevel,
     )
     fd = funded.fd
     backing = funded.backing
-    frame_count = funded.frame_count
+    funded_count = funded.frame_count
+    frame_count = largest // frame
     frame_shift = funded.frame_size.bit_length() - 1
     try:
         with nogil:
-            status = pool_open(&pool, fd, backing, frame_count, frame_shift, view_numbers, dumped)
+            status = pool_open(&pool, fd, backing, frame_count, funded_count, frame_shift, view_numbers, dumped)
         check(status)
         status = views_attach(pool)
         check(status)
-        text = describe(funded, numa_node).encode("utf-8", "surrogateescape")
+        text = describe(funded, numa_node, largest).encode("utf-8", "surrogateescape")
         check(pool_describe(pool, text))
         holes = own_numbers(funded.kept.holes, "holes")
         frames_hold_first(&pool.frames, funded.kept.size // funded.frame_size, holes.data, holes.n)

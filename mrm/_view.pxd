@@ -11,9 +11,12 @@ cdef class Window:
     cdef pool_t *pool               # NULL once closed
     cdef char *start                # address of frame 0
     cdef Py_ssize_t exports         # buffers that look through it
+    cdef dict looked_at             # of these, those that look at frames that were free, by frame; or None
     cdef object owner               # keeps the pool alive
     cdef int check_open(self) except -1
     cdef int check_shown(self) except -1
+    cdef int look(self, frame) except -1
+    cdef int look_away(self, frame) except -1
     cdef uint64_t address_of(self, Py_ssize_t f, object frame) except 0
     cdef object buffer_of(self, Py_ssize_t f, object frame)
     cdef uint32_t view_number(self) noexcept

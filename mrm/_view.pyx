@@ -17,6 +17,7 @@ from mrm cimport MRM_STATE_OPEN
 from mrm._live cimport LIVE_VIEWS, live_changed
 from mrm.errors import ClosedError, FrameError, PinnedError
 from mrm.physical.pool cimport pool_release, pool_retain, pool_t, pool_usable
+from mrm.physical.showing cimport frames_look, frames_settle
 from mrm.space.views cimport view_close, view_open, view_retire, view_shares, view_t
 from mrm.system.failure cimport check
 from mrm.system.ranges cimport STATE_FORKED
@@ -181,13 +182,34 @@ cdef class Window:
     def _exported(self, frame, readonly):
         with cython.critical_section(self):
             self.check_shown()
+            self.look(frame)        # which keeps the frame out of the balloon
             self.exports += 1       # from here on nothing ends it, and the owner stays
         try:
             self.owner._exported(frame, readonly)
         except BaseException:
             with cython.critical_section(self):
                 self.exports -= 1
+                self.look_away(frame)
             raise
+
+    cdef int look(self, frame) except -1:
+        """Note that a buffer looks at a frame: at a free one, it is counted there."""
+        cdef bint counted
+        check(frames_look(&self.pool.frames, frame, &counted))
+        if counted:
+            if self.looked_at is None:
+                self.looked_at = {}
+            self.looked_at[frame] = self.looked_at.get(frame, 0) + 1
+        return 0
+
+    cdef int look_away(self, frame) except -1:
+        """The opposite. A child has its parent's buffers, and not its frames."""
+        if self.looked_at and frame in self.looked_at and self.pool.state != STATE_FORKED:
+            frames_settle(&self.pool.frames, frame)
+            self.looked_at[frame] -= 1
+            if not self.looked_at[frame]:
+                del self.looked_at[frame]
+        return 0
 
     cdef int check_shown(self) except -1:
         """Raise unless its addresses show their frames."""
@@ -198,6 +220,7 @@ cdef class Window:
         with cython.critical_section(self):
             owner = self.owner
             self.exports -= 1
+            self.look_away(frame)
         owner._released(frame)
 
     def __repr__(self):

@@ -18,7 +18,7 @@ _USED = {
 }
 
 
-def describe(funded: Funded, numa_node: int | None) -> str:
+def describe(funded: Funded, numa_node: int | None, maximum: int) -> str:
     """The text of ``pool.description``.
 
     Parameters
@@ -27,8 +27,12 @@ def describe(funded: Funded, numa_node: int | None) -> str:
         What funding got.
     numa_node : int or None
         The node that was asked for.
+    maximum : int
+        Bytes that it may be deflated to.
     """
     place = funded.place
+    if maximum > funded.frame_count * funded.frame_size:
+        place += f", with numbers for up to {format_size(maximum)}"
     if numa_node is None:
         place += ", on whichever NUMA nodes the memory policy chose"
     said = [f"{funded.description}, {place}", *_sharing(funded.backing), *_lacks(funded.backing)]

@@ -97,3 +97,7 @@ class AuditError(Error, AssertionError):
 
 class BackingWarning(UserWarning):
     """The pool is not on huge pages, although they were preferred."""
+
+
+class SettingWarning(UserWarning):
+    """A setting of the system that mrm changed could not be put back; the message says what to do."""

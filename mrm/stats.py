@@ -3,16 +3,18 @@
 import dataclasses
 import json
 
+from mrm.errors import Error
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PoolStats:
     """Figures of a pool at one moment; field for field the C struct ``mrm_stats``.
 
-    ``ready + released + strict + held == frames``, always.
+    ``ready + released + strict + held + inflated == frames``, always.
     """
 
     frame_size: int  #: bytes
-    frames: int  #: funded
+    frames: int  #: all, those in the balloon too
     ready: int  #: free, nothing shows them
     released: int  #: free, an old address still shows them
     strict: int  #: free after the next retire
@@ -26,6 +28,7 @@ class PoolStats:
     reservations: int  #: open
     batches: int  #: committed
     system_calls: int  #: made by commits and retires
+    inflated: int  #: in the balloon: without memory
 
     @property
     def free(self) -> int:
@@ -34,8 +37,8 @@ class PoolStats:
 
     @property
     def nbytes(self) -> int:
-        """Bytes funded."""
-        return self.frames * self.frame_size
+        """Bytes of memory: without what is in the balloon."""
+        return (self.frames - self.inflated) * self.frame_size
 
     def as_dict(self) -> dict[str, int]:
         """The fields by name."""
@@ -44,6 +47,29 @@ class PoolStats:
     def to_json(self) -> str:
         """The fields as a JSON object."""
         return json.dumps(self.as_dict())
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ballooned:
+    """What inflating or deflating did, exactly, be it all that was asked for or not."""
+
+    wanted: int  #: frames that were to go in, or to come out
+    frames: int  #: that did
+    nbytes: int  #: the same in bytes
+    seconds: float  #: from beginning to end
+    threads: int  #: that worked
+    where: str  #: memory went to, or came from: "pool", the kernel's pool of huge pages, or "system"
+    error: Error | None  #: why it was less; None if it was not
+
+    def __bool__(self) -> bool:
+        """Whether all was done."""
+        return self.error is None
+
+    def or_raise(self) -> "Ballooned":
+        """Raise the error if it was less, and return this if not; what was done stays done."""
+        if self.error is not None:
+            raise self.error
+        return self
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

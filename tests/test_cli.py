@@ -1,5 +1,6 @@
 """The command line, and mrm fund: on a made-up kernel, so that no setting is touched."""
 
+import errno
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mrm.errors import ArgumentError
+from mrm.physical import keeper, kernelpool
 from mrm.tools import cli, fund
 
 pytest.importorskip("click")
@@ -120,65 +122,70 @@ def kernel(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
 
-    def write(pages, node, root):
-        pages = min(pages, 100)
-        before = fund._pages(node, root)
-        setting = fund._setting(node, root)
-        setting.write_text(f"{pages}\n")
-        setting.with_name("free_hugepages").write_text(f"{max(0, before.free + pages - before.total)}\n")
+    def write(file, number):
+        if file.endswith("compact_memory"):
+            return
+        setting, number = Path(file), min(number, 100)
+        free = setting.with_name("free_hugepages")
+        left = max(0, int(free.read_text()) + number - int(setting.read_text()))
+        setting.write_text(f"{number}\n")
+        free.write_text(f"{left}\n")
 
-    monkeypatch.setattr(fund, "_write", write)
+    monkeypatch.setattr(keeper, "write", write)
     return tmp_path
 
 
 def pool(root):
-    found = fund._pages(None, root)
+    found = kernelpool.pages(None, root)
     return found.total, found.free
 
 
 def test_what_is_free_counts(kernel):
-    outcome = fund.raise_available(8 * MIB, root=kernel)
+    outcome = kernelpool.raise_available(8 * MIB, root=kernel)
     assert (outcome.enough, outcome.added, pool(kernel)) == (True, 0, (10, 4))
-    outcome = fund.raise_available(15 * MIB, root=kernel)
+    outcome = kernelpool.raise_available(15 * MIB, root=kernel)
     assert (outcome.enough, outcome.added, pool(kernel)) == (True, 4, (14, 8))
 
 
 def test_fewer_than_wanted(kernel):
-    outcome = fund.raise_available(1 << 30, root=kernel)
+    outcome = kernelpool.raise_available(1 << 30, root=kernel)
     assert (outcome.enough, pool(kernel)) == (False, (100, 94))
-    assert "drop the file cache" in fund.why_not_all(outcome, kernel)
-    assert fund.free_blocks(kernel) == 2 + 3 * 2
+    assert "drop the file cache" in kernelpool.why_not_all(outcome, kernel)
+    assert kernelpool.free_blocks(kernel) == 2 + 3 * 2
     (kernel / "proc/meminfo").write_text("MemFree: 99999999 kB\n")
-    assert "fragmented" in fund.why_not_all(outcome, kernel)
+    assert "fragmented" in kernelpool.why_not_all(outcome, kernel)
 
 
 def test_release_takes_only_free_ones(kernel):
-    assert fund.release(4 * MIB, root=kernel).added == -2
+    assert kernelpool.release(4 * MIB, root=kernel).added == -2
     assert pool(kernel) == (8, 2)
-    fund.release(1 << 30, root=kernel)
+    kernelpool.release(1 << 30, root=kernel)
     assert pool(kernel) == (6, 0)
 
 
 def test_available_takes_back_what_it_added_and_nothing_else(kernel):
-    with fund.available(20 * MIB, root=kernel) as outcome:
+    with kernelpool.available(20 * MIB, root=kernel) as outcome:
         assert (outcome.added, pool(kernel)) == (6, (16, 10))
-        fund.raise_available(24 * MIB, root=kernel)  # somebody else wants 2 more
+        kernelpool.raise_available(24 * MIB, root=kernel)  # somebody else wants 2 more
     assert pool(kernel) == (12, 6)
-    with pytest.raises(KeyboardInterrupt), fund.available(20 * MIB, root=kernel):
+    with pytest.raises(KeyboardInterrupt), kernelpool.available(20 * MIB, root=kernel):
         raise KeyboardInterrupt
     assert pool(kernel) == (12, 6)
 
 
 def test_no_such_node(kernel):
     with pytest.raises(ArgumentError, match="no NUMA node 3"):
-        fund.raise_available(MIB, 3, kernel)
+        kernelpool.raise_available(MIB, 3, kernel)
 
 
 def test_persistent_setting(kernel):
-    outcome = fund.raise_available(2 * MIB, root=kernel)
-    assert fund.persistent_setting(outcome, kernel) == ("etc/sysctl.d/60-mrm.conf", "vm.nr_hugepages = 10\n")
-    on_node = fund.Outcome(1, outcome.before, outcome.after, node=1)
-    file, line = fund.persistent_setting(on_node, kernel)
+    outcome = kernelpool.raise_available(2 * MIB, root=kernel)
+    assert kernelpool.persistent_setting(outcome, kernel) == (
+        "etc/sysctl.d/60-mrm.conf",
+        "vm.nr_hugepages = 10\n",
+    )
+    on_node = kernelpool.Outcome(1, outcome.before, outcome.after, node=1)
+    file, line = kernelpool.persistent_setting(on_node, kernel)
     assert file == "etc/tmpfiles.d/60-mrm-node1.conf"
     assert "node1/hugepages/hugepages-2048kB/nr_hugepages - - - - 10" in line
 
@@ -186,11 +193,11 @@ def test_persistent_setting(kernel):
 def test_where_the_default_size_is_another_one_it_is_named(kernel):
     """vm.nr_hugepages and hugepages= are about the default size: the number would be of GiBs."""
     (kernel / "proc/meminfo").write_text("MemFree: 99999999 kB\nHugepagesize: 1048576 kB\n")
-    outcome = fund.raise_available(1 << 30, root=kernel)
-    file, line = fund.persistent_setting(outcome, kernel)
+    outcome = kernelpool.raise_available(1 << 30, root=kernel)
+    file, line = kernelpool.persistent_setting(outcome, kernel)
     assert file == "etc/tmpfiles.d/60-mrm.conf"
     assert line == f"w /{POOL}/nr_hugepages - - - - 100\n"
-    assert "hugepagesz=2M hugepages=" in fund.why_not_all(outcome, kernel)
+    assert "hugepagesz=2M hugepages=" in kernelpool.why_not_all(outcome, kernel)
 
 
 def test_where_sys_is_hidden_proc_serves_if_it_means_the_same(tmp_path):
@@ -200,7 +207,7 @@ def test_where_sys_is_hidden_proc_serves_if_it_means_the_same(tmp_path):
         (tmp_path / "proc/meminfo").write_text(
             f"HugePages_Total: 3\nHugePages_Free: 2\nHugepagesize: {size} kB\n"
         )
-        outcome = fund.raise_available(16 * MIB, root=tmp_path)
+        outcome = kernelpool.raise_available(16 * MIB, root=tmp_path)
         if size == 2048:
             assert setting.read_text() == "9\n"
         else:
@@ -223,21 +230,12 @@ def test_fund_command(kernel, capsys):
 
 
 def test_fund_without_the_right_to_says_whom_to_ask(kernel, monkeypatch, capsys):
-    def refuse(pages, node, root):
-        return f"nr_hugepages cannot be written: ask the administrator to set vm.nr_hugepages={pages}"
+    def refuse(file, number):
+        raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(fund, "_write", refuse)
+    monkeypatch.setattr(keeper, "write", refuse)
     assert cli.run(["fund", "16MiB", "--root", str(kernel)]) == 3
     assert "ask the administrator to set vm.nr_hugepages=14" in capsys.readouterr().err
-
-
-def test_a_refused_write_is_a_sentence(tmp_path):
-    assert "/sys is hidden" in fund._write(1, None, tmp_path)
-    (tmp_path / "sys/kernel/mm").mkdir(parents=True)
-    assert "no huge pages" in fund._write(1, None, tmp_path)
-    setting = fund._setting(None, tmp_path)
-    setting.mkdir(parents=True)
-    assert "ask the administrator to set vm.nr_hugepages=7" in fund._write(7, None, tmp_path)
 
 
 # ---- python -m mrm.tools.fund with -----------------------------------------------------
@@ -265,7 +263,7 @@ def test_with_restores_after_a_signal(kernel, number):
     if child == 0:
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            fund.available.__wrapped__.__defaults__ = (None, kernel)
+            kernelpool.available.__wrapped__.__defaults__ = (None, kernel)
             # A command in the same group, as under a terminal.
             os._exit(fund.run_with(20 * MIB, ["sleep", "30"]))
         finally:

@@ -9,7 +9,7 @@ import pytest
 import mrm
 from mrm.errors import FundingError
 from mrm.system.features import NAMES, pretended_features
-from mrm.tools.doctor import facts, probes, trial
+from mrm.tools.doctor import facts, giving, probes, trial
 from mrm.tools.doctor.features import features
 from mrm.tools.doctor.finding import NOTE, OK, PROBLEM, STATUSES, WARNING
 from mrm.tools.doctor.findings import findings
@@ -47,6 +47,8 @@ def test_this_machine_has_every_topic():
         "transparent huge pages",
         "limits",
         "control groups",
+        "giving memory back",
+        "pressure",
         "rights",
         "features",
     } == {finding.topic for finding in found}
@@ -156,6 +158,58 @@ def test_memory_that_counts_huge_pages_is_a_warning(tmp_path):
     }
     (memory,) = facts.groups(write(tmp_path, files))
     assert memory.status == WARNING
+
+
+# ---- giving memory back ------------------------------------------------------------------
+
+TO_KERNEL = "to the kernel's huge pages"
+SURPLUS = "on to the system, as surplus"
+BY_NUMBER = "on to the system, by nr_hugepages"
+KEPT = "settings are put back by"
+
+
+def test_the_ways_that_settings_allow(tmp_path, monkeypatch):
+    files = {"nr_hugepages": 4, "free_hugepages": 4, "surplus_hugepages": 2, "nr_overcommit_hugepages": 0}
+    write(tmp_path, {f"{POOL}/{name}": number for name, number in files.items()})
+    found = by_name(giving.giving(tmp_path))
+    assert [found[name].value for name in (TO_KERNEL, SURPLUS, BY_NUMBER)] == [True, True, True]
+    assert "puts it back" in found[SURPLUS].advice
+    assert found[KEPT].value.rpartition("/")[2].startswith("python")
+    monkeypatch.setattr(giving, "writable", lambda *_: False)
+    found = by_name(giving.giving(tmp_path))
+    assert [found[name].value for name in (TO_KERNEL, SURPLUS, BY_NUMBER)] == [True, False, False]
+    assert "nr_overcommit_hugepages: sysctl" in found[SURPLUS].advice
+    assert "mrm fund --release" in found[BY_NUMBER].advice
+    assert KEPT not in found
+    write(tmp_path, {f"{POOL}/nr_overcommit_hugepages": 10})
+    found = by_name(giving.giving(tmp_path))
+    assert (found[SURPLUS].value, found[SURPLUS].status) == (True, OK)
+    assert "is 10, and 8 pages more (16 MiB)" in found[SURPLUS].advice
+
+
+def test_without_huge_pages_there_is_the_system_alone(tmp_path):
+    found = by_name(giving.giving(tmp_path))
+    assert {name: finding.value for name, finding in found.items()} == {
+        TO_KERNEL: False,
+        "on to the system, from other pages": True,
+    }
+
+
+def test_no_python_to_put_settings_back_is_a_warning(tmp_path, monkeypatch):
+    write(tmp_path, {f"{POOL}/nr_hugepages": 4, f"{POOL}/nr_overcommit_hugepages": 0})
+    monkeypatch.setattr("multiprocessing.spawn.get_executable", lambda: "/usr/bin/editor")
+    found = by_name(giving.giving(tmp_path))
+    assert found[KEPT].status == WARNING
+    assert "set_executable" in found[KEPT].advice
+
+
+def test_what_tells_of_pressure(tmp_path):
+    (missing, _) = giving.pressure(tmp_path)
+    assert (missing.value, missing.status) == ("not heard of", NOTE)
+    assert "is not there" in missing.advice
+    (there, looked) = giving.pressure(write(tmp_path, {"proc/pressure/memory": ""}))
+    assert (there.value, there.status) == ("tells when memory is short", OK)
+    assert "4 times a second" in looked.advice
 
 
 # ---- features ----------------------------------------------------------------------------

@@ -505,3 +505,22 @@ def test_a_window_into_contents_without_mrm(heap):
         fd = os.open(heap, os.O_RDONLY)
         assert os.pread(fd, 8, 9 * FRAME) == (99).to_bytes(8, "little")
         os.close(fd)
+
+
+def test_a_pool_that_may_grow_keeps_what_was_in_it(heap):
+    """An earlier owner's file is as long as its pool could become: frames that it had inflated are fetched again."""
+    with mrm.Pool(SIZE, path=heap, keep=True, maximum=24 * FRAME) as pool:
+        assert (len(pool), len(pool.kept)) == (24, FRAMES)
+        assert stamps_of(pool, FRAMES) == STAMPED
+        pool.give([4, 5])
+        pool.inflate(2 * FRAME)
+        pool.audit()
+    with pytest.raises(mrm.ArgumentError, match="holds 48 MiB and 32 MiB were asked for"):
+        mrm.Pool(SIZE, path=heap, keep=True, maximum=24 * FRAME)
+    with mrm.Pool(24 * FRAME, path=heap, keep=True) as pool:
+        assert list(pool.kept) == [*range(4), *range(6, FRAMES)]
+        assert pool.audit().ready == 10
+
+
+def stamps_of(pool, count):
+    return [stamp_at(pool.address(frame)) for frame in range(count)]

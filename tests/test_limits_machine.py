@@ -13,10 +13,10 @@ from limited import ends_well, needs_pages, needs_root, pages, set_sysctl
 from machine import throwaway
 
 import mrm
+from mrm.physical.kernelpool import persistent_setting, raise_available, release
 from mrm.physical.limits import default_huge_page_size, huge_pages, meminfo, shmem_thp
 from mrm.system.pages import FRAME_SIZE
 from mrm.tools.doctor.facts import huge_page_pools, limits
-from mrm.tools.fund import persistent_setting, raise_available, release
 
 MIB = 1 << 20
 

@@ -134,7 +134,7 @@ def test_a_user_without_rights_has_all_but_the_tracepoint(huge):
     ends_well(
         """
 from mrm.shootdowns import shootdowns
-from mrm.tools.fund import raise_available, release
+from mrm.physical.kernelpool import raise_available, release
 import mrm.verify
 mrm.Pool(4 * MIB, huge=huge, numa_node=0).close()
 become_nobody()
@@ -159,7 +159,7 @@ say((outcome.added, "ask the administrator" in outcome.refused, outcome.enough))
 def test_a_read_only_machine_is_enough(huge):
     ends_well(
         """
-from mrm.tools.fund import raise_available
+from mrm.physical.kernelpool import raise_available
 read_only()
 try:
     open("/tmp/mrm-cannot-be-made", "w")

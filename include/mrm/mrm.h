@@ -110,6 +110,9 @@ enum {
 /* Flags of account_flush. */
 enum { MRM_OVERDRAFT_ONLY = 1 };  /* only as long as the account has more than its balance */
 
+/* Flags of pool_inflate. */
+enum { MRM_NO_RETIRE = 1 };       /* leave frames out that wait for a retire, or that an old address shows */
+
 /* The account that takers draw on who name none. */
 enum { MRM_POOL_ACCOUNT = 1 };
 
@@ -122,8 +125,15 @@ enum {
 
 /* State of a frame. READY and RELEASED are free and may be taken at once:
  * RELEASED is one whose last address still shows it until the next retire.
- * STRICT is free, but is not handed out before the next retire. */
-enum { MRM_FRAME_READY = 0, MRM_FRAME_HELD = 1, MRM_FRAME_STRICT = 2, MRM_FRAME_RELEASED = 3 };
+ * STRICT is free, but is not handed out before the next retire. INFLATED has no memory:
+ * it is in the balloon, and its addresses must not be touched. */
+enum {
+    MRM_FRAME_READY = 0,
+    MRM_FRAME_HELD = 1,
+    MRM_FRAME_STRICT = 2,
+    MRM_FRAME_RELEASED = 3,
+    MRM_FRAME_INFLATED = 4
+};
 
 /* How a pool's addresses are made, for code that takes pointers apart itself:
  *   view   = (address - base) >> stride_shift     0 is the window
@@ -165,7 +175,7 @@ typedef struct mrm_stats {
     uint32_t size;              /* bytes of this struct, as the caller knows it */
     uint32_t version;           /* MRM_API_VERSION of the filler */
     uint64_t frame_size;        /* bytes */
-    uint64_t frames;            /* funded */
+    uint64_t frames;            /* all, those in the balloon too */
     uint64_t ready;             /* free, nothing shows them */
     uint64_t released;          /* free, an old address still shows them */
     uint64_t strict;            /* free after the next retire */
@@ -179,6 +189,7 @@ typedef struct mrm_stats {
     uint64_t reservations;      /* open */
     uint64_t batches;           /* committed */
     uint64_t system_calls;      /* made by commits and retires of this pool */
+    uint64_t inflated;          /* in the balloon: without memory */
 } mrm_stats;
 
 /* ---- address space -------------------------------------------------------- */
@@ -244,6 +255,7 @@ typedef struct mrm_pool_options {
     const char *name;           /* shown in /proc/self/maps, or NULL */
     int32_t numa_node;          /* node + 1, or 0 for any */
     int32_t dump;               /* 1: core dumps hold the window */
+    uint64_t maximum;           /* bytes that it may be deflated to; 0: its size */
 } mrm_pool_options;
 
 /* How an account is opened. Zero everything, set size and name, and what else matters. */
@@ -483,6 +495,20 @@ typedef struct mrm_api {
     /* Whom to call when frames are short; NULL: nobody. Set it before threads take: one that is
      * finding out at this moment may still call the one before. */
     int (*pool_on_shortage)(mrm_pool *pool, mrm_shortage call, void *context);
+
+    /* ---- the balloon ---- */
+
+    /* Give the memory of n free frames back to the kernel, those with the highest numbers:
+     * frames that no account was promised, and that no old address shows any more: retires
+     * the pool if that is what is missing, unless flags has MRM_NO_RETIRE. *done is how many
+     * went, whatever is returned: MRM_OUT_OF_FRAMES if fewer were free. A system call and a
+     * shootdown for each run of neighbours and each mapping that shows it, some 2 us a frame. */
+    int (*pool_inflate)(mrm_pool *pool, uint32_t n, int flags, uint32_t *done);
+    /* Fetch memory for n frames in the balloon, those with the lowest numbers, cleared; they
+     * may be taken as they arrive, a few at a time. Several threads may fetch at once.
+     * *done is how many came, whatever is returned: MRM_UNFUNDED if the kernel had no more,
+     * or the balloon. Some 0.2 ms a frame, mostly the kernel's clearing. */
+    int (*pool_deflate)(mrm_pool *pool, uint32_t n, uint32_t *done);
 } mrm_api;
 
 #if !defined(MRM_NO_API_POINTER)

@@ -6,4 +6,10 @@ the free lists in front of the bitmap; ``pool`` puts them together.
 ``funding`` gets the memory from the kernel: ``framefile`` is the file that it lies in,
 ``labour`` the threads that fill it, ``placement`` where it came to lie; ``limits`` and
 ``cgroups`` say what the machine allows, and which limit stood in the way.
+
+``kernelpool`` changes what the kernel has set aside; ``keeping`` has that done, and undone, by a
+process of its own, which is ``keeper``.
+
+``autoscale`` is the thread that grows and shrinks a pool: ``pressure`` has the events that it waits
+for, ``scaling`` the rules by which it decides.
 """

@@ -1,16 +1,12 @@
-"""Accounts and funds: opened, funded, limited, and looked at."""
+"""Accounts: opened, funded, limited, and looked at."""
 
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from mrm cimport mrm_account_options, mrm_account_stats, mrm_fund_stats
+from mrm cimport mrm_account_options, mrm_account_stats
 from mrm.physical.pool cimport pool_t
 
 
-cdef int fund_open(pool_t *pool, const char *name, uint32_t *fund) noexcept nogil
-cdef int fund_transfer(pool_t *pool, uint32_t source, uint32_t to, uint32_t n) noexcept nogil
-cdef int fund_stats(pool_t *pool, uint32_t fund, mrm_fund_stats *stats) noexcept nogil
-cdef const char *fund_name(pool_t *pool, uint32_t fund) noexcept nogil
 cdef int account_open(pool_t *pool, const mrm_account_options *options, uint32_t *account) noexcept nogil
 cdef int account_find(pool_t *pool, const char *name, uint32_t *account) noexcept nogil
 cdef int account_name(pool_t *pool, uint32_t account, char *name) noexcept nogil

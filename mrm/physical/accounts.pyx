@@ -1,9 +1,8 @@
-"""Accounts and funds: opened, funded, limited, and looked at.
+"""Accounts: opened, funded, limited, and looked at.
 
-What they mean as figures is in books.pyx; here the calls of those who set them. Each checks
-everything first, under the free lists' lock, and then changes it, so that a refused call
-has changed nothing. Frames that lie free in somebody's stacks, charged but not used, never
-stand in the way of a promise: they are put back first, where that helps.
+What they mean as figures is in books.pyx; here the calls of those who set them. As in
+funds.pyx, each checks everything first and then changes it, and frames that lie free in
+somebody's stacks never stand in the way of a promise.
 
 Taking is in taking.pyx. A closed account's number is used again, so closing forgets whose
 contents its free frames hold: whoever takes one of them next finds it cleared.
@@ -11,22 +10,23 @@ contents its free frames hold: whoever takes one of them next finds it cleared.
 
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset, strcmp, strlen, strncpy
+from libc.string cimport memcpy, memset, strcmp, strncpy
 
 from mrm cimport (
     MRM_API_VERSION, MRM_BAD_ARGUMENT, MRM_BAD_FRAME, MRM_FRAME_HELD, MRM_FRAME_STRICT, MRM_NO_MEMORY,
     MRM_NO_OVERDRAFT, MRM_OK, MRM_OUT_OF_FRAMES, MRM_OVERDRAFT_ONLY, MRM_POOL_ACCOUNT, MRM_SHARE_CONTENTS,
-    mrm_account_options, mrm_account_stats, mrm_fund_stats,
+    mrm_account_options, mrm_account_stats,
 )
 from mrm.physical.bitmap cimport bitmap_has
 from mrm.physical.books cimport (
-    COMMITTED, MOST_CREDITS, MOST_FUNDS, NAME_BYTES, NO_FUND, OVERDRAFT, account_t, available, fund_t, overdrawn,
-    reset_marks, set_balance, set_maximum,
+    COMMITTED, MOST_CREDITS, NAME_BYTES, NO_FUND, OVERDRAFT, account_t, available, overdrawn, reset_marks, set_balance,
+    set_maximum,
 )
 from mrm.physical.common cimport SOMEBODY, books_begin, books_end, flush_stacks, in_stacks
 from mrm.physical.frames cimport frames_open_stacks, frames_owner, frames_state, frames_t
+from mrm.physical.funds cimport NONE, check_name, find_fund, free_promises, refuse_fund, refuse_number
 from mrm.physical.pool cimport pool_t, pool_usable
-from mrm.physical.stack cimport mrm_load32, mrm_store16, mrm_store32
+from mrm.physical.stack cimport mrm_store16, mrm_store32
 from mrm.system.failure cimport failure, mrm_fail
 
 
@@ -35,38 +35,7 @@ cdef extern from "system/lock.h" nogil:
     void mrm_unlock(uint32_t *lock)
 
 
-cdef enum:
-    NONE = 0xFFFFFFFF
-
-
 # ---- names and numbers --------------------------------------------------------------------
-
-cdef int refuse_number(const char *what, uint32_t number) noexcept nogil:
-    """Say that there is no fund or account of this number."""
-    return mrm_fail(
-        failure(), MRM_BAD_ARGUMENT, 0, 0, NULL, 0,
-        b"%s %u is none of this pool's, or closed: %s_open() gives out their numbers", what, number, what,
-    )
-
-
-cdef int check_name(const char *what, const char *name) noexcept nogil:
-    """MRM_OK for a name of some bytes, and not too many."""
-    if name != NULL and 0 < strlen(name) < NAME_BYTES:
-        return MRM_OK
-    return mrm_fail(
-        failure(), MRM_BAD_ARGUMENT, 0, 0, NULL, 0,
-        b"the name of %s has 1 to %d bytes, not %zu", what, <int>NAME_BYTES - 1, strlen(name) if name != NULL else 0,
-    )
-
-
-cdef uint32_t find_fund(const frames_t *frames, const char *name) noexcept nogil:
-    """The fund of a name, or NONE."""
-    cdef uint32_t i
-    for i in range(frames.books.funds):
-        if strcmp(frames.books.fund[i].name, name) == 0:
-            return i
-    return NONE
-
 
 cdef uint32_t find_account(const frames_t *frames, const char *name) noexcept nogil:
     """The account of a name, or NONE."""
@@ -97,111 +66,7 @@ cdef int begin(pool_t *pool, uint32_t number, account_t **account) noexcept nogi
     return MRM_OK
 
 
-# ---- funds ---------------------------------------------------------------------------------
-
-cdef int fund_open(pool_t *pool, const char *name, uint32_t *fund) noexcept nogil:
-    """The fund of this name, made if there is none."""
-    cdef frames_t *frames = &pool.frames
-    cdef uint32_t found
-    cdef int status = pool_usable(pool)
-    if status == MRM_OK:
-        status = check_name(b"a fund", name)
-    if status != MRM_OK:
-        return status
-    mrm_lock(&frames.lock)
-    found = find_fund(frames, name)
-    if found == NONE and frames.books.funds < MOST_FUNDS:
-        found = frames.books.funds
-        strncpy(frames.books.fund[found].name, name, NAME_BYTES - 1)
-        mrm_store32(&frames.books.funds, found + 1)     # its name first: fund_name() takes no lock
-    mrm_unlock(&frames.lock)
-    if found == NONE:
-        return mrm_fail(
-            failure(), MRM_NO_MEMORY, 0, 0, NULL, 0, b"a pool has up to %d funds, and this one has as many: use one of "
-            b"them for '%s'", <int>MOST_FUNDS, name,
-        )
-    fund[0] = found
-    return MRM_OK
-
-
-cdef const char *fund_name(pool_t *pool, uint32_t fund) noexcept nogil:
-    """Its name, or NULL; never changes."""
-    if fund < mrm_load32(&pool.frames.books.funds):
-        return pool.frames.books.fund[fund].name
-    return NULL
-
-
-cdef void free_promises(frames_t *frames, uint32_t fund, uint32_t wanted) noexcept nogil:
-    """Put back what was lent by a fund and lies free in stacks, until so much of it is available."""
-    cdef account_t *account
-    cdef uint32_t i
-    for i in range(MRM_POOL_ACCOUNT, frames.books.accounts):
-        if available(&frames.books.fund[fund]) >= wanted:
-            return
-        account = &frames.books.account[i]
-        if account.open and account.overdraft == fund and overdrawn(account):
-            flush_stacks(frames, i)
-
-
-cdef int fund_transfer(pool_t *pool, uint32_t source, uint32_t to, uint32_t n) noexcept nogil:
-    """Move n available frames' worth from one fund to another."""
-    cdef frames_t *frames = &pool.frames
-    cdef fund_t *fund
-    cdef uint32_t has = 0
-    cdef int status = pool_usable(pool)
-    if status != MRM_OK:
-        return status
-    mrm_lock(&frames.lock)
-    if source >= frames.books.funds or to >= frames.books.funds:
-        mrm_unlock(&frames.lock)
-        return refuse_number(b"fund", max(source, to))
-    fund = &frames.books.fund[source]
-    free_promises(frames, source, n)
-    has = available(fund)
-    if has >= n:
-        fund.frames -= n
-        frames.books.fund[to].frames += n
-    else:
-        status = refuse_fund(frames, source, n, has)
-    mrm_unlock(&frames.lock)
-    return status
-
-
-cdef int refuse_fund(const frames_t *frames, uint32_t number, uint32_t n, uint32_t has) noexcept nogil:
-    """Say that a fund has fewer than ``n`` frames available."""
-    cdef const fund_t *fund = &frames.books.fund[number]
-    return mrm_fail(
-        failure(), MRM_OUT_OF_FRAMES, 0, 0, NULL, 0,
-        b"of %u frames' worth asked of fund '%s', %u are available: of its %u, %u are granted to accounts and %u lent; "
-        b"lower balances, give frames back that were lent, or transfer from another fund",
-        n, fund.name, has, fund.frames, fund.granted, fund.lent,
-    )
-
-
-cdef int fund_stats(pool_t *pool, uint32_t number, mrm_fund_stats *stats) noexcept nogil:
-    """Figures of a fund; as much of the table as the caller knows."""
-    cdef mrm_fund_stats full
-    cdef const fund_t *fund
-    cdef int status = pool_usable(pool)
-    if status != MRM_OK:
-        return status
-    if number >= mrm_load32(&pool.frames.books.funds):
-        return refuse_number(b"fund", number)
-    fund = &pool.frames.books.fund[number]
-    memset(&full, 0, sizeof(full))
-    full.size = min(stats.size, <uint32_t>sizeof(full))
-    full.version = MRM_API_VERSION
-    mrm_lock(&pool.frames.lock)
-    full.frames = fund.frames
-    full.granted = fund.granted
-    full.lent = fund.lent
-    full.available = available(fund)
-    mrm_unlock(&pool.frames.lock)
-    memcpy(stats, &full, full.size)
-    return MRM_OK
-
-
-# ---- accounts: opened and closed --------------------------------------------------------------
+# ---- opened and closed ------------------------------------------------------------------------
 
 cdef int fund_named(const frames_t *frames, const char *name, uint32_t otherwise, uint32_t *fund) noexcept nogil:
     """The fund of a name that an account is to draw on."""
@@ -364,7 +229,7 @@ cdef void forget_credits(frames_t *frames, uint32_t closed) noexcept nogil:
                 books_end(frames, account)
 
 
-# ---- accounts: promises --------------------------------------------------------------------------
+# ---- promises ------------------------------------------------------------------------------------
 
 cdef uint32_t spare(frames_t *frames, uint32_t number, uint32_t wanted) noexcept nogil:
     """How much of its balance an account does not use; free frames of its stacks are put back for that."""

@@ -2,8 +2,8 @@
 
 The audit walks every stack, the strict list and the bitmap, ticks off each frame that
 it meets, and then asks of each whether its place fits its state: a ready one is in a
-stack or in the bitmap, a strict one in the list, a held one nowhere, and none is in
-two places. On the way it counts what each account has, which has to be what it is
+stack or in the bitmap, a strict one in the list, one without memory in the balloon, a held
+one nowhere, and none is in two places. On the way it counts what each account has, which has to be what it is
 charged for; and funds have to add up to the pool, and balances to their funds.
 
 What it says is exact while nobody takes or gives. In a busy pool a frame
@@ -15,8 +15,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from mrm cimport (
-    MRM_FRAME_HELD, MRM_FRAME_READY, MRM_FRAME_RELEASED, MRM_FRAME_STRICT, MRM_INCONSISTENT, MRM_NO_MEMORY,
-    MRM_OK,
+    MRM_FRAME_HELD, MRM_FRAME_INFLATED, MRM_FRAME_READY, MRM_FRAME_RELEASED, MRM_FRAME_STRICT, MRM_INCONSISTENT,
+    MRM_NO_MEMORY, MRM_OK,
 )
 from mrm.physical.bitmap cimport bitmap_check, bitmap_has
 from mrm.physical.books cimport POOL_ACCOUNT, books_check
@@ -36,6 +36,7 @@ cdef void frames_count(const frames_t *frames, frame_counts_t *counts) noexcept 
     """Count the frames by state, one after the other."""
     cdef uint32_t frame, state
     counts.ready = counts.released = counts.strict = counts.held = counts.mapped = counts.pending = 0
+    counts.inflated = 0
     for frame in range(frames.count):
         state = frames_state(frames, frame)
         if state == MRM_FRAME_READY:
@@ -44,6 +45,8 @@ cdef void frames_count(const frames_t *frames, frame_counts_t *counts) noexcept 
             counts.released += 1
         elif state == MRM_FRAME_STRICT:
             counts.strict += 1
+        elif state == MRM_FRAME_INFLATED:
+            counts.inflated += 1
         else:
             counts.held += 1
             counts.mapped += frames_mappings(frames, frame) != 0
@@ -117,16 +120,24 @@ cdef int check_places(const frames_t *frames, const uint8_t *ticked, uint32_t *h
 
     Adds those that are held or strict to what their accounts ``had``.
     """
-    cdef uint32_t frame, state, in_bitmap = 0
-    cdef bint listed, mapped
+    cdef uint32_t frame, state, in_bitmap = 0, in_balloon = 0, moving = 0
+    cdef bint listed, mapped, ballooned
     for frame in range(frames.count):
         listed = ticked[frame // 8] >> frame % 8 & 1
         mapped = bitmap_has(&frames.bitmap, frame)
         in_bitmap += mapped
+        ballooned = bitmap_has(&frames.balloon, frame)
+        in_balloon += ballooned
         state = mrm_load32(&frames.frame[frame].status) & STATE_BITS
         if listed and mapped:
             return lost(frame, b"is in a free list and in the bitmap too")
-        if state == MRM_FRAME_HELD:
+        if (state == MRM_FRAME_INFLATED) != ballooned and (ballooned or frames.moving == 0):
+            return lost(frame, b"is in the balloon and has memory, or is not and has none")
+        if state == MRM_FRAME_INFLATED:
+            if listed or mapped or frames_mappings(frames, frame):
+                return lost(frame, b"is in the balloon, and yet free or shown")
+            moving += not ballooned
+        elif state == MRM_FRAME_HELD:
             if listed or mapped:
                 return lost(frame, b"is held, and yet free")
             had[frames_owner(frames, frame)] += 1
@@ -140,6 +151,8 @@ cdef int check_places(const frames_t *frames, const uint8_t *ticked, uint32_t *h
             return lost(frame, b"is ready, and in no free list")
     if in_bitmap != frames.bitmap.free:
         return lost(0, b"and all others in the bitmap are not as many as is recorded")
+    if in_balloon != frames.balloon.free or moving != frames.moving:
+        return lost(0, b"and all others in the balloon are not as many as is recorded")
     return MRM_OK
 
 
@@ -155,7 +168,7 @@ cdef int check_books(const frames_t *frames, const uint32_t *had) noexcept nogil
                 "thread was taking or giving frames meanwhile, this is a defect of mrm, or its memory was overwritten",
                 frames.books.account[i].name, had[i], frames.books.account[i].charged,
             )
-    wrong = books_check(&frames.books, frames.count, &number)
+    wrong = books_check(&frames.books, frames.count - frames.balloon.free - frames.moving, &number)
     if wrong != NULL:
         return mrm_fail(
             failure(), MRM_INCONSISTENT, 0, 0, NULL, 0,
@@ -185,6 +198,8 @@ cdef int frames_audit(frames_t *frames, frame_counts_t *counts) noexcept nogil:
         status = check_places(frames, ticked, had)
     if status == MRM_OK:
         wrong = bitmap_check(&frames.bitmap)
+        if wrong < 0:
+            wrong = bitmap_check(&frames.balloon)
         if wrong >= 0:
             status = lost(<uint32_t>wrong, b"is the first below a summary that is wrong")
     if status == MRM_OK:

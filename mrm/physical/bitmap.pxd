@@ -31,7 +31,9 @@ cdef struct bitmap_t:
 # Not thread-safe: frames.pyx holds its lock around each of these.
 cdef int bitmap_open(bitmap_t *bitmap, uint32_t frames) noexcept nogil
 cdef void bitmap_close(bitmap_t *bitmap) noexcept nogil
+cdef void bitmap_withhold(bitmap_t *bitmap, uint32_t first, uint32_t n) noexcept nogil
 cdef size_t bitmap_take(bitmap_t *bitmap, uint32_t *frames, size_t n) noexcept nogil
+cdef size_t bitmap_take_high(bitmap_t *bitmap, uint32_t *frames, size_t n, uint32_t below) noexcept nogil
 cdef int64_t bitmap_take_run(bitmap_t *bitmap, uint32_t n) noexcept nogil
 cdef void bitmap_give(bitmap_t *bitmap, const uint32_t *frames, size_t n) noexcept nogil
 cdef void bitmap_give_run(bitmap_t *bitmap, uint32_t first, uint32_t n) noexcept nogil

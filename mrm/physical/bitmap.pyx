@@ -175,6 +175,25 @@ cdef uint32_t next_free_word(const bitmap_t *bitmap, uint32_t word) noexcept nog
     return node
 
 
+cdef int64_t last_free_word(const bitmap_t *bitmap, uint32_t word) noexcept nogil:
+    """The highest word up to ``word`` with a free frame, or -1."""
+    cdef uint32_t k = 0, node = word
+    # As above, to the left.
+    while bitmap.level[k].best[node] == 0:
+        while node % FANOUT == 0:
+            node //= FANOUT
+            k += 1
+            if k == bitmap.levels:
+                return -1
+        node -= 1
+    while k > 0:
+        k -= 1
+        node = node * FANOUT + FANOUT - 1
+        while bitmap.level[k].best[node] == 0:
+            node -= 1
+    return node
+
+
 cdef int64_t find_run(const bitmap_t *bitmap, uint32_t n) noexcept nogil:
     """First frame of the lowest run of ``n`` (1 or more) free ones, or -1."""
     cdef uint32_t k = bitmap.levels - 1, node = 0, run, have, more
@@ -254,6 +273,37 @@ cdef size_t bitmap_take(bitmap_t *bitmap, uint32_t *frames, size_t n) noexcept n
     return n
 
 
+cdef size_t bitmap_take_high(bitmap_t *bitmap, uint32_t *frames, size_t n, uint32_t below) noexcept nogil:
+    """Take the ``n`` highest free frames below frame ``below``, descending; how many there were."""
+    cdef size_t taken = 0
+    cdef uint32_t high, bit
+    cdef int64_t word, low
+    cdef uint64_t bits, mask
+    if below == 0 or n == 0 or bitmap.free == 0:
+        return 0
+    high = (below - 1) // WORD
+    word = low = high
+    mask = ALL >> (WORD - 1 - (below - 1) % WORD)
+    while word >= 0:
+        bits = bitmap.words[word] & mask
+        mask = ALL
+        while bits and taken < n:
+            bit = WORD - 1 - leading_zeros(bits)
+            bits ^= <uint64_t>1 << bit
+            bitmap.words[word] ^= <uint64_t>1 << bit
+            frames[taken] = <uint32_t>word * WORD + bit
+            taken += 1
+        mark(&bitmap.level[0], <uint32_t>word)
+        low = word
+        if taken == n:
+            break
+        # Stale nodes are all behind: a search to the left reads none of them.
+        word = last_free_word(bitmap, <uint32_t>word - 1) if word else -1
+    bitmap.free -= <uint32_t>taken
+    settle(bitmap, <uint32_t>low, high)
+    return taken
+
+
 cdef int64_t bitmap_take_run(bitmap_t *bitmap, uint32_t n) noexcept nogil:
     """Take the lowest run of ``n`` free frames; the first of them, or -1."""
     cdef int64_t first
@@ -292,6 +342,13 @@ cdef void bitmap_give_run(bitmap_t *bitmap, uint32_t first, uint32_t n) noexcept
     if n:
         write_run(bitmap, first, n, True)
         bitmap.free += n
+
+
+cdef void bitmap_withhold(bitmap_t *bitmap, uint32_t first, uint32_t n) noexcept nogil:
+    """Take ``n`` frames from ``first`` on, all of which are free."""
+    if n:
+        write_run(bitmap, first, n, False)
+        bitmap.free -= n
 
 
 cdef bint bitmap_has(const bitmap_t *bitmap, uint32_t frame) noexcept nogil:

@@ -55,7 +55,9 @@ cdef struct books_t:
 
 
 # Not thread-safe: the lock of the free lists is held around each of these.
-cdef void books_open(books_t *books, uint32_t frames, account_t *accounts, uint32_t most_accounts) noexcept nogil
+cdef void books_open(
+    books_t *books, uint32_t frames, uint32_t funded, account_t *accounts, uint32_t most_accounts
+) noexcept nogil
 cdef uint32_t available(const fund_t *fund) noexcept nogil
 cdef uint32_t overdrawn(const account_t *account) noexcept nogil
 cdef uint32_t entitled(const books_t *books, const account_t *account, bint overdraft) noexcept nogil

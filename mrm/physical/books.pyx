@@ -5,7 +5,7 @@ Frames are all alike, so that a promise is a number. Funds divide the pool; an a
 frames, taken or not. What it has beyond, it is *lent* by its overdraft fund, while that
 has any. So at any moment
 
-    frames of a pool = the sum of its funds
+    frames of a pool that have memory = the sum of its funds
     frames of a fund = balances granted from it + frames lent by it + available ones
     frames that an account is charged for = what it holds + what is free in its stacks
 
@@ -30,7 +30,9 @@ cdef void set_mark(mark_t *mark, uint32_t now) noexcept nogil:
     mark.high = max(mark.high, now)
 
 
-cdef void books_open(books_t *books, uint32_t frames, account_t *accounts, uint32_t most_accounts) noexcept nogil:
+cdef void books_open(
+    books_t *books, uint32_t frames, uint32_t funded, account_t *accounts, uint32_t most_accounts
+) noexcept nogil:
     """Begin with the three funds of the original, and with the pool's own account; ``accounts`` are zeros."""
     cdef account_t *own = &accounts[POOL_ACCOUNT]
     memset(books, 0, sizeof(books_t))
@@ -41,7 +43,7 @@ cdef void books_open(books_t *books, uint32_t frames, account_t *accounts, uint3
     strncpy(books.fund[COMMITTED].name, b"committed", NAME_BYTES - 1)
     strncpy(books.fund[OVERDRAFT].name, b"overdraft", NAME_BYTES - 1)
     strncpy(books.fund[PAUSE_PREVENTION].name, b"pause_prevention", NAME_BYTES - 1)
-    books.fund[COMMITTED].frames = frames
+    books.fund[COMMITTED].frames = funded
     strncpy(own.name, b"pool", NAME_BYTES - 1)
     own.open = own.lends = True
     own.committed = own.overdraft = COMMITTED
@@ -142,5 +144,5 @@ cdef const char *books_check(const books_t *books, uint32_t frames, uint32_t *nu
             return b"promised more than it has"
     number[0] = COMMITTED
     if total != frames:
-        return b"and all others do not add up to the pool"
+        return b"and all others do not add up to the frames that have memory"
     return NULL

@@ -63,7 +63,7 @@ def hugetlb_limits(page_size: int | None = None, root: Path = ROOT) -> list[Grou
     root : Path, optional
         What to read below.
     """
-    size = _page_size_name(page_size or frame_size())
+    size = page_size_name(page_size or frame_size())
     pairs = {
         1: [
             (f"hugetlb.{size}.limit_in_bytes", f"hugetlb.{size}.usage_in_bytes"),
@@ -76,7 +76,7 @@ def hugetlb_limits(page_size: int | None = None, root: Path = ROOT) -> list[Grou
     }
     return [
         GroupLimit(limit_file, str(directory), limit, _number(directory / used_file) or 0)
-        for version, directory in _directories("hugetlb", root)
+        for version, directory in own_groups("hugetlb", root)
         for limit_file, used_file in pairs[version]
         if (limit := _number(directory / limit_file)) is not None
     ]
@@ -96,7 +96,7 @@ def memory_limits(root: Path = ROOT) -> list[GroupLimit]:
         GroupLimit(
             limit_file, str(directory), limit, _number(directory / used_file) or 0, _file_cache(directory)
         )
-        for version, directory in _directories("memory", root)
+        for version, directory in own_groups("memory", root)
         for limit_file, used_file in pairs[version]
         if (limit := _number(directory / limit_file)) is not None
     ]
@@ -127,7 +127,7 @@ def hidden(root: Path = ROOT) -> str | None:
     return None
 
 
-def _page_size_name(page_size: int) -> str:
+def page_size_name(page_size: int) -> str:
     """The kernel's name of a page size in file names: ``2MB``, ``1GB``, ``64KB``."""
     for shift, unit in ((30, "GB"), (20, "MB")):
         if page_size >> shift:
@@ -135,7 +135,7 @@ def _page_size_name(page_size: int) -> str:
     return f"{page_size >> 10}KB"
 
 
-def _directories(controller: str, root: Path) -> Iterator[tuple[int, Path]]:
+def own_groups(controller: str, root: Path) -> Iterator[tuple[int, Path]]:
     """``(version, directory)`` of each group that counts this process, innermost first."""
     groups = dict(_groups(root))
     for kind, part, point, options in _mounts(root):

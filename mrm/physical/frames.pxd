@@ -21,6 +21,8 @@ cdef struct frames_t:
     uint32_t lock               # of the common list and the books, and of every verdict that too few are free
     uint32_t retiring           # lock of the strict list's sorting
     bitmap_t bitmap             # free frames that no account is charged for
+    bitmap_t balloon            # frames without memory
+    uint32_t moving             # frames on their way into the balloon or out of it, which nothing lists
     uint64_t strict             # head of the strict list, as a stack's
     uint32_t strict_count       # frames in it
     uint64_t epoch              # retires begun so far
@@ -28,17 +30,18 @@ cdef struct frames_t:
     uint64_t end[16]            # what follows is on lines of its own
 
 
-# Counts by state; the first four add up to the frames there are.
+# Counts by state; the first five add up to the frames there are.
 cdef struct frame_counts_t:
     uint64_t ready
     uint64_t released
     uint64_t strict
     uint64_t held
+    uint64_t inflated
     uint64_t mapped             # held and shown by a reservation
     uint64_t pending            # deferred aliases
 
 
-cdef int frames_open(frames_t *frames, uint32_t count, uint32_t frame_shift) noexcept nogil
+cdef int frames_open(frames_t *frames, uint32_t count, uint32_t funded, uint32_t frame_shift) noexcept nogil
 cdef void frames_open_stacks(frames_t *frames, uint32_t account) noexcept nogil
 cdef void frames_close(frames_t *frames) noexcept nogil
 

@@ -26,7 +26,8 @@ the lock. So nobody is refused a frame that was free all the time.
 
 A frame that was given with ``reuse="now"`` while deferred aliases still show it is
 ready like any other: that it is *released* follows from its count of aliases. What
-reservations count, and what a strict frame waits for, is in showing.pyx.
+reservations count, and what a strict frame waits for, is in showing.pyx. Frames without
+memory are in the balloon (balloon.pyx), a bitmap too, and no promise counts them.
 """
 
 from libc.stddef cimport size_t
@@ -34,10 +35,10 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
 from mrm cimport (
-    MRM_BAD_ARGUMENT, MRM_FRAME_HELD, MRM_FRAME_READY, MRM_FRAME_STRICT, MRM_NO_MEMORY, MRM_OK,
+    MRM_BAD_ARGUMENT, MRM_FRAME_HELD, MRM_FRAME_INFLATED, MRM_FRAME_READY, MRM_FRAME_STRICT, MRM_NO_MEMORY, MRM_OK,
     MRM_OVERDRAFT, MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW, MRM_ZEROED,
 )
-from mrm.physical.bitmap cimport bitmap_close, bitmap_longest, bitmap_open
+from mrm.physical.bitmap cimport bitmap_close, bitmap_longest, bitmap_open, bitmap_withhold
 from mrm.physical.books cimport MOST_ACCOUNTS, POOL_ACCOUNT, account_t, books_open, entitled, overdrawn
 from mrm.physical.common cimport (
     books_begin, books_end, common_give, common_return, common_take, common_take_run, flush_stacks, in_stacks,
@@ -104,10 +105,10 @@ cdef inline stack_t *own_stack(const frames_t *frames, uint32_t account) noexcep
 
 # ---- open and close ------------------------------------------------------------------
 
-cdef int frames_open(frames_t *frames, uint32_t count, uint32_t frame_shift) noexcept nogil:
-    """Begin with ``count`` frames, all of them free, zero, and nobody's."""
+cdef int frames_open(frames_t *frames, uint32_t count, uint32_t funded, uint32_t frame_shift) noexcept nogil:
+    """Begin with ``count`` frames: the ``funded`` lowest free, zero, and nobody's; the others in the balloon."""
     cdef size_t nbytes, line = sizeof(stack_t), stacks
-    cdef uint32_t most_accounts
+    cdef uint32_t most_accounts, frame
     cdef int status
     static_assert(sizeof(frame_t) == 16)
     static_assert(sizeof(stack_t) == 128)
@@ -115,6 +116,12 @@ cdef int frames_open(frames_t *frames, uint32_t count, uint32_t frame_shift) noe
     status = bitmap_open(&frames.bitmap, count)
     if status != MRM_OK:
         return status
+    status = bitmap_open(&frames.balloon, count)
+    if status != MRM_OK:
+        bitmap_close(&frames.bitmap)
+        return status
+    bitmap_withhold(&frames.bitmap, funded, count - funded)
+    bitmap_withhold(&frames.balloon, 0, funded)
 
     frames.count = count
     frames.frame_shift = frame_shift
@@ -132,15 +139,19 @@ cdef int frames_open(frames_t *frames, uint32_t count, uint32_t frame_shift) noe
     frames.memory = calloc(1, nbytes)
     if frames.memory == NULL:
         bitmap_close(&frames.bitmap)
+        bitmap_close(&frames.balloon)
         return mrm_fail(
             failure(), MRM_NO_MEMORY, 0, 0, NULL, nbytes,
             "no memory for the records of %u frames: %zu bytes", count, nbytes,
         )
     frames.stacks = <stack_t *>((<uintptr_t>frames.memory + line - 1) & ~<uintptr_t>(line - 1))
     frames.frame = <frame_t *>(frames.stacks + stacks)
-    books_open(&frames.books, count, <account_t *>(frames.frame + count), most_accounts)
+    for frame in range(funded, count):
+        frames.frame[frame].status = MRM_FRAME_INFLATED
+    books_open(&frames.books, count, funded, <account_t *>(frames.frame + count), most_accounts)
     frames_open_stacks(frames, POOL_ACCOUNT)
     frames.lock = 0
+    frames.moving = 0
     frames.retiring = 0
     frames.strict = NO_FRAME
     frames.strict_count = 0
@@ -159,6 +170,7 @@ cdef void frames_close(frames_t *frames) noexcept nogil:
     """Free the books; frames that are held are forgotten."""
     if frames.memory != NULL:
         bitmap_close(&frames.bitmap)
+        bitmap_close(&frames.balloon)
         free(frames.memory)
         frames.memory = NULL
 

@@ -139,6 +139,7 @@ class Funded:
 def fund(
     size_bytes: int,
     *,
+    length: int | None = None,
     huge: str = "prefer",
     numa_node: int | None = None,
     path: str | os.PathLike[str] | None = None,
@@ -154,6 +155,8 @@ def fund(
     ----------
     size_bytes : int
         How much; a multiple of the frame size.
+    length : int, optional
+        Bytes of the file, of which the first ``size_bytes`` get memory; no more when not given.
     huge : {"prefer", "require", "off"}, optional
         Huge pages or, with a BackingWarning that says why not, the best there is; huge
         pages or an error; small pages.
@@ -189,6 +192,7 @@ def fund(
         is left behind then, nor after a KeyboardInterrupt.
     """
     order = _Order(size_bytes, huge, numa_node, path, name, threads, progress, keep)
+    order.length = max(length or 0, size_bytes)
     if huge == "off":
         return _get(order, SMALL)
     try:
@@ -242,6 +246,7 @@ class _Order:
             raise ArgumentError(f"threads is 1 to 1024, not {threads!r}")
         check_name(name or "")
         self.nbytes = nbytes
+        self.length = nbytes
         self.node = node
         self.path = None if path is None else os.fspath(path)
         self.name = name or "mrm"
@@ -259,16 +264,33 @@ class _Order:
 
     def threads_for(self, backing: int) -> int:
         """How many threads clear pages."""
-        if backing != SMALL and not _populates():
-            return 1  # fallocate does it, and lets in one at a time
-        if self.threads is not None:
-            return min(self.threads, -(-self.nbytes // self.part))  # no more than have something to do
-        if backing == SMALL:
-            # fallocate alone, which one thread does as fast as two (4 GB/s, measured);
-            # page faults of 4 KiB are slower still.
-            return 1
-        allowed = len(os.sched_getaffinity(0))
-        return max(1, min(allowed, self.nbytes // max(_BYTES_A_THREAD, frame_size()), _MOST_THREADS))
+        return useful_threads(backing, self.nbytes, self.threads, self.part)
+
+
+def useful_threads(backing: int, nbytes: int, wanted: int | None = None, part: int = _PART) -> int:
+    """How many threads should fetch pages.
+
+    Parameters
+    ----------
+    backing : int
+        Of which kind.
+    nbytes : int
+        How much.
+    wanted : int, optional
+        How many somebody asked for: as many, if they have something to do.
+    part : int, optional
+        Bytes that a thread does at a time.
+    """
+    if backing != SMALL and not _populates():
+        return 1  # fallocate does it, and lets in one at a time
+    if wanted is not None:
+        return max(1, min(wanted, -(-nbytes // part)))  # no more than have something to do
+    if backing == SMALL:
+        # fallocate alone, which one thread does as fast as two (4 GB/s, measured);
+        # page faults of 4 KiB are slower still.
+        return 1
+    allowed = len(os.sched_getaffinity(0))
+    return max(1, min(allowed, nbytes // max(_BYTES_A_THREAD, frame_size()), _MOST_THREADS))
 
 
 def _get_lesser(order: _Order, shortage: FundingError) -> Funded:
@@ -317,7 +339,7 @@ class _NoMemfd(Exception):
 
 def _get_in(order: _Order, backing: int, path: str | None) -> Funded:
     """The same in a memfd, or at ``path``."""
-    file = FrameFile(order.nbytes, backing == HUGETLB, order.name, path, order.keep)
+    file = FrameFile(order.length, backing == HUGETLB, order.name, path, order.keep, order.nbytes)
     began = time.perf_counter()
     try:
         file.make()
@@ -347,20 +369,37 @@ def _get_in(order: _Order, backing: int, path: str | None) -> Funded:
 
 def _check_beforehand(order: _Order, backing: int) -> None:
     """Refuse what the kernel would answer with a signal, or only after much harm."""
-    found: list[str | None] = [node_refusal(order.node)]
+    said = shortage_beforehand(order.missing, backing, order.node, order.length)
+    if said:
+        raise FundingError(f"{_what(order, backing)} cannot be funded. {said}", nbytes=order.nbytes)
+
+
+def shortage_beforehand(nbytes: int, backing: int, node: int | None = None, length: int = 0) -> str:
+    """Why so much memory should not even be asked for; empty if it may be.
+
+    Parameters
+    ----------
+    nbytes : int
+        How much.
+    backing : int
+        Of which kind.
+    node : int, optional
+        On which NUMA node.
+    length : int, optional
+        Bytes of the file that it is for, if that is to be made.
+    """
+    found: list[str | None] = [node_refusal(node)]
     if backing != HUGETLB:
-        found += [explain_ordinary_shortage(order.nbytes, order.node)]
+        found += [explain_ordinary_shortage(nbytes, node)]
     else:
         # Beyond RLIMIT_FSIZE the kernel sends SIGXFSZ, which kills by default.
-        found += process_shortage(order.nbytes, None)
+        found += process_shortage(length, None)
         if counts_hugetlb_as_memory():
             # Near these it would push out the whole group's file cache before it refuses, and
             # beyond memory.high it puts the process to sleep.
-            wanted = order.missing + (16 << 20)
+            wanted = nbytes + (16 << 20)
             found += [group_sentence(limit, wanted) for limit in memory_limits() if limit.left < wanted]
-    said = " ".join(filter(None, found))
-    if said:
-        raise FundingError(f"{_what(order, backing)} cannot be funded. {said}", nbytes=order.nbytes)
+    return " ".join(filter(None, found))
 
 
 def _populates() -> bool:

@@ -35,7 +35,8 @@ cdef struct pool_t:
 
 
 cdef int pool_open(
-    pool_t **opened, int fd, int backing, uint32_t frame_count, uint32_t frame_shift, uint32_t views, int dumped
+    pool_t **opened, int fd, int backing, uint32_t frame_count, uint32_t funded, uint32_t frame_shift, uint32_t views,
+    int dumped,
 ) noexcept nogil
 cdef void pool_retain(pool_t *pool) noexcept nogil
 cdef void pool_release(pool_t *pool) noexcept nogil

@@ -88,15 +88,15 @@ cdef int64_t map_frames(
 
 cdef int map_whole(pool_t *pool, char *at, bint dumped) noexcept nogil:
     """Show every frame at ``at``, as a mapping that shares page tables with the others."""
-    cdef size_t funded = <size_t>pool.layout.frame_count << pool.layout.frame_shift
+    cdef size_t nbytes = <size_t>pool.layout.frame_count << pool.layout.frame_shift
     cdef size_t whole = pool.whole
     cdef int what = CALL_MMAP
     cdef char text[ROOM_TEXT]
     cdef int64_t got = map_file(
-        at, whole, PROT_READ | PROT_WRITE if whole == funded else PROT_READ,
+        at, whole, PROT_READ | PROT_WRITE if whole == nbytes else PROT_READ,
         MAP_SHARED | MAP_FIXED | MAP_NORESERVE, pool.fd, 0,
     )
-    if got > 0 and whole != funded:
+    if got > 0 and whole != nbytes:
         what = CALL_MPROTECT
         got = call(CALL_MPROTECT, <int64_t>at, <int64_t>whole, PROT_READ | PROT_WRITE)
     if got >= 0:
@@ -116,7 +116,7 @@ cdef int map_whole(pool_t *pool, char *at, bint dumped) noexcept nogil:
     )
 
 
-cdef void _fill_window(pool_t *pool) noexcept nogil:
+cdef void _fill_window(pool_t *pool, uint32_t funded) noexcept nogil:
     """Page tables for the window of huge pages: no touch through it takes a fault, and views can link them.
 
     0.3 us a page. Without MADV_POPULATE_WRITE each page is touched, which changes nothing in
@@ -127,10 +127,10 @@ cdef void _fill_window(pool_t *pool) noexcept nogil:
     if is_fake():
         return
     if not feature_missing(FEATURE_POPULATE) and advise(
-        pool.window, <size_t>pool.layout.frame_count << pool.layout.frame_shift, ADVICE_POPULATE_WRITE
+        pool.window, <size_t>funded << pool.layout.frame_shift, ADVICE_POPULATE_WRITE
     ) == 0:
         return
-    for frame in range(pool.layout.frame_count):
+    for frame in range(funded):
         mrm_load8(<const uint8_t *>mrm_address(&pool.layout, 0, frame))
 
 
@@ -150,16 +150,17 @@ cdef uint32_t _view_count(uint64_t stride, uint32_t wanted) noexcept nogil:
 
 
 cdef int pool_open(
-    pool_t **opened, int fd, int backing, uint32_t frame_count, uint32_t frame_shift, uint32_t views, int dumped
+    pool_t **opened, int fd, int backing, uint32_t frame_count, uint32_t funded, uint32_t frame_shift, uint32_t views,
+    int dumped,
 ) noexcept nogil:
-    """A pool of the funded frames in ``fd``, which it then owns; one user."""
-    cdef uint64_t funded = <uint64_t>frame_count << frame_shift
+    """A pool of the frames in ``fd``, which it then owns; one user. Those from ``funded`` on have no memory."""
+    cdef uint64_t nbytes = <uint64_t>frame_count << frame_shift
     cdef uint64_t span = sharing_span() if backing == MRM_BACKING_HUGETLB else 0
     cdef uint64_t stride = LEAST_STRIDE
     cdef uint32_t stride_shift = 30
     cdef int status
     cdef pool_t *pool
-    while stride < funded or stride < span:
+    while stride < nbytes or stride < span:
         stride *= 2
         stride_shift += 1
     pool = <pool_t *>calloc(1, sizeof(pool_t))
@@ -182,8 +183,8 @@ cdef int pool_open(
         )
         free(pool)
         return status
-    pool.whole = (funded + span - 1) & ~(span - 1) if span else funded
-    status = frames_open(&pool.frames, frame_count, frame_shift)
+    pool.whole = (nbytes + span - 1) & ~(span - 1) if span else nbytes
+    status = frames_open(&pool.frames, frame_count, funded, frame_shift)
     if status != MRM_OK:
         free(pool)
         return status
@@ -217,13 +218,13 @@ cdef int pool_open(
         return status
     if backing == MRM_BACKING_HUGETLB:
         features_try(fd, 1 << frame_shift)
-        _fill_window(pool)
+        _fill_window(pool, funded)
     elif backing == MRM_BACKING_THP:
         features_try(-1, 0)
         # fallocate under shmem_enabled=advise gave small pages; where this kernel can, they
         # are made huge at once. Where it cannot, they stay small, and page_size_of() says so.
         if not feature_missing(FEATURE_COLLAPSE):
-            advise(pool.window, funded, ADVICE_COLLAPSE)
+            advise(pool.window, <size_t>funded << frame_shift, ADVICE_COLLAPSE)
     else:
         features_try(-1, 0)
     pool.users = 1
@@ -377,4 +378,5 @@ cdef void _fill_stats(pool_t *pool, const frame_counts_t *counts, mrm_stats *sta
     full.reservations = mrm_load64(&pool.reservations)
     full.batches = mrm_load64(&pool.batches)
     full.system_calls = mrm_load64(&pool.system_calls)
+    full.inflated = counts.inflated
     memcpy(stats, &full, size)

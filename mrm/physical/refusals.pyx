@@ -10,8 +10,8 @@ from libc.stdint cimport int64_t, uint32_t
 from libc.stdio cimport snprintf
 
 from mrm cimport (
-    MRM_BAD_ARGUMENT, MRM_BAD_FRAME, MRM_FRAME_HELD, MRM_FRAME_READY, MRM_FRAME_RELEASED, MRM_FRAME_STRICT,
-    MRM_NO_ADDRESSES, MRM_OUT_OF_FRAMES, MRM_OVERDRAFT, MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW,
+    MRM_BAD_ARGUMENT, MRM_BAD_FRAME, MRM_FRAME_HELD, MRM_FRAME_INFLATED, MRM_FRAME_READY, MRM_FRAME_RELEASED,
+    MRM_FRAME_STRICT, MRM_NO_ADDRESSES, MRM_OUT_OF_FRAMES, MRM_OVERDRAFT, MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW,
 )
 from mrm.physical.books cimport NO_FUND, POOL_ACCOUNT, available, account_t, books_t
 from mrm.physical.frames cimport frames_mappings, frames_state, frames_t
@@ -33,6 +33,8 @@ cdef const char *word_for(uint32_t state) noexcept nogil:
         return b"released"
     if state == MRM_FRAME_STRICT:
         return b"strict"
+    if state == MRM_FRAME_INFLATED:
+        return b"in the balloon"
     return b"held"
 
 
@@ -117,6 +119,7 @@ cdef int refuse_promise(const frames_t *frames, uint32_t number, int how, size_t
     """Say that an account was not promised ``n`` frames, only ``found``."""
     cdef const account_t *account = &frames.books.account[number]
     cdef char holding[400]
+    cdef char balloon[40]
     cdef const char *way = b"give frames back, fund() the account, or open a larger pool"
     cdef int status
     mrm_lock(<uint32_t *>&frames.lock)
@@ -129,26 +132,37 @@ cdef int refuse_promise(const frames_t *frames, uint32_t number, int how, size_t
     status = mrm_fail(
         failure(), MRM_OUT_OF_FRAMES, 0, 0, NULL, 0,
         "of %zu frames asked for, account '%s' can have %zu: its balance is %u, its limit %u, and it has %u; "
-        "frames held, free in stacks, or strict: %s; of the pool's %u, %u are available from its fund; %s",
+        "frames held, free in stacks, or strict: %s; of the pool's %u, %u are available from its fund%s; %s",
         n, account.name, found, account.balance.now, account.maximum.now, account.charged,
-        holding, frames.count,
-        available(&frames.books.fund[account.committed]), way,
+        holding, frames.count, available(&frames.books.fund[account.committed]),
+        in_balloon(frames.balloon.free + frames.moving, balloon, sizeof(balloon)), way,
     )
     mrm_unlock(<uint32_t *>&frames.lock)
     return status
 
 
+cdef const char *in_balloon(uint32_t inflated, char *text, size_t nbytes) noexcept nogil:
+    """How many frames have no memory, if some have none, to end a list with."""
+    text[0] = 0
+    if inflated:
+        snprintf(text, nbytes, b", and %u in the balloon", inflated)
+    return text
+
+
 cdef int refuse_take(const frames_t *frames, uint32_t account, int how, size_t n, size_t found) noexcept nogil:
     """Say that of ``n`` frames only ``found`` are free for an account."""
     cdef uint32_t strict = mrm_load32(&frames.strict_count)
-    cdef int64_t held = <int64_t>frames.count - <int64_t>found - strict
+    cdef char balloon[40]
+    cdef uint32_t inflated = frames.balloon.free + frames.moving
+    cdef int64_t held = <int64_t>frames.count - <int64_t>found - strict - inflated
     if mrm_load32(&frames.books.accounts) > POOL_ACCOUNT + 1:
         return refuse_promise(frames, account, how, n, found)
     return mrm_fail(
         failure(), MRM_OUT_OF_FRAMES, 0, 0, NULL, 0,
-        "of %zu frames asked for, %zu are free: this pool has %u, and of these %u are held and %u strict; "
-        "give frames back, retire to make strict ones ready, or open a larger pool",
-        n, found, frames.count, <uint32_t>max(held, <int64_t>0), strict,
+        "of %zu frames asked for, %zu are free: this pool has %u, and of these %u are held and %u strict%s; "
+        "give frames back, retire to make strict ones ready, %s",
+        n, found, frames.count, <uint32_t>max(held, <int64_t>0), strict, in_balloon(inflated, balloon, sizeof(balloon)),
+        b"or deflate" if inflated else b"or open a larger pool",
     )
 
 

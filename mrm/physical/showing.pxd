@@ -15,6 +15,7 @@ cdef enum:
 cdef int frames_map(frames_t *frames, uint32_t frame) noexcept nogil
 cdef void frames_unmap(frames_t *frames, uint32_t frame) noexcept nogil
 cdef int frames_defer(frames_t *frames, uint32_t frame) noexcept nogil
+cdef int frames_look(frames_t *frames, uint32_t frame, bint *counted) noexcept nogil
 cdef void frames_settle(frames_t *frames, uint32_t frame) noexcept nogil
 
 # Around an invalidation of all that was unmapped before `begin`; a retire that fails

@@ -13,12 +13,12 @@ is charged for it, as if it were held: others' promises are kept by frames that 
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
 
-from mrm cimport MRM_FRAME_HELD, MRM_FRAME_READY, MRM_OK
+from mrm cimport MRM_FRAME_HELD, MRM_FRAME_INFLATED, MRM_FRAME_READY, MRM_OK
 from mrm.physical.common cimport common_give
 from mrm.physical.refusals cimport refuse_alias, refuse_frame, refuse_mapping
 from mrm.physical.stack cimport (
-    NO_FRAME, list_push, list_take_all, mrm_add64, mrm_cas16, mrm_cas32, mrm_load16, mrm_load32, mrm_store32,
-    mrm_sub16, mrm_sub32,
+    NO_FRAME, STATE_BITS, list_push, list_take_all, mrm_add64, mrm_cas16, mrm_cas32, mrm_load16, mrm_load32,
+    mrm_store32, mrm_sub16, mrm_sub32,
 )
 
 
@@ -64,6 +64,26 @@ cdef int frames_defer(frames_t *frames, uint32_t frame) noexcept nogil:
             return refuse_alias(frame)
         if mrm_cas16(&frames.frame[frame].pending, &pending, pending + 1):
             return MRM_OK
+
+
+cdef int frames_look(frames_t *frames, uint32_t frame, bint *counted) noexcept nogil:
+    """Note that somebody looks at a frame through its window; it keeps its memory then.
+
+    A held one does anyhow. A free one is counted as if an old address showed it, until
+    ``frames_settle``: under the lock under which the balloon looks at that count.
+    """
+    cdef uint32_t state
+    cdef int status = MRM_OK
+    counted[0] = False
+    mrm_lock(&frames.lock)
+    state = mrm_load32(&frames.frame[frame].status) & STATE_BITS
+    if state == MRM_FRAME_INFLATED:
+        status = refuse_frame(frames, frame, b"", b"looked at")
+    elif state != MRM_FRAME_HELD:
+        status = frames_defer(frames, frame)
+        counted[0] = status == MRM_OK
+    mrm_unlock(&frames.lock)
+    return status
 
 
 cdef void frames_settle(frames_t *frames, uint32_t frame) noexcept nogil:

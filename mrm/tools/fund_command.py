@@ -1,4 +1,4 @@
-"""``mrm fund``: the command line of ``fund``."""
+"""``mrm fund``: has the kernel set huge pages aside, and give them back."""
 
 import dataclasses
 import json
@@ -8,10 +8,10 @@ import click
 
 from mrm.errors import ArgumentError
 from mrm.physical.cgroups import ROOT
+from mrm.physical.kernelpool import Outcome, persistent_setting, raise_available, release, why_not_all
 from mrm.sizes import format_size, parse_size
 from mrm.system.pages import frame_size
 from mrm.tools.cli import FINE, FOUND, IMPOSSIBLE
-from mrm.tools.fund import Outcome, persistent_setting, raise_available, release, why_not_all
 
 
 class SizeType(click.ParamType[int]):

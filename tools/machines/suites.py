@@ -6,7 +6,7 @@ is in none, with the reason; tests/test_machines.py checks that none is forgotte
 
 SUITES = {
     # what a pool is: frames, free lists, figures, arguments
-    "frames": ("test_frames", "test_pool", "test_accounts"),
+    "frames": ("test_frames", "test_pool", "test_accounts", "test_balloon"),
     # what the kernel lacks, and what is done without it
     "features": ("test_features",),
     # addresses: views, slots, batches, and the counts of calls and shootdowns
@@ -21,7 +21,11 @@ SUITES = {
     # threads, children, signal handlers
     "races": ("test_threads", "test_fork"),
     # how a pool comes to its frames
-    "funding": ("test_funding", "test_limits", "test_limits_in_use", "test_keep", "test_share"),
+    "funding": ("test_funding", "test_limits", "test_limits_in_use", "test_kernelpool", "test_keeper"),
+    # a named file opened again, and frames in several processes
+    "sharing": ("test_keep", "test_share"),
+    # events of the kernel, and what a pool makes of them
+    "pressure": ("test_pressure", "test_autoscale"),
     # limits of a process, a control group, a mount, a filter
     "limits": ("test_limits_process", "test_limits_seccomp", "test_limits_mounts", "test_limits_cgroups"),
     # settings of the whole machine, on its command line too

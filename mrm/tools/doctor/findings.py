@@ -4,7 +4,7 @@ import itertools
 from pathlib import Path
 
 from mrm.physical.cgroups import ROOT
-from mrm.tools.doctor import facts, rights, sight
+from mrm.tools.doctor import facts, giving, rights, sight
 from mrm.tools.doctor.features import Trial, features
 from mrm.tools.doctor.finding import Finding
 from mrm.tools.doctor.trial import try_all
@@ -29,6 +29,8 @@ def findings(root: Path = ROOT, trial: Trial = try_all) -> list[Finding]:
             facts.transparent(root),
             facts.limits(root),
             facts.groups(root),
+            giving.giving(root),
+            giving.pressure(root),
             rights.rights(root),
             features(trial),
         )

@@ -17,6 +17,7 @@ CAPABILITIES = {
     "CAP_IPC_LOCK": (14, "lock memory beyond RLIMIT_MEMLOCK"),
     "CAP_SYS_NICE": (23, "move pages of other processes; mrm's own need nothing"),
     "CAP_SYS_PTRACE": (19, "userfaultfd for faults in the kernel"),
+    "CAP_SYS_RESOURCE": (24, "hear of stalls after one second rather than two (before Linux 6.5: at all)"),
     "CAP_PERFMON": (38, "count this process's own shootdowns (tracepoint tlb:tlb_flush)"),
 }
 

@@ -1,0 +1,364 @@
+"""Inflating, deflating and resizing a pool, as Python users do it: in shares, by threads, with progress.
+
+The work is done in physical/balloon.pyx, which says how. Here it is cut into shares that a
+Ctrl-C or a cancel can come between. Threads fetch side by side, each a share at a time;
+what one has fetched may be taken at once. The caller waits, or has a handle that does.
+
+Whatever happens, what was done is exact: each share says how many frames it did, and the
+first error ends the others after the shares that they have in hand.
+"""
+
+import functools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Literal, Self
+
+from mrm.errors import ArgumentError, Error, FundingError
+from mrm.physical.funding import HUGETLB, SMALL, THP, shortage_beforehand, useful_threads
+from mrm.physical.keeper import NR
+from mrm.physical.kernelpool import pages
+from mrm.physical.labour import Task, labour
+from mrm.physical.limits import explain_shortage
+from mrm.physical.placement import bind_thread
+from mrm.sizes import format_size, parse_size
+from mrm.stats import Ballooned
+
+if TYPE_CHECKING:
+    from mrm._core import Pool
+
+Progress = Callable[[int, int], object]
+
+_BACKINGS = {"hugetlb": HUGETLB, "thp": THP, "small": SMALL}
+# A share: as much as makes the Python around it cheap, and a Ctrl-C not wait. Inflating is
+# a hundred times faster.
+_FETCHED_BYTES = 64 << 20
+_INFLATED_BYTES = 1 << 30
+
+
+def inflate(pool: "Pool", size: int | str, to: str, retire: bool, progress: Progress | None) -> Ballooned:
+    """What ``pool.inflate`` does."""
+    wanted = _nbytes(size) // pool.frame_size
+    return _Giving(pool, wanted, _check_place("to", to), retire).run(1, progress)
+
+
+def deflate(
+    pool: "Pool",
+    size: int | str,
+    source: str,
+    threads: int | None,
+    progress: Progress | None,
+    background: bool,
+) -> "Ballooned | Deflation":
+    """What ``pool.deflate`` does."""
+    wanted = _frames(pool, size)
+    _check_place("source", source)
+    if threads is not None and (isinstance(threads, bool) or not 1 <= threads <= 1024):
+        raise ArgumentError(f"threads is 1 to 1024, not {threads!r}")
+    if background:
+        return Deflation(pool, wanted, source, threads, progress)
+    return _Fetching(pool, wanted, source).run(_threads(pool, wanted, threads), progress)
+
+
+def resize(
+    pool: "Pool", size: int | str, place: str, threads: int | None, progress: Progress | None
+) -> Ballooned:
+    """What ``pool.resize`` does."""
+    _check_place("place", place)
+    wanted = _frames(pool, size)
+    if not 0 < wanted <= len(pool):
+        raise ArgumentError(
+            f"a pool that was opened with maximum={format_size(pool.maximum)} is resized to one frame at the least, "
+            f"and to that at the most, not to {size!r}"
+        )
+    has = pool.size // pool.frame_size
+    if wanted < has:
+        return _Giving(pool, has - wanted, place).run(1, progress)
+    job = _Fetching(pool, wanted - has, place)
+    return job.run(_threads(pool, wanted - has, threads), progress)
+
+
+def _check_place(name: str, place: str) -> str:
+    """Where memory goes to, or comes from."""
+    if place not in ("pool", "system"):
+        raise ArgumentError(f'{name}= is "pool" or "system", not {place!r}')
+    return place
+
+
+def _frames(pool: "Pool", size: int | str) -> int:
+    """A size in frames, rounded up."""
+    return -(-_nbytes(size) // pool.frame_size)
+
+
+def _nbytes(size: int | str) -> int:
+    """A size that may be nothing: who computes what to give back may find that it is none."""
+    return 0 if size == 0 and not isinstance(size, bool) else parse_size(size)
+
+
+def _threads(pool: "Pool", wanted: int, threads: int | None) -> int:
+    """How many fetch so many frames."""
+    return useful_threads(_BACKINGS[pool.backing], wanted * pool.frame_size, threads)
+
+
+class _Job:
+    """Frames that are to go in or come out, a share at a time."""
+
+    def __init__(
+        self, pool: "Pool", wanted: int, do: Callable[[int], tuple[int, Error | None]], share: int, place: str
+    ) -> None:
+        self.pool = pool
+        # Only huge pages have a pool in the kernel; all other memory is the system's.
+        self.where = place if pool.backing == "hugetlb" else "system"
+        self.node = pool.numa_node
+        self.wanted = wanted
+        self.frame_size = pool.frame_size
+        self.done = 0
+        self.error: Error | None = None
+        self.threads = 1
+        self._told = False  # whether the error speaks of all of them already
+        self._do = do
+        self._share = share
+        self._left = wanted
+        self._changed = threading.Lock()  # guards all of these
+        self._began = time.perf_counter()
+
+    def prepare(self) -> None:
+        """What every thread does first."""
+
+    def run(self, threads: int, progress: Progress | None) -> Ballooned:
+        """Do it, and say what was done."""
+        self.threads = threads
+        total = self.wanted * self.frame_size
+        told = None if progress is None else lambda _: progress(self.done * self.frame_size, total)
+        labour(self._shares(), threads, prepare=self.prepare, progress=told)
+        return self.outcome()
+
+    def outcome(self) -> Ballooned:
+        """What was done so far."""
+        seconds = time.perf_counter() - self._began
+        nbytes = self.done * self.frame_size
+        return Ballooned(self.wanted, self.done, nbytes, seconds, self.threads, self.where, self.explained())
+
+    def explained(self) -> Error | None:
+        """The error that ended it, in words that help: of all frames, not of its share."""
+        if self.error is None or self.wanted <= self._share or self._told:
+            return self.error
+        why = str(self.error).partition(": ")[2]
+        return type(self.error)(
+            f"of {self.wanted} frames, {self.done} were done: {why}",
+            call=self.error.call,
+            error=self.error.errno,
+            address=self.error.address,
+            nbytes=(self.wanted - self.done) * self.frame_size,
+        )
+
+    def stop(self) -> None:
+        """Let no share begin any more."""
+        with self._changed:
+            self._left = 0
+
+    def _shares(self) -> Iterator[Task]:
+        while True:
+            with self._changed:
+                share = min(self._left, self._share)
+                self._left -= share
+            if not share:
+                return
+            yield functools.partial(self._one, share)
+
+    def _one(self, n: int) -> int:
+        """Do one share; frames that could not be are nobody's to do any more."""
+        try:
+            done, error = self._do(n)
+        except Error as raised:  # another thread closed the pool
+            done, error = 0, raised
+        with self._changed:
+            self.done += done
+            if error is not None:
+                self.error = self.error or error
+                self._left = 0
+        return done * self.frame_size
+
+
+class _Giving(_Job):
+    """Frames that are to lose their memory."""
+
+    def __init__(self, pool: "Pool", wanted: int, to: str, retire: bool = True) -> None:
+        on = to == "system" and pool.backing == "hugetlb"
+        do = self._to_system if on else self._to_pool
+        super().__init__(pool, wanted, do, max(1, _INFLATED_BYTES // pool.frame_size), to)
+
+        self._retire = retire
+
+    def _to_pool(self, n: int) -> tuple[int, Error | None]:
+        return self.pool._inflate(n, self._retire)
+
+    def _to_system(self, n: int) -> tuple[int, Error | None]:
+        """Give huge pages to the kernel's pool, and take as many out of that.
+
+        Surplus pages leave it by themselves. In this order nobody else finds too few pages in
+        between; who finds these makes others surplus, which go when they are let go of.
+        """
+        keeper = self.pool._keeper()
+        surplus = pages(self.node).surplus
+        if surplus < n:
+            keeper.check(NR, -n, self.node)
+        done, error = self.pool._inflate(n, self._retire)
+        if surplus < done:
+            try:
+                taken = keeper.change(surplus - done, self.node)
+            except Error as refused:
+                return done, error or refused
+            if taken > surplus - done and error is None:
+                error = FundingError(
+                    f"of {done} frames, {done} were done: their memory is in the kernel's pool of huge pages, of which "
+                    f"{-taken} pages went on to the system, as no more could be taken out of it",
+                    nbytes=(done - surplus + taken) * self.frame_size,
+                )
+        return done, error
+
+
+class _Fetching(_Job):
+    """Frames that are to get memory."""
+
+    def __init__(self, pool: "Pool", wanted: int, source: str) -> None:
+        on = source == "system" and pool.backing == "hugetlb"
+        do = self._from_system if on else pool._deflate
+        super().__init__(pool, wanted, do, max(1, _FETCHED_BYTES // pool.frame_size), source)
+        self._backing = _BACKINGS[pool.backing]
+        nbytes = wanted * self.frame_size
+        said = shortage_beforehand(nbytes, self._backing, self.node)
+        if said:
+            # Asked beforehand, since the kernel would promise it, and kill somebody to keep its word.
+            self.error = FundingError(
+                f"{format_size(nbytes)} cannot be fetched into the pool. {said}", nbytes=nbytes
+            )
+            self._told = True
+            self.stop()
+
+    def _from_system(self, n: int) -> tuple[int, Error | None]:
+        """Have the kernel's pool get huge pages from the system, and fetch those."""
+        keeper = self.pool._keeper()
+        added = keeper.change(n, self.node)
+        done, error = self.pool._deflate(added) if added else (0, None)
+        if done < added:
+            keeper.change(done - added, self.node)
+        if error is None and added < n:
+            error = FundingError(
+                f"of {n} frames that were to get memory, {done} did: the system has no more of it in blocks of "
+                f"{format_size(self.frame_size)}; end what uses memory, drop the file cache (`sysctl "
+                "vm.drop_caches=3`), or set huge pages aside at boot",
+                nbytes=(n - done) * self.frame_size,
+            )
+        return done, error
+
+    def prepare(self) -> None:
+        """Fetch on the pool's own node, if it has one."""
+        if self.node is not None:
+            bind_thread(self.node)
+
+    def explained(self) -> Error | None:
+        """With what this machine has, where it was that."""
+        error = self.error
+        if not isinstance(error, FundingError) or error.call != "fallocate" or self._backing != HUGETLB:
+            return super().explained()
+        missing = (self.wanted - self.done) * self.frame_size
+        said = explain_shortage(missing, error.errno, self.node, call=error.call)
+        frames = f"of {self.wanted} frames that were to get memory, {self.done} did"
+        return FundingError(
+            f"{frames}: {error.call} says {error.strerror}. {said}",
+            call=error.call,
+            error=error.errno,
+            address=error.address,
+            nbytes=missing,
+        )
+
+
+class Deflation:
+    """Memory that is being fetched in the background; ``pool.deflate(..., background=True)``.
+
+    Frames may be taken as they arrive. The pool may be closed meanwhile, which ends it.
+    """
+
+    def __init__(
+        self, pool: "Pool", wanted: int, source: str, threads: int | None, progress: Progress | None = None
+    ) -> None:
+        self._job = _Fetching(pool, wanted, source)
+        self._ended = threading.Event()
+        self._failure: BaseException | None = None
+        self._outcome: Ballooned | None = None
+        number = _threads(pool, wanted, threads)
+        # A daemon: a process that ends does not wait for memory.
+        self._thread = threading.Thread(
+            target=self._run, args=(number, progress), name="mrm-deflate", daemon=True
+        )
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise FundingError(f"no thread could be started to fetch memory: {error}") from error
+
+    def _run(self, threads: int, progress: Progress | None) -> None:
+        try:
+            self._outcome = self._job.run(threads, progress)
+        except BaseException as failure:  # noqa: BLE001 - progress raised it, and wait() raises it again
+            self._failure = failure
+            self._outcome = self._job.outcome()
+        finally:
+            self._ended.set()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes fetched so far."""
+        return self._job.done * self._job.frame_size
+
+    @property
+    def total(self) -> int:
+        """Bytes that were asked for."""
+        return self._job.wanted * self._job.frame_size
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended, for whatever reason."""
+        return self._ended.is_set()
+
+    def wait(self, timeout: float | None = None) -> Ballooned | None:
+        """Wait for its end.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds; for ever when not given.
+
+        Returns
+        -------
+        Ballooned or None
+            Exactly what was done; None if it has not ended yet.
+
+        Raises
+        ------
+        BaseException
+            What ``progress`` raised.
+        """
+        if not self._ended.wait(timeout):
+            return None
+        if self._failure is not None:
+            raise self._failure
+        return self._outcome
+
+    def cancel(self) -> Ballooned:
+        """End it after the shares that are in hand, some milliseconds each; what was fetched stays."""
+        self._job.stop()
+        self._ended.wait()
+        assert self._outcome is not None
+        return self._outcome
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> Literal[False]:
+        self.cancel()
+        return False
+
+    def __repr__(self) -> str:
+        state = "ended" if self.done else "running"
+        return f"<mrm.Deflation {state}: {format_size(self.nbytes)} of {format_size(self.total)}>"

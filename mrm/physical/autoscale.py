@@ -1,0 +1,536 @@
+"""A thread that grows a pool ahead of demand, and shrinks it when others need memory.
+
+What to do, ``scaling`` decides; here is what it is told, and what is done. The thread lies in poll
+until one of the kernel's events comes (see ``pressure``), and costs nothing meanwhile. Two things
+are told by no event: that the machine's free huge pages have become few, and that the pool's free frames
+have. Only where those count is there a timer, of a quarter of a second: that is what stands
+between a neighbour's need and its pages. Each waking reads a handful of small files and takes 0.1 ms or
+so; ``stats()`` has how often it woke, by what, and what processor time it took in all.
+
+Every decision is an ``Entry`` in a log of bounded length, with the figures that led to it and what
+came of it.
+"""
+
+import atexit
+import os
+import select
+import signal
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from mrm.errors import ArgumentError, ClosedError, Error, ForkedError
+from mrm.physical.cgroups import ROOT, counts_hugetlb_as_memory, hugetlb_limits, memory_limits
+from mrm.physical.kernelpool import pages
+from mrm.physical.limits import meminfo, memory_available, read_text
+from mrm.physical.pressure import Event, events
+from mrm.physical.scaling import Decision, Marks, Near, Policy, Reading
+from mrm.sizes import format_size, parse_size
+
+#: Seconds between two looks at what no event tells of.
+INTERVAL = 0.25
+
+_ENTRIES = 1000
+
+
+class Ballooned(Protocol):
+    """What ``inflate`` and ``deflate`` say that they did."""
+
+    @property
+    def frames(self) -> int:
+        """Frames that lost their memory, or got some."""
+
+
+class Scalable(Protocol):
+    """What it takes of a pool."""
+
+    frame_size: int
+    backing: str
+
+    def stats(self) -> Any:
+        """Figures: ``frames``, ``inflated`` and ``free`` are looked at."""
+
+    def inflate(self, size: int, *, to: str = "pool") -> Ballooned:
+        """Give memory of free frames back."""
+
+    def deflate(self, size: int, *, source: str = "pool") -> Ballooned:
+        """Fetch memory for frames that have none."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A decision.
+
+    Attributes
+    ----------
+    time : float
+        When, in seconds since 1970.
+    action : str
+        ``"shrink"``, ``"grow"`` or ``"stay"``; ``"watch"`` and ``"end"`` for the thread's own.
+    frames : int
+        Frames that were wanted.
+    done : int
+        Frames that it came to.
+    where : str
+        ``"pool"`` or ``"system"``: where pages went, or came from.
+    reason : str
+        Why, with figures.
+    result : str
+        What came of it.
+    """
+
+    time: float
+    action: str
+    frames: int
+    done: int
+    where: str
+    reason: str
+    result: str
+
+    def __str__(self) -> str:
+        day = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.time))
+        said = f"{day}.{int(self.time % 1 * 1000):03d} {self.action}"
+        if self.frames:
+            said += f" {self.frames} frames {'to' if self.action == 'shrink' else 'from'} the {self.where}"
+        return f"{said}: {self.reason}{f' -> {self.result}' if self.result else ''}"
+
+
+@dataclass(frozen=True)
+class ScalingStats:
+    """Figures of an autoscaler since it began."""
+
+    wakeups: int  #: of the thread
+    by_timer: int  #: of them, because a quarter of a second had passed
+    by_event: int  #: ... and because the kernel told of something
+    grown: int  #: frames
+    shrunk: int  #: frames
+    decisions: int  #: entries of the log, those that were dropped as well
+    refused: int  #: decisions that came to nothing, or to less
+    cpu_seconds: float  #: processor time of the thread
+
+    def as_dict(self) -> dict[str, int | float]:
+        """The fields by name."""
+        return asdict(self)
+
+
+class Autoscaler:
+    """Grows and shrinks a pool by itself; made by ``pool.autoscale``.
+
+    Parameters
+    ----------
+    pool : Pool
+        What it is about.
+    minimum, maximum : int or str
+        What the pool keeps, and what it grows to, in bytes of memory. At most what it has frames for.
+    headroom : int or str, optional
+        Free frames that it grows to as soon as fewer than half as many are free; an eighth of
+        ``maximum`` when not given, 0 for never.
+    leave_free : int or str, optional
+        Huge pages of the kernel's to be left to others; as much as it takes at once of somebody who does
+        not ask again is the right measure. 64 MiB when not given, 0 to leave none.
+    step : int or str, optional
+        How much at a time; a sixteenth of ``maximum`` when not given.
+    calm : float, optional
+        Seconds without pressure before it grows again.
+    to : {"pool", "system"}, optional
+        Whether memory is sent on to the system when there is pressure on it; by default pages only
+        ever go to the kernel's pool of huge pages, for others that use it. A pool that is not on
+        huge pages has only the system.
+    tell : callable, optional
+        Called with each Entry, in the thread.
+    interval : float, optional
+        Seconds between two looks at what no event tells of.
+    root : Path, optional
+        Where /proc and /sys are.
+    clock : callable, optional
+        What tells the time that ``calm`` is measured in.
+    start : bool, optional
+        Whether to start the thread; without it, somebody has to call ``turn``.
+    """
+
+    def __init__(
+        self,
+        pool: Scalable,
+        minimum: int | str,
+        maximum: int | str,
+        *,
+        headroom: int | str | None = None,
+        leave_free: int | str | None = None,
+        step: int | str | None = None,
+        calm: float = 10.0,
+        to: str = "pool",
+        tell: Callable[[Entry], object] | None = None,
+        interval: float = INTERVAL,
+        root: Path = ROOT,
+        clock: Callable[[], float] = time.monotonic,
+        start: bool = True,
+    ) -> None:
+        if to not in ("pool", "system"):
+            raise ArgumentError(f'to is "pool" or "system", not {to!r}')
+        if not calm >= 0 or not interval > 0:
+            raise ArgumentError("calm is 0 or more seconds, and interval is more than 0")
+        self._huge = pool.backing == "hugetlb"
+        self._marks = _marks(pool, minimum, maximum, headroom, leave_free, step, calm, to, self._huge)
+        self._pool = pool
+        self._root = root
+        self._clock = clock
+        self._tell = tell
+        # Whether a frame given back is memory that a limit of a group counts.
+        self._counted = not self._huge or counts_hugetlb_as_memory(root)
+        self._policy = Policy(self._marks)
+        self._turning = threading.Lock()
+        self._entries: deque[Entry] = deque(maxlen=_ENTRIES)
+        self._wakeups = self._by_timer = self._by_event = 0
+        self._grown = self._shrunk = self._decisions = self._refused = 0
+        self._cpu_seconds = 0.0
+        self._failures = _failed_allocations(root)
+        needs_timer = bool(self._marks.headroom or (self._huge and self._marks.leave_free))
+        self._interval = interval if needs_timer else None
+        self._owner = os.getpid()
+        self._watch: _Watch | None = None
+        self.turn()
+        if start:
+            self._start()
+
+    # ---- what can be seen --------------------------------------------------------------
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The last thousand decisions, oldest first."""
+        return list(self._entries)
+
+    @property
+    def log(self) -> list[str]:
+        """The same as lines that a person can read."""
+        return [str(entry) for entry in self.entries]
+
+    @property
+    def running(self) -> bool:
+        """Whether the thread is at work."""
+        return self._watch is not None and self._watch.running
+
+    def stats(self) -> ScalingStats:
+        """Figures since it began."""
+        return ScalingStats(
+            self._wakeups,
+            self._by_timer,
+            self._by_event,
+            self._grown,
+            self._shrunk,
+            self._decisions,
+            self._refused,
+            self._cpu_seconds,
+        )
+
+    # ---- its end -----------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End the thread, after what it is at; the pool stays as it is. Idempotent."""
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_watch", None) is not None:
+            self.close()
+
+    # ---- turns -------------------------------------------------------------------------
+
+    def turn(self, happened: tuple[tuple[str, str], ...] = ()) -> bool:
+        """Look at how things stand, and do what is to be done; whether there is more of it.
+
+        Parameters
+        ----------
+        happened : tuple of (str, str), optional
+            Events: what is short (``"memory"`` or ``"huge pages"``), and in words.
+        """
+        with self._turning:
+            decision = self._policy.decide(self._read(happened))
+            if decision is None:
+                return False
+            done, result = self._carry_out(decision)
+            self._policy.done(decision, done, self._clock())
+            self._enter(decision.action, decision.frames, done, decision.where, decision.reason, result)
+            return decision.partly and done == decision.frames
+
+    def _carry_out(self, decision: Decision) -> tuple[int, str]:
+        if decision.action == "stay":
+            return 0, ""
+        size = decision.frames * self._marks.frame_size
+        began = time.perf_counter()
+        try:
+            if decision.action == "shrink":
+                done = self._pool.inflate(size, to=decision.where).frames
+                self._shrunk += done
+            else:
+                done = self._pool.deflate(size, source=decision.where).frames
+                self._grown += done
+        except (ClosedError, ForkedError):
+            raise
+        except Error as error:
+            self._refused += 1
+            return 0, f"{type(error).__name__}: {error}"
+        self._refused += done < decision.frames
+        took = (time.perf_counter() - began) * 1000
+        return done, f"{done} frames ({format_size(done * self._marks.frame_size)}) in {took:.3g} ms"
+
+    def _enter(self, action: str, frames: int, done: int, where: str, reason: str, result: str = "") -> None:
+        entry = Entry(time.time(), action, frames, done, where, reason, result)
+        self._entries.append(entry)
+        self._decisions += 1
+        if self._tell is not None:
+            try:
+                self._tell(entry)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the pool needs its scaler
+                self._tell = None
+                self._enter("watch", 0, 0, "", f"tell raised {error!r}, and is not called any more")
+
+    def _read(self, happened: tuple[tuple[str, str], ...]) -> Reading:
+        figures = self._pool.stats()
+        time, funded = self._clock(), figures.frames - figures.inflated
+        limits = tuple(self._limits())
+        if not self._huge:
+            return Reading(time, funded, figures.free, figures.inflated, limits=limits, events=happened)
+        there = pages(None, self._root)
+        makes = refused = 0
+        if there.growth:
+            # Half of what is available: the rest may lie in pieces. Where that is wrong, somebody is
+            # refused, and it is counted; without surplus pages the kernel tries to make none.
+            memory = memory_available(None, self._root) or 0
+            makes = min(there.growth, memory // self._marks.frame_size // 2)
+            before, self._failures = self._failures, _failed_allocations(self._root)
+            refused = max(0, self._failures - before)
+        return Reading(
+            time,
+            funded,
+            figures.free,
+            figures.inflated,
+            there.available + makes,
+            there.surplus,
+            makes > 0,
+            refused,
+            limits,
+            happened,
+        )
+
+    def _limits(self) -> Iterator[Near]:
+        frame = self._marks.frame_size
+        if self._huge:
+            for limit in hugetlb_limits(frame, self._root):
+                name = f"{limit.directory}/{limit.file}"
+                yield Near(name, "huge pages", limit.left // frame, self._marks.leave_free)
+        if self._counted:
+            for limit in memory_limits(self._root):
+                margin = min(limit.limit // 16, 256 << 20) // frame
+                yield Near(f"{limit.directory}/{limit.file}", "memory", limit.left // frame, margin)
+        if not self._huge:
+            # A thirty-second is left to the file cache and to the kernel.
+            left = memory_available(None, self._root)
+            if left is not None:
+                margin = meminfo(self._root).get("MemTotal", 0) // 32 // frame
+                yield Near("MemAvailable of /proc/meminfo", "memory", left // frame, margin, gives=False)
+
+    # ---- the thread --------------------------------------------------------------------
+
+    def _start(self) -> None:
+        there, refused = events(self._root)
+        # Memory that no limit counts does not ease a group that is near its limit.
+        kept = [each for each in there if self._counted or not each.of_group or each.kind == "huge pages"]
+        for each in there:
+            if each not in kept:
+                each.close()
+        watched = [each.name for each in kept]
+        if self._interval is not None:
+            watched.append(f"free pages and frames every {self._interval:g} s")
+        reason = f"watching {', '.join(watched) or 'nothing'}"
+        if refused:
+            reason += f"; not watching: {'; '.join(refused)}"
+        self._enter("watch", 0, 0, "", reason)
+        self._watch = _Watch(self, kept, self._interval)
+
+    def _woken(self, seen: list[tuple[Event, int]], gone: Callable[[Event], None]) -> bool:
+        """What the thread does each time; whether there is more to be done at once."""
+        began = time.thread_time()
+        self._wakeups += 1
+        happened = []
+        for event, mask in seen:
+            try:
+                words = event.happened(mask)
+            except OSError as error:
+                gone(event)
+                self._enter("watch", 0, 0, "", f"no longer watching {event.name}: {error.strerror}")
+                continue
+            if words is not None:
+                happened.append((event.kind, words))
+        if happened:
+            self._by_event += 1
+        elif not seen:
+            self._by_timer += 1
+        try:
+            return self.turn(tuple(happened))
+        finally:
+            self._cpu_seconds += time.thread_time() - began
+
+
+def _marks(
+    pool: Scalable,
+    minimum: int | str,
+    maximum: int | str,
+    headroom: int | str | None,
+    leave_free: int | str | None,
+    step: int | str | None,
+    calm: float,
+    to: str,
+    huge: bool,
+) -> Marks:
+    """What was asked for, in frames, checked."""
+    frame = pool.frame_size
+
+    def frames(size: int | str, up: bool = True) -> int:
+        nbytes = 0 if size == 0 else parse_size(size)
+        return -(-nbytes // frame) if up else nbytes // frame
+
+    least, most = frames(minimum), frames(maximum, up=False)
+    there = pool.stats().frames
+    if not least <= most:
+        raise ArgumentError(f"minimum ({minimum!r}) is not above maximum ({maximum!r}), in whole frames")
+    if not 0 < most <= there:
+        raise ArgumentError(
+            f"maximum is at least a frame and at most what the pool has frames for, {format_size(there * frame)}, "
+            f"not {maximum!r}"
+        )
+    room = frames(headroom) if headroom is not None else max(1, most // 8)
+    return Marks(
+        frame,
+        least,
+        most,
+        room,
+        -(-room // 2),
+        frames(step) if step is not None else max(1, most // 16),
+        frames(leave_free if leave_free is not None else "64MiB") if huge else 0,
+        calm,
+        to if huge else "system",
+    )
+
+
+def _failed_allocations(root: Path) -> int:
+    """Huge pages that the kernel could not make since it booted."""
+    for line in read_text(root / "proc/vmstat").splitlines():
+        if line.startswith("htlb_buddy_alloc_fail "):
+            return int(line.split()[1])
+    return 0
+
+
+class _Watch:
+    """The thread. It does not keep the autoscaler alive: whoever drops that ends this."""
+
+    def __init__(self, scaler: Autoscaler, watched: list[Event], interval: float | None) -> None:
+        self._scaler = weakref.ref(scaler)
+        self._events = {event.fd: event for event in watched}
+        self._interval = interval
+        self._lock = threading.Lock()  # guards the descriptor that ends it
+        self._end = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._owner = os.getpid()
+        self._thread = threading.Thread(target=self._run, name="mrm autoscale", daemon=True)
+        try:
+            # Signals are for other threads: their handlers may be slow, and calls are interrupted.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            try:
+                self._thread.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        except BaseException:
+            self.forget()
+            raise
+        _watches.add(self)
+
+    @property
+    def running(self) -> bool:
+        return os.getpid() == self._owner and self._thread.is_alive()
+
+    def end(self) -> None:
+        if os.getpid() != self._owner:
+            return
+        with self._lock:
+            if self._end >= 0:
+                os.eventfd_write(self._end, 1)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def forget(self) -> None:
+        """Close what there is."""
+        for event in self._events.values():
+            event.close()
+        self._events.clear()
+        with self._lock:
+            fd, self._end = self._end, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _run(self) -> None:
+        try:
+            self._watch()
+        finally:
+            self.forget()
+
+    def _watch(self) -> None:
+        waiting = select.poll()
+        waiting.register(self._end, select.POLLIN)
+        for fd, event in self._events.items():
+            waiting.register(fd, event.mask)
+
+        def gone(event: Event) -> None:
+            waiting.unregister(event.fd)
+            del self._events[event.fd]
+            event.close()
+
+        timeout = self._interval
+        while True:
+            ready = dict(waiting.poll(None if timeout is None else timeout * 1000))
+            scaler = self._scaler()
+            if scaler is None or self._end in ready:
+                return
+            seen = [(self._events[fd], mask) for fd, mask in ready.items()]
+            try:
+                timeout = 0.0 if scaler._woken(seen, gone) else self._interval
+            except (ClosedError, ForkedError) as error:
+                scaler._enter("end", 0, 0, "", str(error))
+                return
+            except Exception as error:
+                scaler._enter("end", 0, 0, "", f"{type(error).__name__}: {error}")
+                raise
+            del scaler, seen
+
+
+_watches: weakref.WeakSet[_Watch] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    """In a child after fork, which has no thread: its copies would have the kernel watch on."""
+    for each in list(_watches):
+        each._lock = threading.Lock()
+        each.forget()
+
+
+def _end_all() -> None:
+    for each in list(_watches):
+        each.end()
+
+
+os.register_at_fork(after_in_child=_forget_all)
+# No thread is to be in the middle of a system call of the pool's when the interpreter goes.
+atexit.register(_end_all)

@@ -1,0 +1,307 @@
+"""The balloon: frames whose memory went back to the kernel, and how it comes again.
+
+A frame in the balloon keeps its number and its addresses; what it lost is the memory
+behind them. Frames go in from the top of the common list, so that the low numbers,
+which takers get, stay together, and come out from the bottom. The kernel takes memory
+away by a hole in the file (PUNCH_HOLE), a run of neighbours a call: it unmaps the run
+wherever it is shown, by one invalidation for each mapping, and frees the pages, some 2 us
+each. Contents are gone: what comes back is zero, and nobody's.
+
+Promises are kept by memory, so a frame in the balloon is no part of any fund: inflating
+takes frames off what the committed fund has promised to nobody, deflating adds them to
+it. So no account is ever short of what it was granted because of the balloon.
+
+What an old address still shows stays out: the hole would be under it, and a late read
+would have the kernel fetch a page there that nobody has funded. Deferred aliases are
+retired first, by who can (space/inflate.pyx).
+
+Fetching is what funding.py does, a few frames at a time: populate through the window,
+which several threads do side by side, and then fallocate, which passes over what is there
+and whose answer is final. A thread has one share in hand, and what it fetched may be taken
+at once. While the kernel populates it keeps others from changing the address space, and
+so each call is short: 8 MiB, under a millisecond, is what a commit may have to wait.
+
+A share that comes short is asked for again, frame by frame, so that what is there is kept,
+to the last frame; and what an incomplete frame got is given back.
+"""
+
+from libc.errno cimport EINTR
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from mrm cimport (
+    MRM_BACKING_HUGETLB, MRM_BACKING_SMALL, MRM_BACKING_THP, MRM_FRAME_INFLATED, MRM_FRAME_READY, MRM_OK,
+    MRM_OUT_OF_FRAMES, MRM_SYSTEM_CALL, MRM_UNFUNDED, mrm_address,
+)
+from mrm.physical.bitmap cimport bitmap_give, bitmap_take, bitmap_take_high
+from mrm.physical.books cimport COMMITTED, available
+from mrm.physical.common cimport SOMEBODY
+from mrm.physical.frames cimport frames_t
+from mrm.physical.funds cimport free_promises
+from mrm.physical.pool cimport pool_t, pool_usable
+from mrm.physical.refusals cimport holders
+from mrm.physical.stack cimport mrm_load16, mrm_store16, mrm_store32
+from mrm.system.calls cimport CALL_FALLOCATE, advise, call, is_fake
+from mrm.system.failure cimport failure, mrm_fail
+from mrm.system.features cimport FEATURE_COLLAPSE, FEATURE_POPULATE, feature_missing
+
+
+cdef extern from "system/lock.h" nogil:
+    void mrm_lock(uint32_t *lock)
+    void mrm_unlock(uint32_t *lock)
+
+cdef extern from "system/atomic.h" nogil:
+    uint8_t mrm_load8(const uint8_t *p)
+
+cdef extern from "<string.h>" nogil:
+    char *strerror(int error)
+
+cdef extern from "<errno.h>" nogil:
+    enum:
+        ENOSPC, ENOMEM
+
+
+cdef enum:
+    ADVICE_POPULATE_WRITE = 23  # older headers know neither
+    ADVICE_COLLAPSE = 25
+    KEEP_SIZE = 1               # FALLOC_FL_...
+    PUNCH_HOLE = 2
+    CHUNK = 256                 # frames that go in at a time, on the C stack
+    SHARE = 32                  # frames that a thread fetches at a time, before they may be taken
+    POPULATED = 8 << 20         # bytes populated by a call
+
+
+cdef uint32_t run_of(const uint32_t *frames, uint32_t n, int step) noexcept nogil:
+    """How many frames of an array go on from the first one, up (step 1) or down (-1)."""
+    cdef uint32_t i = 1
+    while i < n and frames[i] == frames[i - 1] + <uint32_t>step:
+        i += 1
+    return i
+
+
+cdef uint32_t balloon_frames(pool_t *pool) noexcept nogil:
+    """Frames without memory at this moment, those on their way counted."""
+    cdef uint32_t n
+    mrm_lock(&pool.frames.lock)
+    n = pool.frames.balloon.free + pool.frames.moving
+    mrm_unlock(&pool.frames.lock)
+    return n
+
+
+# ---- in ----------------------------------------------------------------------------------
+
+cdef uint32_t claim(frames_t *frames, uint32_t *claimed, uint32_t most, uint32_t *below) noexcept nogil:
+    """Take up to ``most`` frames that are promised to nobody and that nothing shows, the highest below ``below``.
+
+    They are in no list and no fund then, and marked as without memory: nobody gets them.
+    """
+    cdef uint32_t skipped[CHUNK]
+    cdef uint32_t i, found, kept = 0, passed = 0
+    mrm_lock(&frames.lock)
+    free_promises(frames, COMMITTED, most)
+    found = <uint32_t>bitmap_take_high(
+        &frames.bitmap, claimed, min(most, available(&frames.books.fund[COMMITTED])), below[0]
+    )
+    below[0] = claimed[found - 1] if found else 0
+    for i in range(found):
+        if mrm_load16(&frames.frame[claimed[i]].pending):
+            skipped[passed] = claimed[i]
+            passed += 1
+        else:
+            mrm_store32(&frames.frame[claimed[i]].status, MRM_FRAME_INFLATED)
+            claimed[kept] = claimed[i]
+            kept += 1
+    bitmap_give(&frames.bitmap, skipped, passed)
+    frames.books.fund[COMMITTED].frames -= kept
+    frames.moving += kept
+    mrm_unlock(&frames.lock)
+    return kept
+
+
+cdef void unclaim(frames_t *frames, const uint32_t *claimed, uint32_t n) noexcept nogil:
+    """Make claimed frames free again, that may or may not have kept their contents."""
+    cdef uint32_t i
+    mrm_lock(&frames.lock)
+    for i in range(n):
+        # Not as before: the account may have ended meanwhile, and its number be another's.
+        mrm_store16(&frames.frame[claimed[i]].depth, <uint16_t>SOMEBODY)
+        mrm_store32(&frames.frame[claimed[i]].status, MRM_FRAME_READY)
+    frames.books.fund[COMMITTED].frames += n
+    frames.moving -= n
+    bitmap_give(&frames.bitmap, claimed, n)
+    mrm_unlock(&frames.lock)
+
+
+cdef void put_in(frames_t *frames, const uint32_t *claimed, uint32_t n) noexcept nogil:
+    """Note that claimed frames have no memory any more."""
+    cdef uint32_t i
+    mrm_lock(&frames.lock)
+    for i in range(n):
+        mrm_store16(&frames.frame[claimed[i]].depth, 0)     # nobody's: what comes back is zero
+    frames.moving -= n
+    bitmap_give(&frames.balloon, claimed, n)
+    mrm_unlock(&frames.lock)
+
+
+cdef int64_t punch(pool_t *pool, uint32_t first, uint32_t n) noexcept nogil:
+    """Take the memory of ``n`` frames from ``first`` on away; ``-errno`` if it is still there."""
+    cdef int64_t got
+    while True:
+        got = call(
+            CALL_FALLOCATE, pool.fd, PUNCH_HOLE | KEEP_SIZE, <int64_t>first << pool.layout.frame_shift,
+            <int64_t>n << pool.layout.frame_shift,
+        )
+        if got != -EINTR:
+            return got
+
+
+cdef int balloon_inflate(pool_t *pool, uint32_t n, uint32_t *done) noexcept nogil:
+    """Give the memory of up to ``n`` free frames to the kernel.
+
+    MRM_OK also when fewer could go: ``done`` says how many did, with and without a failure.
+    """
+    cdef uint32_t claimed[CHUNK]
+    cdef uint32_t found, i, run, below = pool.layout.frame_count
+    cdef int64_t got
+    done[0] = 0
+    while done[0] < n and below:
+        found = claim(&pool.frames, claimed, min(n - done[0], <uint32_t>CHUNK), &below)
+        i = 0
+        while i < found:
+            run = run_of(claimed + i, found - i, -1)
+            got = punch(pool, claimed[i + run - 1], run)
+            if got < 0:
+                unclaim(&pool.frames, claimed + i, found - i)
+                return mrm_fail(
+                    failure(), MRM_SYSTEM_CALL, CALL_FALLOCATE, <int>-got,
+                    mrm_address(&pool.layout, 0, claimed[i + run - 1]), <size_t>run << pool.layout.frame_shift,
+                    b"cannot give the memory of %u frames from %u on to the kernel (%s); %u frames went before",
+                    run, claimed[i + run - 1], strerror(<int>-got), done[0],
+                )
+            put_in(&pool.frames, claimed + i, run)
+            done[0] += run
+            i += run
+    return MRM_OK
+
+
+cdef int balloon_refuse(pool_t *pool, uint32_t n, uint32_t done) noexcept nogil:
+    """Say that of ``n`` frames only ``done`` could go into the balloon, and who has the others."""
+    cdef frames_t *frames = &pool.frames
+    cdef char holding[400]
+    cdef int status
+    mrm_lock(&frames.lock)
+    holders(&frames.books, holding, sizeof(holding))
+    status = mrm_fail(
+        failure(), MRM_OUT_OF_FRAMES, 0, 0, NULL, <size_t>n << pool.layout.frame_shift,
+        b"of %u frames that were to give their memory back, %u could: of the pool's %u, %u are in the balloon, and the "
+        b"others held, strict, shown by an old address or an exported buffer, or promised to accounts: %s; "
+        b"give frames back, lower balances, or release buffers",
+        n, done, frames.count, frames.balloon.free + frames.moving, holding,
+    )
+    mrm_unlock(&frames.lock)
+    return status
+
+
+# ---- out ---------------------------------------------------------------------------------
+
+cdef void fill_tables(pool_t *pool, uint32_t first, uint32_t n) noexcept nogil:
+    """Have the window show frames that are there, without a fault later: by touching, which changes nothing."""
+    cdef uint32_t frame
+    if not is_fake():
+        for frame in range(first, first + n):
+            mrm_load8(<const uint8_t *>mrm_address(&pool.layout, 0, frame))
+
+
+cdef int64_t fetch_run(pool_t *pool, uint32_t first, uint32_t n) noexcept nogil:
+    """Fetch memory for ``n`` frames from ``first`` on; ``-errno`` if some of it was not to be had."""
+    cdef char *at = <char *>mrm_address(&pool.layout, 0, first)
+    cdef uint64_t nbytes = <uint64_t>n << pool.layout.frame_shift, offset = 0, part
+    cdef bint populates = pool.layout.backing != MRM_BACKING_SMALL and not feature_missing(FEATURE_POPULATE)
+    cdef int64_t got
+    if populates:
+        # What it says does not matter: fallocate says it again, of each page.
+        while offset < nbytes:
+            part = min(nbytes - offset, max(<uint64_t>POPULATED, pool.layout.frame_size))
+            if advise(at + offset, part, ADVICE_POPULATE_WRITE) < 0:
+                break
+            offset += part
+    while True:
+        got = call(
+            CALL_FALLOCATE, pool.fd, 0, <int64_t>first << pool.layout.frame_shift, <int64_t>nbytes
+        )
+        if got != -EINTR:
+            break
+    if got == 0 and not populates and pool.layout.backing == MRM_BACKING_HUGETLB:
+        fill_tables(pool, first, n)
+    if got == 0 and pool.layout.backing == MRM_BACKING_THP and not feature_missing(FEATURE_COLLAPSE):
+        advise(at, nbytes, ADVICE_COLLAPSE)
+    return got
+
+
+cdef uint32_t fetch(pool_t *pool, const uint32_t *claimed, uint32_t n, int64_t *got) noexcept nogil:
+    """Fetch memory for frames, ascending; how many of the first got it."""
+    cdef uint32_t i = 0, run, end
+    got[0] = 0
+    while i < n:
+        run = run_of(claimed + i, n - i, 1)
+        got[0] = fetch_run(pool, claimed[i], run)
+        if got[0] < 0:
+            end = i + run
+            while i < end:
+                got[0] = fetch_run(pool, claimed[i], 1)
+                if got[0] < 0:
+                    break
+                i += 1
+            if got[0] < 0:
+                # Pages of this frame may have come, and of others: the balloon holds none.
+                punch(pool, claimed[i], end - i)
+                return i
+        else:
+            i += run
+    return n
+
+
+cdef void take_out(frames_t *frames, const uint32_t *fetched, uint32_t n) noexcept nogil:
+    """Let everybody take frames that got memory. The lock is held."""
+    cdef uint32_t i
+    for i in range(n):
+        mrm_store32(&frames.frame[fetched[i]].status, MRM_FRAME_READY)
+    frames.books.fund[COMMITTED].frames += n
+    bitmap_give(&frames.bitmap, fetched, n)
+
+
+cdef int pool_deflate(pool_t *pool, uint32_t n, uint32_t *done) noexcept nogil:
+    """Fetch memory for ``n`` frames in the balloon, the lowest; ``done`` says how many got it, whatever comes."""
+    cdef frames_t *frames = &pool.frames
+    cdef uint32_t claimed[SHARE]
+    cdef uint32_t found, fetched
+    cdef int64_t got
+    cdef int status = pool_usable(pool)
+    done[0] = 0
+    if status != MRM_OK:
+        return status
+    while done[0] < n:
+        mrm_lock(&frames.lock)
+        found = <uint32_t>bitmap_take(&frames.balloon, claimed, min(n - done[0], <uint32_t>SHARE))
+        frames.moving += found
+        mrm_unlock(&frames.lock)
+        if found == 0:
+            return mrm_fail(
+                failure(), MRM_UNFUNDED, 0, 0, NULL, <size_t>n << pool.layout.frame_shift,
+                b"of %u frames that were to get memory, %u did: no more were in the balloon; a pool grows to what "
+                b"it was opened with (maximum=)", n, done[0],
+            )
+        fetched = fetch(pool, claimed, found, &got)
+        mrm_lock(&frames.lock)
+        take_out(frames, claimed, fetched)
+        bitmap_give(&frames.balloon, claimed + fetched, found - fetched)
+        frames.moving -= found
+        mrm_unlock(&frames.lock)
+        done[0] += fetched
+        if fetched < found:
+            return mrm_fail(
+                failure(), MRM_UNFUNDED if got == -ENOSPC or got == -ENOMEM else MRM_SYSTEM_CALL, CALL_FALLOCATE,
+                <int>-got, mrm_address(&pool.layout, 0, claimed[fetched]), <size_t>n << pool.layout.frame_shift,
+                b"of %u frames that were to get memory, %u did: the kernel has no more (%s)", n, done[0],
+                strerror(<int>-got),
+            )
+    return MRM_OK
