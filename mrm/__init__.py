@@ -21,6 +21,7 @@ Words: a *frame* is one physical page of ``mrm.FRAME_SIZE`` bytes, a number; a *
 import os as _os
 
 from mrm._accounts import Account, Fund
+from mrm._attachment import Attachment
 from mrm._balloon import Deflation
 from mrm._core import Pool, api_address, classify
 from mrm._live import live_handles
@@ -46,6 +47,7 @@ from mrm.errors import (
 )
 from mrm.features import Feature, features
 from mrm.physical.autoscale import Autoscaler
+from mrm.sharing import Ticket, attach
 from mrm.shootdowns import Shootdowns, shootdowns
 from mrm.stats import AccountStats, Ballooned, FundStats, Mapping, Place, PoolStats
 from mrm.system.pages import FRAME_SIZE
@@ -58,6 +60,7 @@ __all__ = [
     "AccountStats",
     "AddressSpaceError",
     "ArgumentError",
+    "Attachment",
     "AuditError",
     "Autoscaler",
     "BackingWarning",
@@ -86,9 +89,11 @@ __all__ = [
     "Shootdowns",
     "SlotError",
     "SystemCallError",
+    "Ticket",
     "View",
     "Window",
     "api_address",
+    "attach",
     "classify",
     "features",
     "get_include",

@@ -9,6 +9,7 @@ cdef class Pool:
     cdef object __weakref__
     cdef pool_t *pool                   # NULL once closed
     cdef readonly object name
+    cdef object funded                  # what funding told: Funded
     cdef readonly object numa_node      # what it was asked to be on, or None
     cdef object scaler                  # an Autoscaler, or None
     cdef object keeper                  # of settings that were changed for it, or None

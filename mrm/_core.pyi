@@ -15,6 +15,7 @@ from mrm._view import View, Window
 from mrm.errors import Error
 from mrm.physical.autoscale import Autoscaler, Entry
 from mrm.physical.keeping import Keeper
+from mrm.sharing import Ticket
 from mrm.stats import Ballooned, Mapping, Place, PoolStats
 
 class Pool:
@@ -33,6 +34,7 @@ class Pool:
         views: int | None = None,
         threads: int | None = None,
         progress: Callable[[int, int], object] | None = None,
+        keep: bool = False,
     ) -> None: ...
     @property
     def backing(self) -> Literal["hugetlb", "thp", "small"]: ...
@@ -51,6 +53,9 @@ class Pool:
     def epoch(self) -> int: ...
     @property
     def description(self) -> str: ...
+    @property
+    def kept(self) -> array[int]: ...
+    def share(self, *, writable: bool = False) -> Ticket: ...
     @property
     def layout(self) -> dict[str, int]: ...
     @property

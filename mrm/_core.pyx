@@ -82,7 +82,12 @@ cdef class Pool:
     numa_node : int, optional
         Take the frames from this node; an error says what it has if that is too little.
     path : str or os.PathLike, optional
-        A file or directory on a hugetlbfs mount, to have the frames in a file there.
+        A file or directory on a hugetlbfs mount, to have the frames in a file there. A file
+        that a living pool has is refused; of any other, the contents are dropped, unless
+    keep : bool, optional
+        ... they are kept: frames that the file has hold what they held, and cost no clearing.
+        They are held by the pool's own account from the start, ``pool.kept`` has their numbers,
+        and whoever needs one no more gives it. The size may be more than the file's, not less.
     name : str, optional
         Shown in /proc/self/maps, and in messages.
     dump : bool, optional
@@ -116,11 +121,15 @@ cdef class Pool:
 
     def __init__(
         self, size, *, maximum=None, huge="prefer", numa_node=None, path=None, name=None, dump=False, views=None,
-        threads=None, progress=None,
+        threads=None, progress=None, keep=False,
     ):
+        cdef list told = []
         if self.pool != NULL:
             raise Error("a pool is opened once")
-        self.pool = open_pool(size, huge, numa_node, path, name, threads, progress, views, dump, maximum, 2)
+        self.pool = open_pool(
+            size, huge, numa_node, path, name, threads, progress, views, dump, maximum, 2, keep, told,
+        )
+        self.funded = told[0]
         self.name = name
         self.numa_node = numa_node
         self.pinned = {}
@@ -201,6 +210,54 @@ cdef class Pool:
         Said when it was opened; ``mrm.features()`` has the same as a table.
         """
         return pool_description(self.open_one()).decode("utf-8", "surrogateescape")
+
+    @property
+    def kept(self):
+        """Frames that an earlier owner's contents were kept of (``keep=True``), as an array of numbers.
+
+        As found when the pool was opened; that all of them are held was true then.
+        """
+        cdef object funded
+        with cython.critical_section(self):
+            self.open_one()
+            funded = self.funded
+        return funded.kept.frames
+
+    def share(self, *, writable=False):
+        """A Ticket, with which another process attaches to the frames: see ``mrm.attach``.
+
+        Parameters
+        ----------
+        writable : bool, optional
+            Whether it may write to them, too.
+
+        Returns
+        -------
+        mrm.Ticket
+            By name, if the pool has a named file (``path=``), and with a descriptor otherwise.
+
+        Raises
+        ------
+        SystemCallError
+            If the pool's file cannot be opened once more, which /proc is needed for.
+
+        Notes
+        -----
+        Who attaches can look at frames (and write to them), and at all of them. Taking and giving
+        stay with this process, and nothing here waits for the others: docs/hosts.md.
+        """
+        from mrm.sharing import make_ticket
+
+        cdef object funded
+        cdef pool_t *pool
+        with cython.critical_section(self):
+            pool = self.open_one()
+            pool_retain(pool)           # so that its descriptor is its own until the ticket is made
+            funded = self.funded
+        try:
+            return make_ticket(pool.fd, funded.path, pool.layout.frame_count, bool(writable))
+        finally:
+            pool_release(pool)
 
     @property
     @cython.critical_section

@@ -16,10 +16,11 @@ cdef void live_changed(int kind, int by) noexcept nogil:
 
 
 def live_handles():
-    """Pools, views, reservations and batches that Python has open, as a dict of counts."""
+    """Pools, views, reservations, batches and attachments that Python has open, as a dict of counts."""
     return {
         "pools": mrm_load64(&counts[LIVE_POOLS]),
         "views": mrm_load64(&counts[LIVE_VIEWS]),
         "reservations": mrm_load64(&counts[LIVE_RESERVATIONS]),
         "batches": mrm_load64(&counts[LIVE_BATCHES]),
+        "attachments": mrm_load64(&counts[LIVE_ATTACHMENTS]),
     }

@@ -5,9 +5,11 @@ Both ways to a pool go through here: the class Pool and the C table's pool_open.
 
 from libc.stdint cimport uint32_t
 
+from mrm._arrays cimport Numbers, own_numbers
 from mrm._ways import describe
 from mrm.errors import ArgumentError
 from mrm.physical.funding import fund
+from mrm.physical.holding cimport frames_hold_first
 from mrm.physical.pool cimport pool_describe, pool_open, pool_release, pool_t
 from mrm.sizes import parse_size
 from mrm.space.views cimport views_attach
@@ -17,12 +19,13 @@ from mrm.system.pages import frame_size
 
 cdef pool_t *open_pool(
     object size, object huge, object numa_node, object path, object name, object threads, object progress,
-    object views, object dump, object maximum, int stacklevel
+    object views, object dump, object maximum, int stacklevel, object keep=False, list told=None
 ) except NULL:
-    """Fund and open a pool; raises, and leaves nothing behind, if it cannot."""
+    """Fund and open a pool; raises, and leaves nothing behind, if it cannot. Adds what was funded to ``told``."""
     cdef pool_t *pool = NULL
     cdef int status, fd, backing, dumped = bool(dump)
     cdef uint32_t frame_count, funded_count, frame_shift, view_numbers = 0
+    cdef Numbers holes
     if views is not None:
         if isinstance(views, bool) or not isinstance(views, int) or not 1 <= views <= 2**20 - 1:
             raise ArgumentError(f"views= is how many view numbers the pool needs, 1 to {2**20 - 1}, not {views!r}")
@@ -35,7 +38,7 @@ cdef pool_t *open_pool(
     if largest < nbytes:
         raise ArgumentError(f"a pool of {size!r} has a maximum of as much at the least, not {maximum!r}")
     funded = fund(
-        nbytes, length=largest, huge=huge, numa_node=numa_node, path=path, name=name,
+        nbytes, length=largest, huge=huge, numa_node=numa_node, path=path, keep=bool(keep), name=name,
         threads=threads, progress=progress,
         stacklevel=stacklevel,
     )
@@ -52,6 +55,10 @@ cdef pool_t *open_pool(
         check(status)
         text = describe(funded, numa_node, largest).encode("utf-8", "surrogateescape")
         check(pool_describe(pool, text))
+        holes = own_numbers(funded.kept.holes, "holes")
+        frames_hold_first(&pool.frames, funded.kept.size // funded.frame_size, holes.data, holes.n)
+        if told is not None:
+            told.append(funded)
     except BaseException:
         if pool != NULL:
             pool.fd = -1            # given up below, with its name

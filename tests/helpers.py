@@ -234,20 +234,42 @@ def in_child(code, huge="off", timeout=60):
     The code finds mrm, these helpers, ``huge``, ``peek(address)``, ``poke(address)`` and
     ``say(word)``. What it says before it dies tells how far it came.
     """
-    source = _PREAMBLE.format(tests=str(ROOT / "tests"), huge=huge) + textwrap.dedent(code)
-    # The package that is tested, which need not be the checkout's.
-    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(mrm.__file__).parents[1])}
-    environment.pop("PYTHONFAULTHANDLER", None)
     return Ending(
         subprocess.run(
-            [sys.executable, "-c", source],
+            [sys.executable, "-c", _source(code, huge)],
             capture_output=True,
             text=True,
             timeout=timeout,
-            env=environment,
+            env=_environment(),
             check=False,
         )
     )
+
+
+def _source(code, huge):
+    return _PREAMBLE.format(tests=str(ROOT / "tests"), huge=huge) + textwrap.dedent(code)
+
+
+def _environment():
+    # The package that is tested, which need not be the checkout's.
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(mrm.__file__).parents[1])}
+    environment.pop("PYTHONFAULTHANDLER", None)
+    return environment
+
+
+def start(code, huge="off", **options):
+    """A child that goes on after it has said "busy": the process, to be ended by ``kill``."""
+    command = [sys.executable, "-c", _source(code, huge)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=_environment(), **options)
+    assert child.stdout.readline() == "busy\n"
+    return child
+
+
+def kill(child):
+    """End a child that was started, by SIGKILL."""
+    child.kill()
+    child.wait()
+    child.stdout.close()
 
 
 def after_fork(function):

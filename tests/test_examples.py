@@ -21,6 +21,8 @@ SAID = {
     "heal.c": r"is stale: .*\nread x, x through a trap, and x without",
     "hello.c": r"hello at 0x",
     "scaling.py": r"watch: watching .*\n(.* grow \d+ frames? from the .*\n)+(.*\n)*20 frames taken; \d+ MiB of 64",
+    "register.py": r"frame 0 is registered: True\nand all of them: True",
+    "workers.py": r"spawn \['frame 0: 262144', 'frame 1: 524288', 'frame 2: 786432'\]\nforkserver \['frame 0: 262144'",
     "hello.py": r"b'hello' moved from 0x.* to 0x.*\nPlace\(kind='view', state='retired'",
 }
 

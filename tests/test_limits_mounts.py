@@ -18,7 +18,7 @@ def test_a_size_is_a_limit_with_its_figures():
         + """
 mount_huge(f",size={8 * FRAME}")
 pool = mrm.Pool(6 * FRAME, path="/mnt")
-words = f"The mount of /mnt has {2 * FRAME >> 20} MiB left of its size= option", "remount,size="
+words = f"The mount of /mnt has {2 * FRAME >> 20} MiB left of its size= option", f"remount,size={9 * FRAME >> 20}MiB "
 say(refused(lambda: mrm.Pool(3 * FRAME, path="/mnt"), *words))
 say(refused(lambda: mrm.Pool(3 * FRAME, path="/mnt/heap"), *words))
 say(os.listdir("/mnt"))

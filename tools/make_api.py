@@ -31,6 +31,8 @@ ORDER = [
     "Reservation",
     "Batch",
     "Report",
+    "Ticket",
+    "Attachment",
     "PoolStats",
     "AccountStats",
     "FundStats",

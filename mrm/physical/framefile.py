@@ -2,7 +2,8 @@
 
 It is made in a thread that Ctrl-C cannot strike (see ``labour``), and undone likewise:
 once ``make`` has begun, ``undo`` leaves no descriptor and no name behind, however far
-it came. Every system call goes through ``mrm.system.calls``, so that tests can make
+it came. A file that was there before is as it was then, unless its contents were to be
+dropped: those are gone for good. Every system call goes through ``mrm.system.calls``, so that tests can make
 each one fail.
 """
 
@@ -11,10 +12,12 @@ import errno
 import os
 import secrets
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mrm.errors import ArgumentError, FundingError
+from mrm.physical.kept import Kept
 from mrm.physical.labour import labour
+from mrm.physical.locks import own, unattached
 from mrm.sizes import format_size
 from mrm.system import features
 from mrm.system.calls import system_call
@@ -44,15 +47,24 @@ class FrameFile:
     path : str or None
         A file to be made on a hugetlbfs mount (of small pages: on a tmpfs), or a
         directory there for one without a name; None for a memfd.
+    keep : bool
+        Whether what an existing file holds is to be kept.
+    funded : int
+        Bytes of it that are to be funded, if not all.
     fd : int
         Its descriptor; -1 before it is made.
+    kept : Kept
+        What was kept; of size 0 if nothing was.
     """
 
     nbytes: int
     huge: bool
     name: str = "mrm"
     path: str | None = None
+    keep: bool = False
+    funded: int = 0
     fd: int = -1
+    kept: Kept = field(default_factory=Kept)
     _directory: int = -1
     _created: bytes | None = None  # name to be taken away in case of failure
 
@@ -86,7 +98,8 @@ class FrameFile:
             self._open_memfd()
         else:
             self._open_path(self.path)
-        system_call("ftruncate", self.fd, self.nbytes)
+        if self.nbytes != self.kept.size:
+            system_call("ftruncate", self.fd, self.nbytes)
         return 0
 
     def _open_memfd(self) -> None:
@@ -149,18 +162,66 @@ class FrameFile:
         self._created = None
 
     def _open_named(self, name: bytes) -> None:
+        """Make the file and own it, or own the one that is there and drop its contents, unless they are kept."""
+        while True:
+            try:
+                self.fd = _open(self._directory, name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
+                self._created = name
+                fd = self.fd
+            except FileExistsError:
+                fd = self._open_existing(name)
+            if fd >= 0 and self._own(fd):
+                return
+
+    def _own(self, fd: int) -> bool:
+        """Own the file and take over what it holds; False if its name is gone, so that there may be another."""
         try:
-            self.fd = _open(self._directory, name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
-            self._created = name
-        except FileExistsError:
-            fd = _open(self._directory, name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            own(fd, str(self.path))
             found = os.fstat(fd)
-            if found.st_size or not stat.S_ISREG(found.st_mode):
+            there = found.st_nlink > 0  # if not, its owner of a moment ago took the name away
+            if there and self._created is None:
+                self._inherit(fd, found.st_size)
+        except ArgumentError:
+            self._created = None  # also if it was made here: who was faster to own it has it
+            self.fd = _close(fd)
+            raise
+        except BaseException:
+            if self._created is None:
                 _close(fd)
-                raise ArgumentError(
-                    f"{self.path} exists and is not empty: another pool may use it; remove it, or name another"
-                ) from None
+            raise
+        if there:
             self.fd = fd
+        else:
+            self._created = None
+            self.fd = _close(fd)
+        return there
+
+    def _open_existing(self, name: bytes) -> int:
+        """The file that is there; -1 if it is there no more."""
+        try:
+            fd = _open(self._directory, name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return -1
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            _close(fd)
+            raise ArgumentError(f"{self.path} exists and is no regular file: name another")
+        return fd
+
+    def _inherit(self, fd: int, size: int) -> None:
+        """Take over what a file holds, or drop it."""
+        if not size:
+            return
+        if not self.keep:
+            with unattached(fd, str(self.path), "its contents would be dropped under them"):
+                system_call("ftruncate", fd, 0)
+            return
+        wanted = self.funded or self.nbytes
+        if size > wanted or size % frame_size():
+            raise ArgumentError(
+                f"{self.path} holds {format_size(size)} and {format_size(wanted)} were asked for: ask for no "
+                "less to keep its contents, or shorten it first (`truncate -s`)"
+            )
+        self.kept.size = size
 
     def finish(self) -> None:
         """Let go of what only ``undo`` needs, when all went well."""
@@ -171,11 +232,19 @@ class FrameFile:
         self._directory = _close(self._directory)
         return 0
 
+    def restore(self) -> None:
+        """Leave an open file with the pages of before, where a name may lead to it."""
+        if self.fd >= 0 and self.path is not None and self._created is None:
+            _attempt("ftruncate", self.fd, self.kept.size)
+            try:
+                self.kept.undo(self.fd)
+            except OSError:
+                pass
+
     def _undo(self) -> int:
         # Each step is tried, whatever became of the one before: it is the failure that
         # led here that matters.
-        if self.fd >= 0 and self.path is not None and self._created is None:
-            _attempt("ftruncate", self.fd, 0)  # a file that was there before, as it was
+        self.restore()
         if self._created is not None:
             _attempt("unlinkat", self._directory, self._created + b"\0", 0)
             self._created = None

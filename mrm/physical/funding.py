@@ -32,11 +32,13 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
 from mrm.errors import ArgumentError, BackingWarning, FundingError
 from mrm.physical.cgroups import counts_hugetlb_as_memory, memory_limits
 from mrm.physical.framefile import FrameFile, check_name, refusal
+from mrm.physical.kept import Kept, pages_at
 from mrm.physical.labour import Task, labour
 from mrm.physical.limits import (
     explain_ordinary_shortage,
@@ -49,6 +51,7 @@ from mrm.physical.limits import (
     process_shortage,
     shmem_thp,
 )
+from mrm.physical.locks import unattached
 from mrm.physical.permission import explain_permission, is_refused
 from mrm.physical.placement import bind_thread, bound_nodes, free_thread, has_huge_frames, places
 from mrm.physical.substitutes import substitute
@@ -105,6 +108,8 @@ class Funded:
         The file that it is in, in words that continue the sentence.
     made_name : bool
         Whether the file's name is there because of this funding.
+    kept : Kept
+        What an earlier owner left in it.
     """
 
     fd: int
@@ -115,14 +120,20 @@ class Funded:
     description: str
     place: str
     made_name: bool = False
+    kept: Kept = field(default_factory=Kept)
 
     def give_up(self) -> None:
-        """Give the frames back: nothing is left, but for an empty file that was there before."""
-        if self.path is not None and self.made_name:
-            os.unlink(self.path)
-        elif self.path is not None:
-            os.ftruncate(self.fd, 0)
-        system_call("close", self.fd)
+        """Give the frames back: nothing is left, but for a file that was there before, and what was kept of it."""
+        # Each step is tried, whatever became of the one before: it is the failure that led here that matters.
+        with suppress(OSError):
+            if self.path is not None and self.made_name:
+                os.unlink(self.path)
+            elif self.path is not None:
+                system_call("ftruncate", self.fd, self.kept.size)
+        with suppress(OSError):
+            self.kept.undo(self.fd)
+        with suppress(OSError):
+            system_call("close", self.fd)
 
 
 def fund(
@@ -132,6 +143,7 @@ def fund(
     huge: str = "prefer",
     numa_node: int | None = None,
     path: str | os.PathLike[str] | None = None,
+    keep: bool = False,
     name: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -152,8 +164,10 @@ def fund(
         Where the memory has to be. The caller's own memory policy is left alone.
     path : str or path-like, optional
         A directory on a hugetlbfs mount, for a file without a name there; or a file
-        name on one, to be shared by name. A file that exists has to be empty. Implies
+        name on one, to be shared by name. What a file that exists holds is dropped. Implies
         ``huge="require"``: no other backing can be shared so.
+    keep : bool, optional
+        Keep what the file holds, instead: its pages are not cleared. It may grow, not shrink.
     name : str, optional
         What the memfd is called in ``/proc/self/maps``.
     threads : int, optional
@@ -177,7 +191,7 @@ def fund(
         If the frames could not be had; it says which limit stood in the way. Nothing
         is left behind then, nor after a KeyboardInterrupt.
     """
-    order = _Order(size_bytes, huge, numa_node, path, name, threads, progress)
+    order = _Order(size_bytes, huge, numa_node, path, name, threads, progress, keep)
     order.length = max(length or 0, size_bytes)
     if huge == "off":
         return _get(order, SMALL)
@@ -212,6 +226,7 @@ class _Order:
         name: str | None,
         threads: int | None,
         progress: Progress | None,
+        keep: bool,
     ) -> None:
         if huge not in ("prefer", "require", "off"):
             raise ArgumentError(f'huge is "prefer", "require" or "off", not {huge!r}')
@@ -223,6 +238,8 @@ class _Order:
             raise ArgumentError(f"{format_size(nbytes)} are more than 2**32 - 2 frames")
         if path is not None and huge == "off":
             raise ArgumentError('a file on a hugetlbfs mount has huge pages: leave out path, or huge="off"')
+        if keep and (path is None or os.path.isdir(path)):
+            raise ArgumentError("keep=True is for a file with a name on a hugetlbfs mount: give its path")
         if node is not None and node not in nodes():
             raise ArgumentError(f"this machine has no NUMA node {node!r}; it has {_list(nodes())}")
         if threads is not None and not 1 <= threads <= 1024:
@@ -235,8 +252,15 @@ class _Order:
         self.name = name or "mrm"
         self.threads = threads
         self.progress = progress
+        self.keep = keep
         frame = frame_size()
         self.part = max(_PART, frame, -(-nbytes // _MOST_PARTS) // frame * frame)
+
+    @property
+    def missing(self) -> int:
+        """Bytes to be fetched, besides what a file of that name has by now."""
+        there = 0 if self.path is None or os.path.isdir(self.path) else pages_at(self.path) * frame_size()
+        return max(0, self.nbytes - there)
 
     def threads_for(self, backing: int) -> int:
         """How many threads clear pages."""
@@ -315,19 +339,21 @@ class _NoMemfd(Exception):
 
 def _get_in(order: _Order, backing: int, path: str | None) -> Funded:
     """The same in a memfd, or at ``path``."""
-    file = FrameFile(order.length, backing == HUGETLB, order.name, path)
+    file = FrameFile(order.length, backing == HUGETLB, order.name, path, order.keep, order.nbytes)
     began = time.perf_counter()
     try:
         file.make()
         threads = order.threads_for(backing)
-        _fill(order, backing, file.fd, threads)
+        _fill(order, backing, file, threads)
         made_name = file.made_name
         file.finish()
         seconds = time.perf_counter() - began
-        description = _describe(order, backing, threads, seconds)
+        description = _describe(order, backing, threads, seconds, file.kept)
         count = order.nbytes // frame_size()
         place = _place(order, file)
-        return Funded(file.fd, backing, frame_size(), count, file.kept_path, description, place, made_name)
+        return Funded(
+            file.fd, backing, frame_size(), count, file.kept_path, description, place, made_name, file.kept
+        )
     except OSError as error:
         file.undo()
         # Only now: the pages that were got are back, and the figures are those of before.
@@ -343,7 +369,7 @@ def _get_in(order: _Order, backing: int, path: str | None) -> Funded:
 
 def _check_beforehand(order: _Order, backing: int) -> None:
     """Refuse what the kernel would answer with a signal, or only after much harm."""
-    said = shortage_beforehand(order.nbytes, backing, order.node, order.length)
+    said = shortage_beforehand(order.missing, backing, order.node, order.length)
     if said:
         raise FundingError(f"{_what(order, backing)} cannot be funded. {said}", nbytes=order.nbytes)
 
@@ -384,9 +410,10 @@ def _populates() -> bool:
 # ---- filling ---------------------------------------------------------------------
 
 
-def _fill(order: _Order, backing: int, fd: int, threads: int) -> None:
-    """Fetch every page of the file."""
-    if backing == SMALL and order.node is None:
+def _fill(order: _Order, backing: int, file: FrameFile, threads: int) -> None:
+    """Fetch every page of the file that is not there."""
+    fd = file.fd
+    if order.node is None and (backing == SMALL or _complete(order, file)):
         _labour(order, _parts(order, fd, 0), threads)
         return
     # Room for one frame more: the kernel aligns mappings of huge pages, but not of memory
@@ -400,7 +427,10 @@ def _fill(order: _Order, backing: int, fd: int, threads: int) -> None:
         if backing == THP:
             system_call("madvise", address, order.nbytes, _MADV_HUGEPAGE)
         populated = backing != SMALL and _populates()
-        _labour(order, _parts(order, fd, address if populated else 0), threads)
+        _fetch_holes(order, file)
+        _labour(
+            order, _parts(order, fd, address if populated else 0, file.kept.size), threads, file.kept.size
+        )
         if order.node is not None or (backing == THP and not populated):
             _map_pages(order, fd, address)
         if backing == THP and not has_huge_frames(address):
@@ -454,20 +484,33 @@ def _check_node(order: _Order, backing: int, address: int) -> None:
         )
 
 
-def _labour(order: _Order, tasks: Iterator[Task], threads: int) -> None:
-    """Have threads do it, each bound to the node that was asked for."""
+def _complete(order: _Order, file: FrameFile) -> bool:
+    """Whether the file has every page from an earlier owner: then there is nothing to reserve and to clear."""
+    return file.kept.size == order.nbytes and file.kept.whole(file.fd)
+
+
+def _fetch_holes(order: _Order, file: FrameFile) -> None:
+    """Fetch what is missing of the frames that an earlier owner had, and note which those were."""
+    if file.kept.whole(file.fd):
+        return
+    with unattached(file.fd, str(file.path), "pages are missing in it that they may touch at any moment"):
+        _labour(order, file.kept.tasks(file.fd), 1)
+
+
+def _labour(order: _Order, tasks: Iterator[Task], threads: int, before: int = 0) -> None:
+    """Have threads do it, each bound to the node that was asked for; ``before`` is what was done so far."""
     progress, node, total = order.progress, order.node, order.nbytes
     labour(
         tasks,
         threads,
         prepare=None if node is None else lambda: bind_thread(node),
-        progress=None if progress is None else lambda done: progress(done, total),
+        progress=None if progress is None else lambda done: progress(before + done, total),
     )
 
 
-def _parts(order: _Order, fd: int, address: int) -> Iterator[Task]:
-    """The tasks: each part of the file, populated through ``address`` unless that is 0."""
-    for offset in range(0, order.nbytes, order.part):
+def _parts(order: _Order, fd: int, address: int, start: int = 0) -> Iterator[Task]:
+    """The tasks: each part of the file from ``start`` on, populated through ``address`` unless that is 0."""
+    for offset in range(start, order.nbytes, order.part):
         yield _Part(fd, address, offset, min(order.part, order.nbytes - offset))
 
 
@@ -519,10 +562,14 @@ def _place(order: _Order, file: FrameFile) -> str:
     return f"in a file without a name on {file.directory}{why}"
 
 
-def _describe(order: _Order, backing: int, threads: int, seconds: float) -> str:
+def _describe(order: _Order, backing: int, threads: int, seconds: float, kept: Kept) -> str:
     count = order.nbytes // frame_size()
     by = "1 thread" if threads == 1 else f"{threads} threads"
-    return f"{_what(order, backing)} ({count} frames, funded in {seconds:.2g} s by {by})"
+    said = f"funded in {seconds:.2g} s by {by}"
+    if order.keep:
+        there = kept.size // frame_size() - len(kept.holes)
+        said = f"{there} kept as an earlier owner left them, {count - there} cleared, {said}"
+    return f"{_what(order, backing)} ({count} frames, {said})"
 
 
 def _why(order: _Order, backing: int, error: OSError, directory: str | None) -> str:
@@ -530,7 +577,7 @@ def _why(order: _Order, backing: int, error: OSError, directory: str | None) -> 
     if backing == HUGETLB:
         bound = bound_nodes() if order.node is None else None
         reason = explain_shortage(
-            order.nbytes, error.errno, order.node, call=error.filename, directory=directory, bound=bound
+            order.missing, error.errno, order.node, call=error.filename, directory=directory, bound=bound
         )
     else:
         reason = explain_permission(error.filename, error.errno, directory) or " ".join(

@@ -440,7 +440,8 @@ def mount_shortage(nbytes: int, directory: str | None) -> list[str]:
     if mount.f_blocks == 0 or left >= nbytes:
         return []
     said = f"The mount of {directory} has {format_size(left)} left of its size= option"
-    return [f"{said}: remount it with more (`mount -o remount,size={_binary(nbytes)} …`)."]
+    total = mount.f_blocks * mount.f_bsize - left + nbytes
+    return [f"{said}: remount it with more (`mount -o remount,size={_binary(total)} …`)."]
 
 
 # ---- reading -----------------------------------------------------------------------

@@ -18,7 +18,7 @@ from mrm.physical.frames cimport frames_state
 from mrm.physical.pool cimport pool_t
 from mrm.space.reservation cimport reservation_t, slot_t
 from mrm.system.ranges cimport (
-    RANGE_ARENA, STATE_FORKED, range_enter, range_find, range_leave, range_t,
+    RANGE_ARENA, RANGE_SLOTS, STATE_FORKED, range_enter, range_find, range_leave, range_t,
 )
 
 
@@ -81,6 +81,6 @@ cdef void classify(const void *address, mrm_place *place) noexcept nogil:
     if found != NULL:
         if found.kind == RANGE_ARENA:
             _in_arena(<pool_t *>found.owner, address, place)
-        else:
+        elif found.kind == RANGE_SLOTS:
             _in_reservation(<reservation_t *>found.owner, into, address, place)
     range_leave(ticket)

@@ -62,6 +62,9 @@ cdef extern from *:
         {SYS_unlinkat, "unlinkat"},
         {SYS_mincore, "mincore"},
         {SYS_sched_setscheduler, "sched_setscheduler"},
+        {SYS_flock, "flock"},
+        {SYS_fcntl, "fcntl"},
+        {SYS_fchmod, "fchmod"},
     };
     static _Thread_local uint64_t mrm_thread_calls;
     """

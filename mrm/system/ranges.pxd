@@ -6,6 +6,7 @@ from libc.stdint cimport uint32_t, uint64_t
 cdef enum:
     RANGE_ARENA = 1             # a pool's window and views; owner is its pool_t
     RANGE_SLOTS = 2             # a reservation; owner is its reservation_t
+    RANGE_ATTACHED = 3          # another process's frames; owner is the attachment_t
 
 
 # One range of addresses. Entries are never freed, only used again, so that a signal

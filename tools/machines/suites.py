@@ -25,6 +25,8 @@ SUITES = {
     "races": ("test_threads", "test_fork"),
     # how a pool comes to its frames
     "funding": ("test_funding", "test_limits", "test_limits_in_use", "test_kernelpool", "test_keeper"),
+    # a named file opened again, and frames in several processes
+    "sharing": ("test_keep", "test_share"),
     # events of the kernel, and what a pool makes of them
     "pressure": ("test_pressure", "test_autoscale"),
     # limits of a process, a control group, a mount, a filter
