@@ -174,7 +174,7 @@ DOCKER_REFUSES = {
 # What mrm calls and Docker lets pass: with the above it is all that mrm calls.
 DOCKER_ALLOWS = {
     "mmap", "munmap", "mremap", "mprotect", "madvise", "memfd_create", "openat", "close", "ftruncate", "fallocate",
-    "fstatfs", "pread", "ioctl", "mincore", "pkey_alloc", "pkey_free", "unlinkat",
+    "fstatfs", "pread", "ioctl", "mincore", "pkey_alloc", "pkey_free", "unlinkat", "fcntl", "write",
 }  # fmt: skip
 
 

@@ -28,6 +28,8 @@ cdef enum:
     CALL_PKEY_FREE
     CALL_UNLINKAT
     CALL_MINCORE
+    CALL_FCNTL
+    CALL_WRITE
     CALLS
 
 

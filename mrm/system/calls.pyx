@@ -61,6 +61,8 @@ cdef extern from *:
         {SYS_pkey_free, "pkey_free"},
         {SYS_unlinkat, "unlinkat"},
         {SYS_mincore, "mincore"},
+        {SYS_fcntl, "fcntl"},
+        {SYS_write, "write"},
     };
     static _Thread_local uint64_t mrm_thread_calls;
     """
