@@ -6,7 +6,7 @@ is in none, with the reason; tests/test_machines.py checks that none is forgotte
 
 SUITES = {
     # what a pool is: frames, free lists, figures, arguments
-    "frames": ("test_frames", "test_pool", "test_accounts", "test_balloon"),
+    "frames": ("test_frames", "test_pool", "test_accounts", "test_balloon", "test_top", "test_events"),
     # what the kernel lacks, and what is done without it
     "features": ("test_features",),
     # addresses: views, slots, batches, and the counts of calls and shootdowns
