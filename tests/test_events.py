@@ -124,6 +124,25 @@ def test_python_says_events_too(log):
     }  # fmt: skip
 
 
+def test_the_balloon_says_what_it_did(log):
+    with mrm.Pool(4 * FRAME, huge="off", name="b") as pool:
+        held = pool.take(2)
+        pool.inflate(3 * FRAME)
+        pool.resize(3 * FRAME)
+        pool.give(held)
+    told = {event["event"]: event for event in log()}
+    assert list(told) == ["fund", "retire", "inflate", "deflate", "close"]
+    assert (told["inflate"]["wanted"], told["inflate"]["frames"], told["inflate"]["size"]) == (
+        3,
+        2,
+        2 * FRAME,
+    )
+    assert (told["inflate"]["place"], told["inflate"]["name"]) == ("system", "b")
+    assert "2 could" in told["inflate"]["error"]
+    assert (told["deflate"]["wanted"], told["deflate"]["frames"]) == (1, 1)
+    assert "error" not in told["deflate"]
+
+
 def test_a_long_text_is_cut_between_characters(log):
     events.event("x", text="€" * 2000, after=5)
     (told,) = log()
