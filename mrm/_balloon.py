@@ -23,6 +23,7 @@ from mrm.physical.limits import explain_shortage
 from mrm.physical.placement import bind_thread
 from mrm.sizes import format_size, parse_size
 from mrm.stats import Ballooned
+from mrm.system.events import event
 
 if TYPE_CHECKING:
     from mrm._core import Pool
@@ -103,10 +104,13 @@ def _threads(pool: "Pool", wanted: int, threads: int | None) -> int:
 class _Job:
     """Frames that are to go in or come out, a share at a time."""
 
+    kind: str  # what the log calls it
+
     def __init__(
         self, pool: "Pool", wanted: int, do: Callable[[int], tuple[int, Error | None]], share: int, place: str
     ) -> None:
         self.pool = pool
+        self._number = pool.number  # which a closed pool does not tell any more
         # Only huge pages have a pool in the kernel; all other memory is the system's.
         self.where = place if pool.backing == "hugetlb" else "system"
         self.node = pool.numa_node
@@ -131,7 +135,13 @@ class _Job:
         total = self.wanted * self.frame_size
         told = None if progress is None else lambda _: progress(self.done * self.frame_size, total)
         labour(self._shares(), threads, prepare=self.prepare, progress=told)
-        return self.outcome()
+        outcome = self.outcome()
+        event(
+            self.kind, pool=self._number, name=self.pool.name, wanted=self.wanted, frames=self.done,
+            size=outcome.nbytes, place=self.where, threads=threads, seconds=outcome.seconds,
+            error=None if outcome.error is None else str(outcome.error),
+        )  # fmt: skip
+        return outcome
 
     def outcome(self) -> Ballooned:
         """What was done so far."""
@@ -183,6 +193,8 @@ class _Job:
 class _Giving(_Job):
     """Frames that are to lose their memory."""
 
+    kind = "inflate"
+
     def __init__(self, pool: "Pool", wanted: int, to: str, retire: bool = True) -> None:
         on = to == "system" and pool.backing == "hugetlb"
         do = self._to_system if on else self._to_pool
@@ -220,6 +232,8 @@ class _Giving(_Job):
 
 class _Fetching(_Job):
     """Frames that are to get memory."""
+
+    kind = "deflate"
 
     def __init__(self, pool: "Pool", wanted: int, source: str) -> None:
         on = source == "system" and pool.backing == "hugetlb"

@@ -112,7 +112,8 @@ cdef class Pool:
 
     Notes
     -----
-    Costs two or three system calls besides one fallocate for every 64 MiB or so. The
+    Costs two or three system calls besides one fallocate for every 64 MiB or so, and five for
+    the books, which lie where ``mrm top`` can read them (docs/watching.md). The
     kernel clears the pages meanwhile, which is what takes the time.
 
     take, give, ``address`` and the stats are thread-safe and take no lock in the common
@@ -200,7 +201,7 @@ cdef class Pool:
     @cython.critical_section
     def epoch(self):
         """Retires so far: what frames given with ``reuse="after_retire"`` wait for."""
-        return mrm_load64(&self.open_one().frames.epoch)
+        return mrm_load64(&self.open_one().frames.figures.epoch)
 
     @property
     @cython.critical_section
@@ -1123,6 +1124,16 @@ cdef int _mappings_of(reservation_t *r, uint32_t frame, list found) except -1:
                     "reservation", r.number, slot, shown.address, PROTECTION_NAMES[shown.protection], shown.state == 2
                 ))
     return 0
+
+
+def frame_states():
+    """Names of the states of frames by their numbers, as a dict; for whoever reads books."""
+    return dict(FRAME_STATES)
+
+
+def backings():
+    """Names of backings by their numbers."""
+    return dict(BACKINGS)
 
 
 def classify(address):

@@ -3,18 +3,32 @@
 Both ways to a pool go through here: the class Pool and the C table's pool_open.
 """
 
+import os
+from time import monotonic
+
 from libc.stdint cimport uint32_t
 
 from mrm._arrays cimport Numbers, own_numbers
 from mrm._ways import describe
 from mrm.errors import ArgumentError
-from mrm.physical.funding import fund
+from mrm.physical.funding import HUGETLB, THP, fund
 from mrm.physical.holding cimport frames_hold_first
+from mrm.physical.ledger cimport ledger_publish, ledger_t
+from mrm.physical.limits import overcommit_memory
 from mrm.physical.pool cimport pool_describe, pool_open, pool_release, pool_t
 from mrm.sizes import parse_size
 from mrm.space.views cimport views_attach
+from mrm.system.calls cimport call_name, is_fake
+from mrm.system.events import event
 from mrm.system.failure cimport check
 from mrm.system.pages import frame_size
+
+
+cdef str why_unseen(const ledger_t *ledger):
+    """Why the books of a pool are private; an empty string if they can be watched."""
+    if ledger.fd >= 0 or is_fake():
+        return ""
+    return f"{call_name(ledger.call).decode()} of its books says {os.strerror(ledger.error)}"
 
 
 cdef pool_t *open_pool(
@@ -22,10 +36,17 @@ cdef pool_t *open_pool(
     object views, object dump, object maximum, int stacklevel, object keep=False, list told=None
 ) except NULL:
     """Fund and open a pool; raises, and leaves nothing behind, if it cannot. Adds what was funded to ``told``."""
+    from mrm import __version__ as text_of_version      # which is not there yet while mrm is imported
+
     cdef pool_t *pool = NULL
+    cdef bytes kept_name, kept_version = text_of_version.encode()
+    cdef const char *books_name
+    cdef const char *version = kept_version
+    cdef bint strict = overcommit_memory() == 2
     cdef int status, fd, backing, dumped = bool(dump)
     cdef uint32_t frame_count, funded_count, frame_shift, view_numbers = 0
     cdef Numbers holes
+    began = monotonic()
     if views is not None:
         if isinstance(views, bool) or not isinstance(views, int) or not 1 <= views <= 2**20 - 1:
             raise ArgumentError(f"views= is how many view numbers the pool needs, 1 to {2**20 - 1}, not {views!r}")
@@ -47,18 +68,29 @@ cdef pool_t *open_pool(
     funded_count = funded.frame_count
     frame_count = largest // frame
     frame_shift = funded.frame_size.bit_length() - 1
+    kept_name = (name or "").encode()
+    books_name = kept_name
     try:
         with nogil:
-            status = pool_open(&pool, fd, backing, frame_count, funded_count, frame_shift, view_numbers, dumped)
+            status = pool_open(
+                &pool, fd, backing, frame_count, funded_count, frame_shift, view_numbers, dumped, books_name, strict
+            )
         check(status)
         status = views_attach(pool)
         check(status)
-        text = describe(funded, numa_node, largest).encode("utf-8", "surrogateescape")
+        unseen = why_unseen(pool.frames.ledger)
+        text = describe(funded, numa_node, largest, unseen).encode("utf-8", "surrogateescape")
         check(pool_describe(pool, text))
         holes = own_numbers(funded.kept.holes, "holes")
         frames_hold_first(&pool.frames, funded.kept.size // funded.frame_size, holes.data, holes.n)
         if told is not None:
             told.append(funded)
+        ledger_publish(pool.frames.ledger, version, pool.layout.pool, backing)
+        event(
+            "fund", pool=pool.layout.pool, name=name or None, size=funded_count << frame_shift, frames=frame_count,
+            backing={HUGETLB: "hugetlb", THP: "thp"}.get(backing, "small"), seconds=monotonic() - began,
+            cannot_be_watched=unseen or None,
+        )
     except BaseException:
         if pool != NULL:
             pool.fd = -1            # given up below, with its name

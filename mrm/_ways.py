@@ -18,7 +18,7 @@ _USED = {
 }
 
 
-def describe(funded: Funded, numa_node: int | None, maximum: int) -> str:
+def describe(funded: Funded, numa_node: int | None, maximum: int, unseen: str = "") -> str:
     """The text of ``pool.description``.
 
     Parameters
@@ -29,6 +29,8 @@ def describe(funded: Funded, numa_node: int | None, maximum: int) -> str:
         The node that was asked for.
     maximum : int
         Bytes that it may be deflated to.
+    unseen : str, optional
+        Why the books are where nobody can watch them.
     """
     place = funded.place
     if maximum > funded.frame_count * funded.frame_size:
@@ -36,6 +38,8 @@ def describe(funded: Funded, numa_node: int | None, maximum: int) -> str:
     if numa_node is None:
         place += ", on whichever NUMA nodes the memory policy chose"
     said = [f"{funded.description}, {place}", *_sharing(funded.backing), *_lacks(funded.backing)]
+    if unseen:
+        said.append(f"`mrm top` cannot watch this pool: {unseen}. Cost: none to the pool")
     return ". ".join(said) + "."
 
 

@@ -50,13 +50,13 @@ cdef struct books_t:
     uint32_t funds              # in use: 0 to funds - 1; atomic
     uint32_t accounts           # numbers used so far: 1 to accounts - 1; atomic
     uint32_t most_accounts
-    fund_t fund[MOST_FUNDS]
+    fund_t *fund                # MOST_FUNDS of them; unused ones have no name
     account_t *account
 
 
 # Not thread-safe: the lock of the free lists is held around each of these.
 cdef void books_open(
-    books_t *books, uint32_t frames, uint32_t funded, account_t *accounts, uint32_t most_accounts
+    books_t *books, uint32_t frames, uint32_t funded, fund_t *funds, account_t *accounts, uint32_t most_accounts
 ) noexcept nogil
 cdef uint32_t available(const fund_t *fund) noexcept nogil
 cdef uint32_t overdrawn(const account_t *account) noexcept nogil

@@ -31,11 +31,12 @@ cdef void set_mark(mark_t *mark, uint32_t now) noexcept nogil:
 
 
 cdef void books_open(
-    books_t *books, uint32_t frames, uint32_t funded, account_t *accounts, uint32_t most_accounts
+    books_t *books, uint32_t frames, uint32_t funded, fund_t *funds, account_t *accounts, uint32_t most_accounts
 ) noexcept nogil:
-    """Begin with the three funds of the original, and with the pool's own account; ``accounts`` are zeros."""
+    """Begin with the three funds of the original, and with the pool's own account; all memory is zeros."""
     cdef account_t *own = &accounts[POOL_ACCOUNT]
     memset(books, 0, sizeof(books_t))
+    books.fund = funds
     books.account = accounts
     books.most_accounts = most_accounts
     books.accounts = POOL_ACCOUNT + 1

@@ -5,6 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from mrm cimport MRM_FRAME_READY, MRM_FRAME_RELEASED
 from mrm.physical.bitmap cimport bitmap_t
 from mrm.physical.books cimport books_t
+from mrm.physical.ledger cimport figures_t, ledger_t
 from mrm.physical.stack cimport NO_FRAME, STATE_BITS, frame_t, mrm_load16, mrm_load32, stack_t
 
 
@@ -38,7 +39,8 @@ cdef struct frames_t:
     frame_t *frame
     stack_t *stacks
     char *contents              # where frame 0 can be cleared; NULL where there is no memory
-    void *memory
+    ledger_t *ledger            # the memory that stacks, records, accounts, funds and figures lie in
+    figures_t *figures
     uint64_t apart[16]          # what is above is read by every call and never written
     uint32_t lock               # of the common list and the books, and of every verdict that too few are free
     uint32_t retiring           # lock of the strict list's sorting
@@ -48,7 +50,6 @@ cdef struct frames_t:
     uint32_t moving             # frames on their way into the balloon or out of it, which nothing lists
     uint64_t strict             # head of the strict list, as a stack's
     uint32_t strict_count       # frames in it
-    uint64_t epoch              # retires begun so far
     books_t books
     uint64_t apart_too[16]
     stock_t stock
@@ -67,7 +68,9 @@ cdef struct frame_counts_t:
     uint64_t pending            # deferred aliases
 
 
-cdef int frames_open(frames_t *frames, uint32_t count, uint32_t funded, uint32_t frame_shift) noexcept nogil
+cdef int frames_open(
+    frames_t *frames, uint32_t count, uint32_t funded, uint32_t frame_shift, const char *name, bint reserve
+) noexcept nogil
 cdef void frames_open_stacks(frames_t *frames, uint32_t account) noexcept nogil
 cdef void frames_close(frames_t *frames) noexcept nogil
 

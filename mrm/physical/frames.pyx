@@ -32,19 +32,22 @@ Some of the free ones may be in stock, cleared (stock.pyx): they belong to the c
 """
 
 from libc.stddef cimport size_t
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport calloc, free
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 from mrm cimport (
-    MRM_BAD_ARGUMENT, MRM_FRAME_HELD, MRM_FRAME_INFLATED, MRM_FRAME_READY, MRM_FRAME_STRICT, MRM_NO_MEMORY, MRM_OK,
-    MRM_OVERDRAFT, MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW, MRM_ZEROED,
+    MRM_BAD_ARGUMENT, MRM_FRAME_HELD, MRM_FRAME_INFLATED, MRM_FRAME_READY, MRM_FRAME_STRICT, MRM_OK, MRM_OVERDRAFT,
+    MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW, MRM_ZEROED,
 )
 from mrm.physical.bitmap cimport bitmap_close, bitmap_longest, bitmap_open, bitmap_withhold
-from mrm.physical.books cimport MOST_ACCOUNTS, POOL_ACCOUNT, account_t, books_open, entitled, overdrawn
+from mrm.physical.books cimport (
+    MOST_ACCOUNTS, MOST_FUNDS, POOL_ACCOUNT, account_t, books_open, entitled, fund_t, overdrawn,
+)
 from mrm.physical.common cimport (
     books_begin, books_end, common_exchange, common_give, common_return, common_take, common_take_run, flush_stacks,
     in_stacks,
 )
+from mrm.physical.ledger cimport aligned, figures_t, head_t, ledger_close, ledger_open
 from mrm.physical.refusals cimport refuse_frame, refuse_in_array, refuse_reuse, refuse_run, refuse_take
 from mrm.physical.stack cimport (
     FOREIGN,
@@ -109,14 +112,18 @@ cdef inline stack_t *own_stack(const frames_t *frames, uint32_t account) noexcep
 
 # ---- open and close ------------------------------------------------------------------
 
-cdef int frames_open(frames_t *frames, uint32_t count, uint32_t funded, uint32_t frame_shift) noexcept nogil:
+cdef int frames_open(
+    frames_t *frames, uint32_t count, uint32_t funded, uint32_t frame_shift, const char *name, bint reserve
+) noexcept nogil:
     """Begin with ``count`` frames: the ``funded`` lowest free, zero, and nobody's; the others in the balloon."""
-    cdef size_t nbytes, line = sizeof(stack_t), stacks
+    cdef size_t stacks
     cdef uint32_t most_accounts, frame
+    cdef char *memory
+    cdef head_t head
     cdef int status
     static_assert(sizeof(frame_t) == 16)
-    static_assert(sizeof(stack_t) == 128)
-    frames.memory = NULL
+    static_assert(sizeof(stack_t) == 128)         # LEDGER_LINE
+    frames.ledger = NULL
     status = bitmap_open(&frames.bitmap, count)
     if status != MRM_OK:
         return status
@@ -139,20 +146,34 @@ cdef int frames_open(frames_t *frames, uint32_t count, uint32_t funded, uint32_t
     stacks = <size_t>most_accounts << frames.cpu_shift
     # Pages of zeros come from the kernel when they are touched: a million records
     # that say READY, and the stacks of accounts that nobody opens, cost nothing until then.
-    nbytes = line + stacks * line + <size_t>count * sizeof(frame_t) + most_accounts * sizeof(account_t)
-    frames.memory = calloc(1, nbytes)
-    if frames.memory == NULL:
+    memset(&head, 0, sizeof(head))
+    head.figures = aligned(sizeof(head_t))
+    head.funds = head.figures + aligned(sizeof(figures_t))
+    head.stacks = head.funds + aligned(MOST_FUNDS * sizeof(fund_t))
+    head.records = head.stacks + stacks * sizeof(stack_t)
+    head.accounts = head.records + <size_t>count * sizeof(frame_t)
+    head.nbytes = head.accounts + most_accounts * sizeof(account_t)
+    head.frames = count
+    head.frame_shift = frame_shift
+    head.stack_count = frames.stack_count
+    head.cpu_shift = frames.cpu_shift
+    head.most_accounts = most_accounts
+    head.most_funds = MOST_FUNDS
+    frames.ledger = ledger_open(&head, name, reserve)
+    if frames.ledger == NULL:
         bitmap_close(&frames.bitmap)
         bitmap_close(&frames.balloon)
-        return mrm_fail(
-            failure(), MRM_NO_MEMORY, 0, 0, NULL, nbytes,
-            "no memory for the records of %u frames: %zu bytes", count, nbytes,
-        )
-    frames.stacks = <stack_t *>((<uintptr_t>frames.memory + line - 1) & ~<uintptr_t>(line - 1))
-    frames.frame = <frame_t *>(frames.stacks + stacks)
+        return failure().status
+    memory = frames.ledger.memory
+    frames.figures = <figures_t *>(memory + head.figures)
+    frames.stacks = <stack_t *>(memory + head.stacks)
+    frames.frame = <frame_t *>(memory + head.records)
     for frame in range(funded, count):
         frames.frame[frame].status = MRM_FRAME_INFLATED
-    books_open(&frames.books, count, funded, <account_t *>(frames.frame + count), most_accounts)
+    books_open(
+        &frames.books, count, funded, <fund_t *>(memory + head.funds), <account_t *>(memory + head.accounts),
+        most_accounts,
+    )
     frames_open_stacks(frames, POOL_ACCOUNT)
     stock_open(frames)
     frames.lock = 0
@@ -161,7 +182,6 @@ cdef int frames_open(frames_t *frames, uint32_t count, uint32_t funded, uint32_t
     frames.retiring = 0
     frames.strict = NO_FRAME
     frames.strict_count = 0
-    frames.epoch = 0
     return MRM_OK
 
 
@@ -174,11 +194,11 @@ cdef void frames_open_stacks(frames_t *frames, uint32_t account) noexcept nogil:
 
 cdef void frames_close(frames_t *frames) noexcept nogil:
     """Free the books; frames that are held are forgotten."""
-    if frames.memory != NULL:
+    if frames.ledger != NULL:
         bitmap_close(&frames.bitmap)
         bitmap_close(&frames.balloon)
-        free(frames.memory)
-        frames.memory = NULL
+        ledger_close(frames.ledger)
+        frames.ledger = NULL
 
 
 # ---- take ------------------------------------------------------------------------------
@@ -535,7 +555,7 @@ cdef int frames_give(frames_t *frames, uint32_t frame, int reuse) noexcept nogil
         return MRM_OK
     if reuse != MRM_REUSE_AFTER_RETIRE:
         return refuse_reuse(reuse)
-    epoch = mrm_load64(&frames.epoch)
+    epoch = mrm_load64(&frames.figures.epoch)
     if not claim(frames, frame, MRM_FRAME_STRICT):
         return refuse_frame(frames, frame, b"", b"given")
     push_strict(frames, &frame, 1, epoch)
@@ -545,7 +565,7 @@ cdef int frames_give(frames_t *frames, uint32_t frame, int reuse) noexcept nogil
 cdef int frames_give_many(frames_t *frames, const uint32_t *given, size_t n, int reuse) noexcept nogil:
     """Give ``n`` frames back, or none when one of them cannot be."""
     cdef uint32_t state = MRM_FRAME_READY if reuse == MRM_REUSE_NOW else MRM_FRAME_STRICT
-    cdef uint64_t epoch = mrm_load64(&frames.epoch)
+    cdef uint64_t epoch = mrm_load64(&frames.figures.epoch)
     cdef bint is_run = True, is_one_owners = True
     cdef stack_t *stack
     cdef size_t i

@@ -29,14 +29,11 @@ cdef struct pool_t:
     uint32_t view_first         # head of the ring
     uint32_t view_queued        # numbers in it
     uint32_t view_lock
-    uint64_t views_open, views_retired, views_opened    # atomic
-    # Counted by reservations (space/), atomic.
-    uint64_t reservations, batches, system_calls
 
 
 cdef int pool_open(
     pool_t **opened, int fd, int backing, uint32_t frame_count, uint32_t funded, uint32_t frame_shift, uint32_t views,
-    int dumped,
+    int dumped, const char *name, bint reserve
 ) noexcept nogil
 cdef void pool_retain(pool_t *pool) noexcept nogil
 cdef void pool_release(pool_t *pool) noexcept nogil

@@ -31,7 +31,9 @@ from mrm cimport (
 from mrm.physical.audit cimport frames_audit, frames_count
 from mrm.physical.frames cimport frame_counts_t, frames_close, frames_open, frames_state
 from mrm.physical.zeroing cimport zeroing_end
+from mrm.physical.ledger cimport ledger_line
 from mrm.system.calls cimport CALL_CLOSE, CALL_MADVISE, CALL_MMAP, CALL_MPROTECT, advise, call, is_fake, map_file
+from mrm.system.events cimport events_on, line_begin, line_end, line_number, line_t
 from mrm.system.failure cimport failure, mrm_fail
 from mrm.system.features cimport FEATURE_COLLAPSE, FEATURE_POPULATE, feature_missing, features_try
 from mrm.system.pages cimport address_bits, sharing_span
@@ -152,7 +154,7 @@ cdef uint32_t _view_count(uint64_t stride, uint32_t wanted) noexcept nogil:
 
 cdef int pool_open(
     pool_t **opened, int fd, int backing, uint32_t frame_count, uint32_t funded, uint32_t frame_shift, uint32_t views,
-    int dumped,
+    int dumped, const char *name, bint reserve
 ) noexcept nogil:
     """A pool of the frames in ``fd``, which it then owns; one user. Those from ``funded`` on have no memory."""
     cdef uint64_t nbytes = <uint64_t>frame_count << frame_shift
@@ -185,7 +187,7 @@ cdef int pool_open(
         free(pool)
         return status
     pool.whole = (nbytes + span - 1) & ~(span - 1) if span else nbytes
-    status = frames_open(&pool.frames, frame_count, funded, frame_shift)
+    status = frames_open(&pool.frames, frame_count, funded, frame_shift, name, reserve)
     if status != MRM_OK:
         free(pool)
         return status
@@ -253,6 +255,8 @@ cdef void pool_release(pool_t *pool) noexcept nogil:
         pool.fd = -1
         return
     call(CALL_CLOSE, pool.fd)
+    if events_on() and pool.description != NULL:    # one that never came to be open has none
+        log_close(pool)
     frames_close(&pool.frames)
     if pool.shortage_ends != NULL:
         pool.shortage_ends(pool.shortage_kept)
@@ -260,6 +264,15 @@ cdef void pool_release(pool_t *pool) noexcept nogil:
     free(pool.view_state)
     free(pool.view_queue)
     free(pool)
+
+
+cdef void log_close(const pool_t *pool) noexcept nogil:
+    """An event: a pool has ended, and its frames are the kernel's again."""
+    cdef line_t line
+    line_begin(&line, b"close")
+    ledger_line(pool.frames.ledger, &line)
+    line_number(&line, b"frames", pool.layout.frame_count)
+    line_end(&line)
 
 
 cdef int pool_usable(const pool_t *pool) noexcept nogil:
@@ -373,13 +386,13 @@ cdef void _fill_stats(pool_t *pool, const frame_counts_t *counts, mrm_stats *sta
     full.held = counts.held
     full.mapped = counts.mapped
     full.pending = counts.pending
-    full.epoch = mrm_load64(&pool.frames.epoch)
-    full.views_open = mrm_load64(&pool.views_open)
-    full.views_retired = mrm_load64(&pool.views_retired)
-    full.views_opened = mrm_load64(&pool.views_opened)
-    full.reservations = mrm_load64(&pool.reservations)
-    full.batches = mrm_load64(&pool.batches)
-    full.system_calls = mrm_load64(&pool.system_calls)
+    full.epoch = mrm_load64(&pool.frames.figures.epoch)
+    full.views_open = mrm_load64(&pool.frames.figures.views_open)
+    full.views_retired = mrm_load64(&pool.frames.figures.views_retired)
+    full.views_opened = mrm_load64(&pool.frames.figures.views_opened)
+    full.reservations = mrm_load64(&pool.frames.figures.reservations)
+    full.batches = mrm_load64(&pool.frames.figures.batches)
+    full.system_calls = mrm_load64(&pool.frames.figures.system_calls)
     full.inflated = counts.inflated
     full.poisoned = counts.poisoned
     full.zeroed = mrm_load32(&pool.frames.stock.zeroed)

@@ -11,15 +11,17 @@ is charged for it, as if it were held: others' promises are kept by frames that 
 """
 
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 
 from mrm cimport MRM_FRAME_HELD, MRM_FRAME_INFLATED, MRM_FRAME_READY, MRM_OK
 from mrm.physical.common cimport common_give
+from mrm.physical.ledger cimport ledger_line
 from mrm.physical.refusals cimport refuse_alias, refuse_frame, refuse_mapping
 from mrm.physical.stack cimport (
     NO_FRAME, STATE_BITS, list_push, list_take_all, mrm_add64, mrm_cas16, mrm_cas32, mrm_load16, mrm_load32,
     mrm_store32, mrm_sub16, mrm_sub32,
 )
+from mrm.system.events cimport events_on, line_begin, line_end, line_number, line_t
 
 
 cdef extern from "system/lock.h" nogil:
@@ -95,13 +97,13 @@ cdef void frames_settle(frames_t *frames, uint32_t frame) noexcept nogil:
 
 cdef uint64_t frames_retire_begin(frames_t *frames) noexcept nogil:
     """Number of a retire that begins: frames given strictly until now wait for it."""
-    return mrm_add64(&frames.epoch, 1) - 1
+    return mrm_add64(&frames.figures.epoch, 1) - 1
 
 
 cdef void frames_retire_end(frames_t *frames, uint64_t begun) noexcept nogil:
     """Make the strict frames ready that were given before ``begun`` and that nothing shows."""
     cdef uint32_t ready[CHUNK]
-    cdef uint32_t frame, next, first = NO_FRAME, last = NO_FRAME
+    cdef uint32_t frame, next, first = NO_FRAME, last = NO_FRAME, total = 0
     cdef int32_t waits          # retires begun between the one it waits for and this one
     cdef size_t n = 0
     # One at a time: while the list is taken apart here, another retire would miss
@@ -128,7 +130,20 @@ cdef void frames_retire_end(frames_t *frames, uint64_t begun) noexcept nogil:
             common_give(frames, ready, n, False)
             mrm_sub32(&frames.strict_count, <uint32_t>n)
             mrm_unlock(&frames.lock)
+            total += <uint32_t>n
             n = 0
     if first != NO_FRAME:
         list_push(frames.frame, &frames.strict, first, last)
     mrm_unlock(&frames.retiring)
+    if events_on():
+        log_retire(frames, begun, total)
+
+
+cdef void log_retire(const frames_t *frames, uint64_t begun, uint32_t ready) noexcept nogil:
+    """An event: a retire has ended, by which so many frames became ready."""
+    cdef line_t line
+    line_begin(&line, b"retire")
+    ledger_line(frames.ledger, &line)
+    line_number(&line, b"retire", <int64_t>begun + 1)
+    line_number(&line, b"ready", ready)
+    line_end(&line)

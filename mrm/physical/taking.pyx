@@ -7,15 +7,18 @@ called function takes itself does not call it again: a shortage in a shortage is
 """
 
 from libc.stddef cimport size_t
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int64_t, uint32_t
 
 from mrm cimport (
     MRM_BAD_ARGUMENT, MRM_OK, MRM_OUT_OF_FRAMES, MRM_OVERDRAFT, MRM_POOL_ACCOUNT, MRM_ZEROED, mrm_pool, mrm_shortage,
 )
 from mrm.physical.frames cimport frames_give, frames_give_many, frames_take, frames_take_many, frames_take_run
+from mrm.physical.ledger cimport ledger_line
 from mrm.physical.pool cimport pool_t, pool_usable
 from mrm.physical.zeroing cimport zeroing_keep
+from mrm.system.events cimport events_on, line_begin, line_bool, line_end, line_number, line_t, line_text
 from mrm.system.failure cimport failure, mrm_fail
+from mrm.system.ranges cimport STATE_OPEN
 
 
 cdef extern from "system/atomic.h" nogil:
@@ -34,14 +37,35 @@ cdef extern from * nogil:
 
 
 cdef bint relieved(pool_t *pool, uint32_t account, size_t wanted) noexcept nogil:
-    """Call whoever wants to know of a shortage; whether there was anybody."""
+    """Call whoever wants to know of a shortage; whether there is hope to find more now."""
     cdef void *call = mrm_load_ptr(&pool.shortage)
     if call == NULL or mrm_in_shortage():
         return False
     mrm_set_shortage(True)
     (<mrm_shortage>call)(mrm_load_ptr(&pool.shortage_context), <mrm_pool *>pool, account, wanted)
     mrm_set_shortage(False)
-    return True
+    # What was called may have forked, and this be the child, which has no books to look at.
+    return mrm_load32(&pool.state) == STATE_OPEN
+
+
+cdef int over(pool_t *pool, uint32_t account, size_t wanted, int status) noexcept nogil:
+    """A shortage is over, one way or the other: tell the log; the taker's status."""
+    if mrm_load32(&pool.state) != STATE_OPEN:
+        return pool_usable(pool)
+    if events_on():
+        log_shortage(pool, account, wanted, status == MRM_OK)
+    return status
+
+
+cdef void log_shortage(pool_t *pool, uint32_t account, size_t wanted, bint helped) noexcept nogil:
+    """An event: somebody wanted frames that were not free; whether they were found in the end."""
+    cdef line_t line
+    line_begin(&line, b"shortage")
+    ledger_line(pool.frames.ledger, &line)
+    line_text(&line, b"account", pool.frames.books.account[account].name)
+    line_number(&line, b"wanted", <int64_t>wanted)
+    line_bool(&line, b"relieved", helped)
+    line_end(&line)
 
 
 cdef int pool_on_shortage(pool_t *pool, void *call, void *context) noexcept nogil:
@@ -61,8 +85,10 @@ cdef int pool_take(pool_t *pool, uint32_t *frame) noexcept nogil:
     cdef int status = pool_usable(pool)
     if status == MRM_OK:
         status = frames_take(&pool.frames, MRM_POOL_ACCOUNT, 0, frame)
-    if status == MRM_OUT_OF_FRAMES and relieved(pool, MRM_POOL_ACCOUNT, 1):
-        status = frames_take(&pool.frames, MRM_POOL_ACCOUNT, 0, frame)
+    if status == MRM_OUT_OF_FRAMES:
+        if relieved(pool, MRM_POOL_ACCOUNT, 1):
+            status = frames_take(&pool.frames, MRM_POOL_ACCOUNT, 0, frame)
+        status = over(pool, MRM_POOL_ACCOUNT, 1, status)
     return status
 
 
@@ -114,8 +140,10 @@ cdef int account_take(pool_t *pool, uint32_t account, int how, uint32_t *frame) 
     if not may_take(pool, account, how):
         return refuse(pool, account, how)
     status = frames_take(&pool.frames, account, how, frame)
-    if status == MRM_OUT_OF_FRAMES and relieved(pool, account, 1):
-        status = frames_take(&pool.frames, account, how, frame)
+    if status == MRM_OUT_OF_FRAMES:
+        if relieved(pool, account, 1):
+            status = frames_take(&pool.frames, account, how, frame)
+        status = over(pool, account, 1, status)
     return status
 
 
@@ -126,8 +154,10 @@ cdef int account_take_many(pool_t *pool, uint32_t account, int how, uint32_t *fr
         return refuse(pool, account, how)
     status = frames_take_many(&pool.frames, account, how, frames, n)
     # More than there are is no shortage: nobody could give that many.
-    if status == MRM_OUT_OF_FRAMES and n <= pool.frames.count and relieved(pool, account, n):
-        status = frames_take_many(&pool.frames, account, how, frames, n)
+    if status == MRM_OUT_OF_FRAMES and n <= pool.frames.count:
+        if relieved(pool, account, n):
+            status = frames_take_many(&pool.frames, account, how, frames, n)
+        status = over(pool, account, n, status)
     return status
 
 
@@ -137,8 +167,10 @@ cdef int account_take_run(pool_t *pool, uint32_t account, int how, uint32_t n, u
     if not may_take(pool, account, how):
         return refuse(pool, account, how)
     status = frames_take_run(&pool.frames, account, how, n, first)
-    if status == MRM_OUT_OF_FRAMES and n <= pool.frames.count and relieved(pool, account, n):
-        status = frames_take_run(&pool.frames, account, how, n, first)
+    if status == MRM_OUT_OF_FRAMES and n <= pool.frames.count:
+        if relieved(pool, account, n):
+            status = frames_take_run(&pool.frames, account, how, n, first)
+        status = over(pool, account, n, status)
     return status
 
 

@@ -398,11 +398,11 @@ cdef int _carry_out(reservation_t *r, mrm_report *report) noexcept nogil:
         got = _make(r, &r.plan.steps[k], &which)
         if got < 0:
             status = _undo(r, k, which, <int>-got)
-            mrm_add64(&r.pool.system_calls, calls_made() - calls)
+            mrm_add64(&r.pool.frames.figures.system_calls, calls_made() - calls)
             return status
     _apply(r)
     calls = calls_made() - calls
-    mrm_add64(&r.pool.system_calls, calls)
+    mrm_add64(&r.pool.frames.figures.system_calls, calls)
     if report != NULL:
         report.pages += r.plan.change_count
         report.runs += r.plan.runs
@@ -431,7 +431,7 @@ cdef int batch_commit(batch_t *batch, mrm_report *report) noexcept nogil:
         status = _carry_out(r, report)
     if status == MRM_OK:
         batch.count = 0
-        mrm_add64(&r.pool.batches, 1)
+        mrm_add64(&r.pool.frames.figures.batches, 1)
     reservation_leave(r)
     return status
 

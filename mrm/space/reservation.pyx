@@ -103,7 +103,7 @@ cdef int reservation_open(pool_t *pool, uint64_t slots, uint64_t at, reservation
     r.base = <char *>r.range.base
     mappings_allow(slots if slots < 1024 else 1024)     # read now, rather than in the first commit
     pool_retain(pool)
-    mrm_add64(&pool.reservations, 1)
+    mrm_add64(&pool.frames.figures.reservations, 1)
     mrm_lock(&list_lock)
     r.next = all_reservations
     if r.next != NULL:
@@ -147,7 +147,7 @@ cdef int reservation_close(reservation_t *r) noexcept nogil:
         elif r.slot[i].state == MRM_SLOT_DEFERRED:
             frames_settle(&pool.frames, r.slot[i].frame)
     frames_retire_end(&pool.frames, begun)
-    mrm_add64(&pool.reservations, <uint64_t>-1)
+    mrm_add64(&pool.frames.figures.reservations, <uint64_t>-1)
     reservation_leave(r)
     reservation_release(r)
     return MRM_OK

@@ -155,7 +155,8 @@ cdef int view_open(pool_t *pool, view_t **opened) noexcept nogil:
             b"all %u view numbers of pool %u are in use (%llu open, %llu retired and not closed): close views, "
             b"or open the pool with more (views=)",
             pool.layout.view_count - 1 - (pool.dumped != 0), pool.layout.pool,
-            <unsigned long long>mrm_load64(&pool.views_open), <unsigned long long>mrm_load64(&pool.views_retired),
+            <unsigned long long>mrm_load64(&pool.frames.figures.views_open),
+            <unsigned long long>mrm_load64(&pool.frames.figures.views_retired),
         )
     view.pool = pool
     view.number = number
@@ -169,8 +170,8 @@ cdef int view_open(pool_t *pool, view_t **opened) noexcept nogil:
         return status
     view.state = MRM_STATE_OPEN
     mrm_store8(&pool.view_state[number], MRM_STATE_OPEN)
-    mrm_add64(&pool.views_open, 1)
-    mrm_add64(&pool.views_opened, 1)
+    mrm_add64(&pool.frames.figures.views_open, 1)
+    mrm_add64(&pool.frames.figures.views_opened, 1)
     pool_retain(pool)
     opened[0] = view
     return MRM_OK
@@ -203,8 +204,8 @@ cdef int view_retire(view_t *view) noexcept nogil:
             view.number, view.base, strerror(<int>-got), why_refused(<int>-got, 0, text),
         )
     frames_retire_end(&pool.frames, begun)
-    mrm_add64(&pool.views_open, <uint64_t>-1)
-    mrm_add64(&pool.views_retired, 1)
+    mrm_add64(&pool.frames.figures.views_open, <uint64_t>-1)
+    mrm_add64(&pool.frames.figures.views_retired, 1)
     return MRM_OK
 
 
@@ -217,7 +218,7 @@ cdef int view_close(view_t *view) noexcept nogil:
             status = view_retire(view)
             if status != MRM_OK:
                 return status
-        mrm_add64(&pool.views_retired, <uint64_t>-1)
+        mrm_add64(&pool.frames.figures.views_retired, <uint64_t>-1)
         _give_number(pool, view.number)
     free(view)
     pool_release(pool)

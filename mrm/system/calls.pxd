@@ -32,6 +32,7 @@ cdef enum:
     CALL_FLOCK
     CALL_FCNTL
     CALL_FCHMOD
+    CALL_WRITE
     CALLS
 
 

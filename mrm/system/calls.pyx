@@ -65,6 +65,7 @@ cdef extern from *:
         {SYS_flock, "flock"},
         {SYS_fcntl, "fcntl"},
         {SYS_fchmod, "fchmod"},
+        {SYS_write, "write"},
     };
     static _Thread_local uint64_t mrm_thread_calls;
     """

@@ -22,6 +22,10 @@ COMMANDS = {
         "mrm.tools.doctor.command:command", "What this machine offers, and what stands in the way."
     ),
     "fund": Entry("mrm.tools.fund_command:command", "Have the kernel set huge pages aside."),
+    "top": Entry("mrm.tools.watch.top:command", "Watch a running process's pool; list the pools there are."),
+    "stats": Entry(
+        "mrm.tools.watch.stats:command", "Print figures of a running process's pools for programs."
+    ),
     "demo": Entry(
         "mrm.tools.demo.command:command", "Move pages under working threads, and prove that nothing is lost."
     ),

@@ -8,7 +8,7 @@ SUITES = {
     # what a pool is: frames, free lists, figures, arguments
     "frames": (
         *("test_frames", "test_pool", "test_accounts"),
-        *("test_zeroing", "test_balloon", "test_quarantine"),
+        *("test_zeroing", "test_balloon", "test_quarantine", "test_top", "test_events"),
     ),
     # what the kernel lacks, and what is done without it
     "features": ("test_features",),
