@@ -35,6 +35,9 @@ _BACKINGS = {"hugetlb": HUGETLB, "thp": THP, "small": SMALL}
 # a hundred times faster.
 _FETCHED_BYTES = 64 << 20
 _INFLATED_BYTES = 1 << 30
+# The last shares of several threads shrink to this, so that no thread is left with 20 ms of work
+# when the others have ended: as much as a call populates.
+_LEAST_BYTES = 8 << 20
 
 
 def inflate(pool: "Pool", size: int | str, to: str, retire: bool, progress: Progress | None) -> Ballooned:
@@ -123,6 +126,7 @@ class _Job:
         self._do = do
         self._share = share
         self._left = wanted
+        self._least = max(1, _LEAST_BYTES // pool.frame_size)
         self._changed = threading.Lock()  # guards all of these
         self._began = time.perf_counter()
 
@@ -171,6 +175,8 @@ class _Job:
         while True:
             with self._changed:
                 share = min(self._left, self._share)
+                if self.threads > 1:
+                    share = min(share, max(self._least, self._left // (2 * self.threads)))
                 self._left -= share
             if not share:
                 return

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 import mrm
 import mrm.system.calls as calls
+from mrm import _balloon
 from mrm.physical.kernelpool import writable
 from mrm.physical.limits import huge_pages
 
@@ -247,6 +249,23 @@ def test_known_zeros_are_not_cleared_again(pool):
         pool.give(frame)
     other.close()
     account.close()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_threads_that_share_the_work_end_together(threads):
+    """The last shares are small, where there is somebody to wait for; all of it is done once."""
+    shares = []
+
+    def do(n):
+        shares.append(n)
+        return n, None
+
+    pool = types.SimpleNamespace(backing="hugetlb", numa_node=None, frame_size=FRAME)
+    job = _balloon._Job(pool, 1001, do, 32, "pool")
+    outcome = job.run(threads, None)
+    assert outcome.frames == sum(shares) == 1001
+    assert max(shares) == 32
+    assert sorted(shares)[0] <= (8 << 20) // FRAME if threads > 1 else shares == [32] * 31 + [9]
 
 
 def test_a_pool_grows_to_its_maximum_and_no_further(pool):

@@ -5,35 +5,24 @@ once more, and every point has its figure written beside it, so that no legend h
 be looked up. Rates are on logarithmic scales: the lanes lie four decades apart.
 """
 
-import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib
 from matplotlib.ticker import LogLocator, NullLocator
 
 from mrm.tools.bench.figures import LaneFigure, Result
 from mrm.tools.bench.lineup import OURS, TITLES, TWINS
+from mrm.tools.bench.pictures import STYLE, svg
 from mrm.tools.bench.table import rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-
 OURS_COLOUR, STOCK_COLOUR, HAND_COLOUR = "#0072B2", "#D55E00", "#777777"
 STEPS = {"open_us": "#0072B2", "link_us": "#007A5A", "retire_us": "#B35900"}
 LINES = ("#0072B2", "#D55E00", "#007A5A", "#A8578A")
-STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "axes.axisbelow": True,
-    "svg.hashsalt": "mrm",
-}
 
 
 def plots(result: Result) -> dict[str, str]:
@@ -41,10 +30,10 @@ def plots(result: Result) -> dict[str, str]:
     pictures = {}
     with matplotlib.rc_context(STYLE):
         if any(figure.gb_per_s for figure in result.lanes):
-            pictures["How fast pages move"] = _svg(rates(result))
-            pictures["What it costs everybody else"] = _svg(costs(result))
+            pictures["How fast pages move"] = svg(rates(result))
+            pictures["What it costs everybody else"] = svg(costs(result))
         if result.flip:
-            pictures["A whole pool to a new view"] = _svg(flips(result))
+            pictures["A whole pool to a new view"] = svg(flips(result))
     return pictures
 
 
@@ -206,13 +195,3 @@ def _figures(result: Result) -> list[LaneFigure]:
 
 def _beside(threads: int) -> str:
     return {0: "no mutator", 1: "1 mutator"}.get(threads, f"{threads} mutators")
-
-
-def _svg(figure: "Figure") -> str:
-    """The figure as an SVG element, without the XML head that a page must not have."""
-    from matplotlib import pyplot
-
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
-    pyplot.close(figure)
-    return text.getvalue()[text.getvalue().index("<svg") :]

@@ -12,7 +12,6 @@ from mrm.system.pages import FRAME_SIZE
 from mrm.tools.bench.figures import FlipFigure, LaneFigure, Result
 from mrm.tools.bench.lineup import OURS, TITLES
 from mrm.tools.bench.machine import blind_spots, in_words
-from mrm.tools.bench.targets import TARGETS
 
 
 def show(result: Result, console: Console) -> None:
@@ -134,21 +133,4 @@ def frames_table(frames: dict[str, float | None]) -> Table:
         value = frames.get(name)
         figure = "not here" if value is None else f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
         table.add_row(title, figure)
-    return table
-
-
-def targets_table(result: Result) -> Table:
-    """Every target beside the figure that was measured."""
-    verdict = {True: Text("reached", "green"), False: Text("MISSED", "bold red"), None: Text("not measured")}
-    table = Table(title="Targets", box=box.SIMPLE_HEAD, title_justify="left")
-    for heading in ("what", "asked", "measured", ""):
-        table.add_column(heading, justify="left" if heading in ("what", "") else "right")
-    for target in TARGETS:
-        figure, holds = target.measure(result), target.holds(result)
-        table.add_row(
-            target.text,
-            f"{'<=' if target.at_most else '>='} {target.bound:g}",
-            "" if figure is None else f"{figure:,.4g}",
-            verdict[holds],
-        )
     return table

@@ -1,36 +1,9 @@
 """What the bench must show, as ratios within one run, and whether it does."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from mrm.tools.bench.figures import FlipFigure, Result
-
-
-@dataclass(frozen=True)
-class Target:
-    """A bound on one figure of a run.
-
-    Attributes
-    ----------
-    text : str
-        What is asked, for people.
-    bound : float
-        The figure may be no less, or, when ``at_most``, no more.
-    measure : callable
-        The figure of a result; None where it was not measured.
-    """
-
-    text: str
-    bound: float
-    measure: Callable[[Result], float | None]
-    at_most: bool = True
-
-    def holds(self, result: Result) -> bool | None:
-        """Whether ``result`` reaches it; None where it was not measured."""
-        figure = self.measure(result)
-        if figure is None:
-            return None
-        return figure <= self.bound if self.at_most else figure >= self.bound
+from mrm.tools.bench.target import Target
 
 
 def _over_mremap(lane: str) -> Callable[[Result], float | None]:

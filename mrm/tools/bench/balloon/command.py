@@ -1,0 +1,75 @@
+"""The command ``mrm bench balloon``."""
+
+from pathlib import Path
+
+import click
+
+from mrm.errors import Error
+from mrm.sizes import format_size, parse_size
+from mrm.system.pages import FRAME_SIZE
+from mrm.tools.bench.options import outputs, progress, terminal, write_json
+
+MOST_THREADS = 64
+
+
+def _threads(context: click.Context, parameter: click.Parameter, value: str) -> list[int]:
+    try:
+        threads = sorted({int(word) for word in value.split(",")})
+    except ValueError:
+        threads = [0]
+    if threads[0] < 1 or threads[-1] > MOST_THREADS:
+        raise click.BadParameter(f"numbers of threads from 1 to {MOST_THREADS}, such as 1,2")
+    return threads
+
+
+def _size(context: click.Context, parameter: click.Parameter, value: str) -> int:
+    try:
+        nbytes = parse_size(value)
+    except Error as refusal:
+        raise click.BadParameter(str(refusal)) from refusal
+    if nbytes < FRAME_SIZE or nbytes % FRAME_SIZE:
+        raise click.BadParameter(f"a multiple of {format_size(FRAME_SIZE).replace(' ', '')}")
+    return nbytes
+
+
+@click.command("balloon")
+@click.option("--size", default="4GiB", show_default=True, callback=_size,
+              help="How much goes in and comes out.")  # fmt: skip
+@click.option("--cycles", type=click.IntRange(1), default=30, show_default=True,
+              help="How often; medians are reported.")  # fmt: skip
+@click.option("--threads", default="1,2", show_default=True, callback=_threads,
+              help="Numbers of threads that fetch, by commas.")  # fmt: skip
+@outputs
+def command(
+    size: int, cycles: int, threads: list[int], json_path: Path | None, report: Path | None, check: bool
+) -> None:
+    """How fast memory goes to the kernel and comes again, on this machine.
+
+    Cycles of inflate and deflate, each beside the kernel's own calls for the same pages, by
+    hand and in their fastest way; to the kernel's pool of huge pages, and, with root, on to
+    the system. Then a neighbour that streams through memory beside them: what is left of
+    its rate on average and in its slowest windows, and how long commits wait.
+
+    It wants --size in huge pages and a few more: as root, `mrm fund 4104MiB`. With fewer it
+    measures what it can, and says so. Settings of the system come back as they were.
+    """
+    from mrm.tools.bench.balloon import table
+    from mrm.tools.bench.balloon.run import run
+    from mrm.tools.bench.balloon.targets import TARGETS
+    from mrm.tools.bench.target import reached
+    from mrm.tools.bench.verdicts import targets_table
+
+    out = terminal(json_path)
+    with progress("looking at the machine") as advance:
+        result = run(size, cycles, threads, advance)
+    table.show(result, out)
+    if json_path is not None:
+        write_json(result.to_json(), json_path)
+    if report is not None:
+        from mrm.tools.bench.balloon.report import write
+
+        out.print(f"Report: {write(result, report)}", soft_wrap=True)
+    if check:
+        out.print(targets_table(TARGETS, result))
+        if not reached(TARGETS, result):
+            raise click.exceptions.Exit(1)

@@ -1,0 +1,82 @@
+"""What the commands of the group have in common: options, the bar that shows progress, the JSON."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mrm.errors import Error
+from mrm.sizes import format_size, parse_size
+from mrm.system.pages import FRAME_SIZE
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Advance = Callable[[str, int, int], None]
+
+
+def power_of_two(context: click.Context, parameter: click.Parameter, value: str) -> int:
+    """A size in words as bytes."""
+    try:
+        nbytes = parse_size(value)
+    except Error as refusal:
+        raise click.BadParameter(str(refusal)) from refusal
+    least = 16 * FRAME_SIZE
+    if nbytes < least or nbytes & (nbytes - 1):
+        raise click.BadParameter(f"a power of two, {format_size(least).replace(' ', '')} or more")
+    return nbytes
+
+
+def outputs(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options --json, --report and --check."""
+    for option in (
+        click.option("--check", is_flag=True, help="Compare with the targets; exit 1 where one is missed."),
+        click.option("--report", type=click.Path(path_type=Path, file_okay=False),
+                     help="Write report.html, with plots, and report.json into this folder."),
+        click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+                     help="Write the figures here as JSON; - is the standard output."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def terminal(json_path: Path | None) -> "Console":
+    """Where tables go: the standard output, if the JSON does not."""
+    from rich.console import Console
+
+    out = Console(stderr=str(json_path) == "-")
+    if not out.is_terminal:
+        out.width = 120
+    return out
+
+
+@contextmanager
+def progress(beginning: str) -> Iterator[Advance]:
+    """A bar on the terminal while something is measured; told what, how many steps are done, and of how many."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeElapsedColumn
+
+    with Progress(
+        "{task.description}", BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
+        console=Console(stderr=True), transient=True,
+        # No thread of its own: it would run among the mutators, and be shot at with them.
+        auto_refresh=False,
+    ) as bar:  # fmt: skip
+        task = bar.add_task(beginning, total=None)
+
+        def advance(what: str, done: int, total: int) -> None:
+            bar.update(task, description=f"{what:<32}", completed=done, total=total, refresh=True)
+
+        yield advance
+
+
+def write_json(data: dict[str, Any], path: Path) -> None:
+    """Write figures to a file, or to the standard output."""
+    text = json.dumps(data, indent=1)
+    if str(path) == "-":
+        click.echo(text)
+    else:
+        path.write_text(text + "\n")
