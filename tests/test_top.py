@@ -103,7 +103,7 @@ def test_another_process_is_read_as_it_reads_itself():
             said = books.read()
         stats, accounts = json.loads(go_on(process))
     assert said["frames"] == {
-        name: stats[name] for name in ("ready", "released", "strict", "held", "inflated")
+        name: stats[name] for name in ("ready", "released", "strict", "held", "inflated", "poisoned")
     }
     assert said["counted"] == said["pool"]["frames"] == stats["frames"] == 40
     assert (said["mapped"], said["pending"]) == (stats["mapped"], stats["pending"]) == (1, 0)
