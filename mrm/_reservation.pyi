@@ -54,7 +54,9 @@ class Batch:
     report: Report | None
     def __init__(self) -> Never: ...  # reservation.batch()
     @overload
-    def map(self, slots: _Integers, frames: _Integers, protection: str = "rw") -> None: ...
+    def map(
+        self, slots: _Integers, frames: _Integers, protection: str = "rw", *, account: None = None
+    ) -> None: ...
     @overload
     def map(
         self,

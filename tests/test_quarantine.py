@@ -143,16 +143,32 @@ def test_a_kernel_that_cannot_say_is_no_pool_without_broken_frames(pool):
         pool.scan()
 
 
+# Whoever asks for it is told by a signal, so somebody else asks, who has the file mapped too.
 _TOUCHES = """
-import ctypes, faulthandler, sys
+import ctypes, os, subprocess, sys
 import mrm
-MADV_HWPOISON = 100
+BREAKS = '''
+import ctypes, mmap, os, sys
+pid, fd, size, offset, nbytes = map(int, sys.argv[1:])
+file = os.open(f"/proc/{pid}/fd/{fd}", os.O_RDWR)
+mapped = mmap.mmap(file, size)
+address = ctypes.addressof(ctypes.c_uint8.from_buffer(mapped)) + offset
+ctypes.c_uint8.from_address(address).value  # MADV_HWPOISON is about pages that are mapped
 libc = ctypes.CDLL(None, use_errno=True)
-with mrm.Pool(8 * mrm.FRAME_SIZE, huge="require") as pool:
-    address = pool.address(5)
-    if libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(mrm.FRAME_SIZE), MADV_HWPOISON):
-        sys.exit(f"HWPOISON {ctypes.get_errno()}")
+if libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(nbytes), 100):
+    print("refused", ctypes.get_errno())
+'''
+F = mrm.FRAME_SIZE
+with mrm.Pool(8 * F, huge="require", name="breaks") as pool:
+    fds = os.listdir("/proc/self/fd")
+    [fd] = [n for n in fds if os.path.realpath(f"/proc/self/fd/{n}").startswith("/memfd:breaks ")]
+    broken = subprocess.run(
+        [sys.executable, "-c", BREAKS, *map(str, (os.getpid(), fd, 8 * F, 5 * F, F))], capture_output=True, text=True
+    )
+    if "refused" in broken.stdout:
+        sys.exit(f"HWPOISON {broken.stdout}")
     print(list(pool.scan()), flush=True)
+    address = pool.address(5)
     if sys.argv[1] == "touch":
         ctypes.c_uint8.from_address(address).value
     for frame in pool.scan():

@@ -301,6 +301,38 @@ static int race_zeros(racer_t *me) {
     return 0;
 }
 
+/* ---- the balloon, and broken memory ------------------------------------------------ */
+
+/* Takes the memory of some free frames away and fetches it again, while others take and give; and
+ * puts frames of a pool of its own into quarantine, which is for good. */
+static int race_balloon(racer_t *me) {
+    round_t *round = me->round;
+    uint32_t few = round->layout.frame_count / 16 + 1, step, done, more;
+    for (step = 0; step < round->steps; step++) {
+        int status = mrm->pool_inflate(round->pool, 1 + draw(me, few), draw(me, 4) ? MRM_NO_RETIRE : 0, &done);
+        CHECK(status == MRM_OK || status == MRM_OUT_OF_FRAMES);
+        for (; done; done -= more) {
+            status = mrm->pool_deflate(round->pool, 1 + draw(me, done), &more);
+            CHECK(status == MRM_OK || status == MRM_UNFUNDED); /* another may have fetched ours */
+            if (status == MRM_UNFUNDED) break;
+        }
+        if (draw(me, 8) == 0) {
+            mrm_pool_options options = {.size = sizeof options, .bytes = 4 << 20, .huge = "off", .views = 4};
+            mrm_stats stats = {.size = sizeof stats};
+            mrm_pool *pool;
+            uint32_t frames[2];
+            size_t n = 2;
+            if (round->on_fake) options.huge = "require";
+            CHECK(mrm->pool_open(&options, &pool) == MRM_OK);
+            CHECK(mrm->pool_scan(pool, frames, &n) == MRM_OK && n == 0);
+            CHECK(mrm->quarantine(pool, 1) == MRM_OK);
+            CHECK(mrm->pool_stats(pool, &stats) == MRM_OK && stats.poisoned == 1);
+            mrm->pool_release(pool);
+        }
+    }
+    return 0;
+}
+
 /* ---- views and pools ----------------------------------------------------------- */
 
 static int race_views(racer_t *me) {
@@ -362,15 +394,15 @@ static int look(racer_t *me) {
 /* ---- a round ---------------------------------------------------------------------- */
 
 static void *run(void *argument) {
-    static int (*const kinds[])(racer_t *) = {race_frames, race_slots, race_frames, race_slots,
-                                              race_views,  race_pools, race_accounts, race_zeros};
+    static int (*const kinds[])(racer_t *) = {race_frames, race_slots,    race_frames, race_slots,  race_views,
+                                              race_pools,  race_accounts, race_zeros,  race_balloon};
     racer_t *me = argument;
     round_t *round = me->round;
     pthread_barrier_wait(&round->start);
     if (me->number > round->threads) {
         look(me);
     } else {
-        kinds[(me->number - 1) % 8](me);
+        kinds[(me->number - 1) % 9](me);
         atomic_fetch_sub_explicit(&round->working, 1, memory_order_relaxed);
     }
     return NULL;
@@ -381,6 +413,8 @@ static const char *finish(round_t *round, const char *found) {
     mrm_stats stats = {.size = sizeof stats};
     if (found) return found;
     mrm->pool_on_shortage(round->pool, NULL, NULL);
+    uint32_t back;
+    mrm->pool_deflate(round->pool, UINT32_MAX, &back); /* until there is nothing left in it */
     if (mrm->reservation_close(round->shared) != MRM_OK || mrm->pool_retire(round->pool, NULL) != MRM_OK ||
         mrm->pool_audit(round->pool, &stats) != MRM_OK)
         return mrm->failure()->text;

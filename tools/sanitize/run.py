@@ -148,7 +148,7 @@ def address(env: dict[str, str], arguments: list[str]) -> int:
     """Run the suite, less what is left out, or what the arguments choose."""
     flags = SANITIZERS["address"][0]
     status = race(
-        compile_library(HERE / "races.c", BUILDS / "races-address.so", flags), with_leaks(env), 8, 100
+        compile_library(HERE / "races.c", BUILDS / "races-address.so", flags), with_leaks(env), 9, 100
     )
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", "timeout=900"]
     if not any(re.match(r"[^-].*\.py", argument) for argument in arguments):
@@ -195,7 +195,7 @@ def main() -> int:
         except Missing as missing:
             print(f"cannot: {missing}", file=sys.stderr)
             return 2
-        rounds = [(8, options.steps), (24, options.steps // 3)]
+        rounds = [(9, options.steps), (27, options.steps // 3)]
         if thread(env, rounds) if name == "thread" else address(env, arguments):
             found.append(SANITIZERS[name][0])
     print(f"found something: {' and '.join(found)}" if found else "nothing was found")

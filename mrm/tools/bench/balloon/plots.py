@@ -4,6 +4,7 @@ Colours are those of the other benchmarks, shapes say the same once more, and ev
 figure beside it. What others measured on another machine is grey.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import matplotlib
@@ -51,7 +52,7 @@ def both(result: Result) -> "Figure":
     return figure
 
 
-def _rates(axes: "Axes", found: list[Rate], papers: list[tuple[str, float]]) -> None:
+def _rates(axes: "Axes", found: Sequence[Rate], papers: list[tuple[str, float]]) -> None:
     names = [direction(rate).partition(", ")[2] for rate in found] + [name for name, _ in papers]
     for y, rate in enumerate(found):
         _point(axes, y - 0.14, rate.gb_per_s, rate.gb_per_s_spread, OURS, "o")

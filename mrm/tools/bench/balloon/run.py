@@ -132,7 +132,8 @@ def _others(result: Result, nbytes: int, cycles: int, advance: Advance) -> None:
     if available_bytes() < 4 * nbytes:
         result.notes.append("Ordinary memory is not measured: there is too little of it.")
         return
-    for huge in ("off",) if free_huge_pages() else ("prefer", "off"):
+    kinds: tuple[Literal["prefer", "off"], ...] = ("off",) if free_huge_pages() else ("prefer", "off")
+    for huge in kinds:
         advance("on ordinary memory", 0, 1)
         result.inflate_other_backings.append(_other(huge, nbytes, cycles))
 
