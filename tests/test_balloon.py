@@ -260,8 +260,9 @@ def test_threads_that_share_the_work_end_together(threads):
         shares.append(n)
         return n, None
 
-    pool = types.SimpleNamespace(backing="hugetlb", numa_node=None, frame_size=FRAME, number=1)
+    pool = types.SimpleNamespace(backing="hugetlb", numa_node=None, frame_size=FRAME, number=1, name=None)
     job = _balloon._Job(pool, 1001, do, 32, "pool")
+    job.kind = "deflate"
     outcome = job.run(threads, None)
     assert outcome.frames == sum(shares) == 1001
     assert max(shares) == 32
