@@ -11,7 +11,10 @@ from tools.machines.boot import Machine
 from tools.machines.kernels import NEWEST
 
 # Which call fails has little to do with the kernel: that is tried on one.
-_USUAL = ("frames", "features", "space", "model", "races", "funding", "pressure", "tools")
+_USUAL = (
+    *("frames", "features", "space", "model", "economy", "races"),
+    *("funding", "sharing", "pressure", "tools"),
+)
 _EVERYTHING = (*_USUAL[:4], "failures", *_USUAL[4:])
 
 

@@ -6,10 +6,9 @@ is in none, with the reason; tests/test_machines.py checks that none is forgotte
 
 SUITES = {
     # what a pool is: frames, free lists, figures, arguments
-    "frames": (
-        *("test_frames", "test_pool", "test_accounts"),
-        *("test_zeroing", "test_balloon", "test_quarantine", "test_top", "test_events"),
-    ),
+    "frames": ("test_frames", "test_pool", "test_accounts"),
+    # what becomes of them: cleared ahead, given back, broken, watched
+    "economy": ("test_zeroing", "test_balloon", "test_quarantine", "test_top", "test_events"),
     # what the kernel lacks, and what is done without it
     "features": ("test_features",),
     # addresses: views, slots, batches, and the counts of calls and shootdowns
