@@ -17,7 +17,7 @@ from mrm.physical.kernelpool import pages, writable
 from mrm.tools.bench.balloon import run as running
 from mrm.tools.bench.balloon.byhand import FALLOCATE, POPULATE, KernelFile
 from mrm.tools.bench.balloon.command import command
-from mrm.tools.bench.balloon.figures import Deflate, Inflate, Result, beside_kernel
+from mrm.tools.bench.balloon.figures import Deflate, Inflate, Neighbour, Result, beside_kernel
 from mrm.tools.bench.balloon.neighbour import Committer, Stream
 from mrm.tools.bench.balloon.targets import TARGETS
 from mrm.tools.bench.target import reached
@@ -151,6 +151,19 @@ def test_two_threads_are_excused_only_by_the_kernels_own() -> None:
     assert target.verdict(result(7.6, 5.0)) == "reached"
     assert target.verdict(result(5.0, 5.0)) == "not here"
     assert target.verdict(result(5.0, 7.6)) == "missed"
+
+
+def test_a_neighbour_is_measured_against_the_kernels_own_where_that_takes_too_much() -> None:
+    beyond, to_us = TARGETS[-2:]
+
+    def result(ours: float, kernel: float) -> Result:
+        found = Neighbour(1, 1, ours, 1, 1, 1, kernel, 0, 0, 0, 0, (1, 1), 0, 1, 10, 1, 1)
+        return Result({}, neighbour=found)
+
+    assert [t.verdict(result(0.97, 0.97)) for t in (beyond, to_us)] == ["reached", "reached"]
+    assert [t.verdict(result(0.85, 0.97)) for t in (beyond, to_us)] == ["missed", "missed"]
+    assert [t.verdict(result(0.85, 0.84)) for t in (beyond, to_us)] == ["not here", "reached"]
+    assert [t.verdict(result(0.60, 0.84)) for t in (beyond, to_us)] == ["not here", "missed"]
 
 
 def test_figures_are_medians_and_ratios_of_each_cycle() -> None:
