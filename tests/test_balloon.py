@@ -251,6 +251,15 @@ def test_known_zeros_are_not_cleared_again(pool):
     account.close()
 
 
+def test_one_thread_fetches_without_the_lock_of_the_address_space(needs_huge):
+    """By fallocate, so that commits do not wait; what populates comes after it, once a share, and finds the pages."""
+    with mrm.Pool(FRAME, maximum=64 * FRAME, huge="require") as pool, calls.Script() as script:
+        assert pool.deflate(32 * FRAME, threads=1)
+    made = [name for name, *_ in script.calls() if name in ("fallocate", "madvise")]
+    assert made[0] == "fallocate"
+    assert made == ["fallocate", "madvise"] or mrm.features.missing("populate_write")
+
+
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_threads_that_share_the_work_end_together(threads):
     """The last shares are small, where there is somebody to wait for; all of it is done once."""
