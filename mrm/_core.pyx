@@ -654,11 +654,13 @@ cdef class Pool:
 
         new = Autoscaler(
             self, minimum, maximum, headroom=headroom, leave_free=leave_free, step=step, calm=calm, to=to, tell=tell,
-            interval=interval,
+            interval=interval, start=False,
         )
+        # Never two at once: what one gave back, the other would fetch.
         old, self.scaler = self.scaler, new
         if old is not None:
             old.close()
+        new._start()
         return new
 
     # ---- accounts --------------------------------------------------------------------

@@ -71,7 +71,7 @@ class FakePool:
 
     def __init__(self, kernel, frames=100, funded=60, held=20):
         self.kernel, self.frames, self.funded, self.held = kernel, frames, funded, held
-        self.shown = self.promised = 0
+        self.shown = self.promised = self.broken = 0
         self.calls = []
         self.fail = None
         self.system = 0  # pages that went on to the system
@@ -81,8 +81,13 @@ class FakePool:
         if self.closed:
             raise ClosedError("the pool is closed")
         free = self.funded - self.held
+        memory = {"nbytes": (self.funded - self.broken) * FRAME, "frame_size": FRAME}
         return SimpleNamespace(
-            frames=self.frames, inflated=self.frames - self.funded, free=free, ready=free - self.shown
+            frames=self.frames,
+            inflated=self.frames - self.funded,
+            free=free,
+            ready=free - self.shown,
+            **memory,
         )
 
     def inflate(self, size, *, retire, to="pool"):
@@ -141,7 +146,7 @@ def scaler(pool, now, minimum=30, maximum=80, **options):
         name: value * FRAME if name in ("headroom", "leave_free", "step") else value
         for name, value in sizes.items()
     }
-    return Autoscaler(
+    made = Autoscaler(
         pool,
         minimum * FRAME,
         maximum * FRAME,
@@ -150,6 +155,8 @@ def scaler(pool, now, minimum=30, maximum=80, **options):
         start=False,
         **sizes,
     )
+    made.turn()
+    return made
 
 
 def actions(pool):

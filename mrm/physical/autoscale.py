@@ -110,7 +110,7 @@ class ScalingStats:
     """Figures of an autoscaler since it began."""
 
     wakeups: int  #: of the thread
-    by_timer: int  #: of them, because a quarter of a second had passed
+    by_timer: int  #: of them, because ``interval`` had passed
     by_event: int  #: ... and because the kernel told of something
     grown: int  #: frames
     shrunk: int  #: frames
@@ -197,11 +197,13 @@ class Autoscaler:
         self._failures = _failed_allocations(root)
         self._near: tuple[Near, ...] = ()
         self._looks = 0
-        needs_timer = bool(self._marks.headroom or (self._huge and self._marks.leave_free))
-        self._interval = interval if needs_timer else None
+        self._interval = interval
+        self._needs_timer = bool(self._marks.headroom or (self._huge and self._marks.leave_free))
         self._owner = os.getpid()
+        self._outside = False  # whether it has less than its minimum, or more than its maximum
+        self._starting = threading.Lock()  # guards the two that follow
+        self._closed = False
         self._watch: _Watch | None = None
-        self.turn()
         if start:
             self._start()
 
@@ -239,7 +241,9 @@ class Autoscaler:
 
     def close(self) -> None:
         """End the thread, after what it is at; the pool stays as it is. Idempotent."""
-        watch, self._watch = self._watch, None
+        with self._starting:
+            self._closed = True
+            watch, self._watch = self._watch, None
         if watch is not None:
             watch.end()
 
@@ -266,7 +270,9 @@ class Autoscaler:
             Events: what is short (``"memory"`` or ``"huge pages"``), and in words.
         """
         with self._turning:
-            decision = self._policy.decide(self._read(happened))
+            reading = self._read(happened)
+            self._outside = not self._marks.minimum <= reading.funded <= self._marks.maximum
+            decision = self._policy.decide(reading)
             if decision is None:
                 return False
             done, result = self._carry_out(decision)
@@ -314,7 +320,7 @@ class Autoscaler:
 
     def _read(self, happened: tuple[tuple[str, str], ...]) -> Reading:
         figures = self._pool.stats()
-        time, funded = self._clock(), figures.frames - figures.inflated
+        time, funded = self._clock(), figures.nbytes // figures.frame_size  # what is broken is no memory
         limits = self._limits()
         if (kernels := self._kernels_pool() if self._huge else None) is None:
             return Reading(
@@ -398,7 +404,7 @@ class Autoscaler:
             if each not in kept:
                 each.close()
         watched = [each.name for each in kept]
-        if self._interval is not None:
+        if self._needs_timer:
             watched.append(f"free pages and frames every {self._interval:g} s")
         if self._huge and self._marks.leave_free and self._kernels_pool() is None:
             refused.append("the machine's free huge pages are hidden here, and none are left to others")
@@ -406,12 +412,22 @@ class Autoscaler:
         if refused:
             reason += f"; not watching: {'; '.join(refused)}"
         self._enter("watch", 0, 0, "", reason)
-        self._watch = _Watch(self, kept, self._interval)
+        with self._starting:
+            if not self._closed:
+                self._watch = _Watch(self, kept)
+                return
+        for each in kept:
+            each.close()
 
-    def _woken(self, seen: list[tuple[Event, int]], gone: Callable[[Event], None]) -> bool:
-        """What the thread does each time; whether there is more to be done at once."""
+    def _woken(
+        self, seen: list[tuple[Event, int]], slept: bool, gone: Callable[[Event], None]
+    ) -> float | None:
+        """What the thread does each time; the seconds until it is to look again without an event.
+
+        A look that follows another at once, as there was more to be done, is no waking.
+        """
         began = time.thread_time()
-        self._wakeups += 1
+        self._wakeups += slept or bool(seen)
         happened = []
         for event, mask in seen:
             try:
@@ -424,10 +440,13 @@ class Autoscaler:
                 happened.append((event.kind, words))
         if happened:
             self._by_event += 1
-        elif not seen:
+        elif slept and not seen:
             self._by_timer += 1
         try:
-            return self.turn(tuple(happened))
+            if self.turn(tuple(happened)):
+                return 0.0
+            # Growing to the minimum may have failed, and no event says when it would succeed.
+            return self._interval if self._needs_timer or self._outside else None
         finally:
             self._cpu_seconds += time.thread_time() - began
 
@@ -489,15 +508,15 @@ def _failed_allocations(root: Path) -> int:
 class _Watch:
     """The thread. It does not keep the autoscaler alive: whoever drops that ends this."""
 
-    def __init__(self, scaler: Autoscaler, watched: list[Event], interval: float | None) -> None:
+    def __init__(self, scaler: Autoscaler, watched: list[Event]) -> None:
         self._scaler = weakref.ref(scaler)
         self._events = {event.fd: event for event in watched}
-        self._interval = interval
         self._lock = threading.Lock()  # guards the descriptor that ends it
-        self._end = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._end = -1
         self._owner = os.getpid()
         self._thread = threading.Thread(target=self._run, name="mrm autoscale", daemon=True)
         try:
+            self._end = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             # Signals are for other threads: their handlers may be slow, and calls are interrupted.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             try:
@@ -549,7 +568,7 @@ class _Watch:
             del self._events[event.fd]
             event.close()
 
-        timeout = self._interval
+        timeout: float | None = 0.0  # the first look is at once
         while True:
             ready = dict(waiting.poll(None if timeout is None else timeout * 1000))
             scaler = self._scaler()
@@ -557,7 +576,7 @@ class _Watch:
                 return
             seen = [(self._events[fd], mask) for fd, mask in ready.items()]
             try:
-                timeout = 0.0 if scaler._woken(seen, gone) else self._interval
+                timeout = scaler._woken(seen, timeout != 0.0, gone)
             except (ClosedError, ForkedError) as error:
                 scaler._enter("end", 0, 0, "", str(error))
                 return

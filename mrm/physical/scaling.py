@@ -14,7 +14,8 @@ limit; then a step is given back to the system, if pages may go there.
 Its marks are others than those of shrinking, or the two would chase each other: half a cushion
 more than ``leave_free`` has to be left, and no pressure seen for ``calm`` seconds.
 
-What cannot be done is a decision of no frames, once until something changes.
+What cannot be done is a decision of no frames, once until something changes: pressure that comes again
+before ``calm`` seconds have passed is the same.
 """
 
 from dataclasses import dataclass
@@ -169,7 +170,9 @@ class Policy:
         self._held_until = float("-inf")  # growing has failed: not before
         self._kept_until = float("-inf")  # shrinking has
         self._growing = False  # towards the headroom, in steps
-        self._said = ""  # the last decision of no frames
+        # The last decision of no frames, of each branch: they are asked one after the other, with every reading.
+        self._said: dict[str, str] = {}
+        self._unable: float | None = None  # when memory was short last, and nothing could be done for it
         self._sent = 0  # huge pages that went on to the system
         self._dry_until = float("-inf")  # the system had none: not before
 
@@ -177,6 +180,8 @@ class Policy:
         """What to do now; None if nothing is to be done, nor to be said."""
         shortage = self._shortage_of_pages(reading) or self._shortage_of_memory(reading)
         if shortage is not None:
+            if self._is_past(self._pressed, reading.time):
+                self._said.pop("shrink", None)
             self._pressed = reading.time
             self._growing = False
             return self._shrink(reading, *shortage)
@@ -251,20 +256,27 @@ class Policy:
         found = self._memory_is_short(reading)
         if found is None:
             return None
-        return self._stay('to="pool"', f'{found[1]}; with to="pool" nothing is sent on to the system')
+        if self._is_past(self._unable, reading.time):
+            self._said.pop("help", None)
+        self._unable = reading.time
+        said = f'{found[1]}; with to="pool" nothing is sent on to the system'
+        return self._stay("help", "short", said)
+
+    def _is_past(self, pressed: float | None, now: float) -> bool:
+        """Whether what pressed then is over, so that the next is another pressure, of which is told again."""
+        return pressed is None or now - pressed >= max(self._marks.calm, A_WHILE)
 
     def _shrink(self, reading: Reading, wanted: int, where: str, reason: str) -> Decision | None:
         if not wanted:
-            return self._stay("waits", f"{reason}; it does not grow meanwhile")
+            return self._stay("shrink", "waits", f"{reason}; it does not grow meanwhile")
         if reading.funded <= self._marks.minimum:
-            return self._stay(
-                "minimum", f"{reason}; the pool is at its minimum of {self._size(reading.funded)}"
-            )
+            said = f"{reason}; the pool is at its minimum of {self._size(reading.funded)}"
+            return self._stay("shrink", "minimum", said)
         if reading.spare <= 0:
-            return self._stay("held", f"{reason}; every frame is held, or shown by an old address")
+            return self._stay("shrink", "held", f"{reason}; every frame is held, or shown by an old address")
         if reading.time < self._kept_until:
             return None  # what came of the last attempt has been said
-        self._said = ""
+        self._said.pop("shrink", None)
         frames = min(wanted, reading.funded - self._marks.minimum, reading.spare)
         return Decision("shrink", frames, where, reason)
 
@@ -278,23 +290,23 @@ class Policy:
             wanted = marks.headroom - reading.free
             reason = f"{reading.free} frames are free, {marks.headroom} are to be"
         else:
-            self._growing, self._said = False, ""
+            self._growing = False
+            self._said.pop("grow", None)
             return None
         wanted = min(wanted, reading.inflated, marks.maximum - reading.funded)
         if wanted <= 0:
-            return self._stay(
-                "maximum", f"{reason}; the pool has all {self._size(reading.funded)} that it may"
-            )
+            said = f"{reason}; the pool has all {self._size(reading.funded)} that it may"
+            return self._stay("grow", "maximum", said)
         if self._pressed is not None and reading.time - self._pressed < marks.calm:
-            return self._stay(
-                "calm", f"{reason}; it waits until {marks.calm:g} s have passed without pressure"
-            )
+            said = f"{reason}; it waits until {marks.calm:g} s have passed without pressure"
+            return self._stay("grow", "calm", said)
         if reading.time < self._held_until:
             return None  # what came of the last attempt has been said
         frames, where, limit = self._room(reading, min(wanted, marks.step))
         if frames <= 0:
-            return self._stay("room", f"{reason}; {limit}")
-        self._growing, self._said = True, ""
+            return self._stay("grow", "room", f"{reason}; {limit}")
+        self._growing = True
+        self._said.pop("grow", None)
         return Decision("grow", frames, where, reason, partly=frames < wanted)
 
     def _room(self, reading: Reading, wanted: int) -> tuple[int, str, str]:
@@ -315,11 +327,11 @@ class Policy:
 
     # ---- words -------------------------------------------------------------------------
 
-    def _stay(self, key: str, reason: str) -> Decision | None:
-        """A decision of no frames; None if it was the last one, too."""
-        if self._said == key:
+    def _stay(self, branch: str, key: str, reason: str) -> Decision | None:
+        """A decision of no frames; None if it was the last one of its branch, too."""
+        if self._said.get(branch) == key:
             return None
-        self._said = key
+        self._said[branch] = key
         return Decision("stay", 0, "", reason)
 
     def _too_near(self, near: Near) -> str:
