@@ -1,12 +1,19 @@
 """Things that were wrong once: autoscaling, the lock on settings, and pages set aside for a command."""
 
+import errno
+import fcntl
+import os
 import time
 from types import SimpleNamespace
 
 import pytest
-from test_autoscale import FRAME, FakePool, Kernel, actions, in_group, scaler, wait_until
+from test_autoscale import FRAME, POOL, FakePool, Kernel, actions, in_group, scaler, wait_until
 
+from mrm.errors import FundingError
+from mrm.physical import keeper, kernelpool
 from mrm.physical.autoscale import Autoscaler
+from mrm.physical.keeper import NR
+from mrm.physical.keeping import Keeper
 from mrm.physical.scaling import Marks, Near, Policy, Reading
 
 STALL = (("memory", "stalls of 150 ms in 1 s"),)
@@ -103,3 +110,49 @@ def test_pressure_that_comes_again_when_it_had_gone_is_told_of_again():
     assert not told(0.75, near)
     assert not told(5.0)
     assert told(11.0, near)
+
+
+# ---- the lock on a setting -------------------------------------------------------------------
+
+
+@pytest.fixture
+def setting(kernel):
+    """A setting that somebody else has locked, and keeps so."""
+    fd = os.open(kernel.root / POOL / NR, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    yield kernel.root / POOL / NR
+    os.close(fd)
+
+
+@pytest.mark.usefixtures("short_patience")
+def test_whoever_keeps_a_setting_locked_has_nobody_wait_for_ever(kernel, setting):
+    assert kernelpool.change(3, root=kernel.root)[0] == 0
+    for outcome in (
+        kernelpool.raise_available(200 * FRAME, root=kernel.root),
+        kernelpool.release(2 * FRAME, root=kernel.root),
+    ):
+        assert (outcome.added, outcome.before) == (0, outcome.after)
+        assert "locked by somebody else" in outcome.refused
+    assert setting.read_text() == "100\n"
+
+
+@pytest.fixture
+def short_patience(monkeypatch):
+    monkeypatch.setattr(keeper, "PATIENCE_ASKED", 0.01)
+
+
+def test_a_keeper_says_that_the_setting_is_locked(kernel, setting):
+    with Keeper(kernel.root) as held, pytest.raises(FundingError, match="locked by somebody else") as refused:
+        held.change(-3)
+    assert refused.value.errno == errno.EWOULDBLOCK
+    assert (held.sums, setting.read_text()) == ({}, "100\n")
+
+
+def test_a_lock_that_cannot_be_had_at_all_is_not_no_lock(kernel, monkeypatch):
+    def refuse(fd, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    changed, said = kernelpool.change(3, root=kernel.root)
+    assert (changed, (kernel.root / POOL / NR).read_text()) == (0, "100\n")
+    assert "No locks available" in said

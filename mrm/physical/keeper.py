@@ -32,7 +32,7 @@ NR = "nr_hugepages"
 OVERCOMMIT = "nr_overcommit_hugepages"
 
 #: How long it tries to put back pages that the kernel does not find at once, in seconds: with
-#: the owner waiting, and without.
+#: the owner waiting, and without. A lock on a setting is waited for as long as the former.
 PATIENCE_ASKED = 2.0
 PATIENCE_ALONE = 10.0
 
@@ -89,18 +89,35 @@ def write(file: str, number: int) -> None:
 
 @contextlib.contextmanager
 def alone(folder: str, name: str) -> Iterator[None]:
-    """Keep others that do the same from reading the setting between our read and write."""
+    """Keep others that do the same from reading the setting between our read and write.
+
+    Whoever may read the file may lock it, and keep it locked: that is waited for for a while, and then
+    an OSError (EWOULDBLOCK).
+    """
     try:
         fd = os.open(f"{folder}/{name}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        yield
+        yield  # what cannot be read is not changed, either, and who tries to says why
         return
     try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(fd, fcntl.LOCK_EX)
+        _lock(fd)
         yield
     finally:
         os.close(fd)
+
+
+def _lock(fd: int) -> None:
+    until = time.monotonic() + PATIENCE_ASKED
+    pause = 0.001
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() + pause > until:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
 
 
 def compact(file: str) -> None:

@@ -95,8 +95,11 @@ def change(
         becomes surplus, and goes when it is let go of.
     """
     check(node, root, name=name)
-    with _alone(node, root, name):
-        return _add(delta, node, root, name)
+    try:
+        with _alone(node, root, name):
+            return _add(delta, node, root, name)
+    except OSError as locked:
+        return 0, refusal(locked.errno or errno.EWOULDBLOCK, delta, node, root, name=name)
 
 
 def _add(delta: int, node: int | None, root: Path, name: str = NR) -> tuple[int, str | None]:
@@ -130,18 +133,22 @@ def raise_available(nbytes: int, node: int | None = None, root: Path = ROOT) -> 
         Look at ``enough``: fewer pages are no error to the kernel.
     """
     wanted = -(-nbytes // frame_size())
-    with _alone(node, root):
-        before = after = pages(node, root)
-        for attempt in range(2):
-            missing = wanted - after.available
-            if missing <= 0:
-                break
-            if attempt:
-                keeper.compact(str(root / COMPACT))
-            _, refused = _add(missing, node, root)
-            after = pages(node, root)
-            if refused:
-                return Outcome(wanted, before, after, node, refused)
+    before = after = pages(node, root)
+    try:
+        with _alone(node, root):
+            before = after = pages(node, root)
+            for attempt in range(2):
+                missing = wanted - after.available
+                if missing <= 0:
+                    break
+                if attempt:
+                    keeper.compact(str(root / COMPACT))
+                _, refused = _add(missing, node, root)
+                after = pages(node, root)
+                if refused:
+                    return Outcome(wanted, before, after, node, refused)
+    except OSError as locked:
+        return _locked(locked, wanted, wanted - before.available, before, node, root)
     return Outcome(wanted, before, after, node)
 
 
@@ -158,12 +165,24 @@ def release(nbytes: int, node: int | None = None, root: Path = ROOT) -> Outcome:
         Where /proc and /sys are.
     """
     wanted = nbytes // frame_size()
-    with _alone(node, root):
-        before = pages(node, root)
-        refused = None
-        if less := min(wanted, before.available, before.total - before.surplus):
-            _, refused = _add(-less, node, root)
-        return Outcome(wanted, before, pages(node, root), node, refused)
+    before = pages(node, root)
+    try:
+        with _alone(node, root):
+            before = pages(node, root)
+            refused = None
+            if less := min(wanted, before.available, before.total - before.surplus):
+                _, refused = _add(-less, node, root)
+            return Outcome(wanted, before, pages(node, root), node, refused)
+    except OSError as locked:
+        return _locked(locked, wanted, -wanted, before, node, root)
+
+
+def _locked(
+    error: OSError, wanted: int, delta: int, there: HugePages, node: int | None, root: Path
+) -> Outcome:
+    """Nothing was changed, as somebody has the setting locked."""
+    said = refusal(error.errno or errno.EWOULDBLOCK, delta, node, root)
+    return Outcome(wanted, there, there, node, said)
 
 
 @contextlib.contextmanager
@@ -265,6 +284,11 @@ def refusal(error: int, delta: int, node: int | None = None, root: Path = ROOT, 
         if not (root / "sys/kernel/mm").is_dir():
             return f"/sys is hidden here, so that {where} cannot be written: do it outside of the container"
         return f"this kernel has no huge pages of {format_size(frame_size())}"
+    if error == errno.EWOULDBLOCK:
+        return (
+            f"{where} is locked by somebody else (flock), and was so for {keeper.PATIENCE_ASKED:g} s: nothing was "
+            "changed. /proc/locks says by whom; try again"
+        )
     with contextlib.suppress(OSError, ValueError):
         number = max(0, keeper.value(str(where.parent), name) + delta)
         plain = node is None and _is_default(root)
