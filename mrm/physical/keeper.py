@@ -26,7 +26,8 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 NR = "nr_hugepages"
 OVERCOMMIT = "nr_overcommit_hugepages"
@@ -37,6 +38,8 @@ PATIENCE_ASKED = 2.0
 PATIENCE_ALONE = 10.0
 
 _ORDERS = 0  # the socket's descriptor
+
+_Figures = TypeVar("_Figures")
 
 
 # ---- numbers ---------------------------------------------------------------------------
@@ -51,13 +54,19 @@ def value(folder: str, name: str) -> int:
     """
     if name != NR:
         return _number(f"{folder}/{name}")
-    seen = _total_and_surplus(folder)
+    total, surplus = steady(lambda: _total_and_surplus(folder))
+    return total - surplus
+
+
+def steady(read: Callable[[], _Figures]) -> _Figures:
+    """Figures of one moment that come from several files: read until they are twice the same."""
+    seen = read()
     for _ in range(1000):
-        again = _total_and_surplus(folder)
+        again = read()
         if again == seen:
             break
         seen = again
-    return seen[0] - seen[1]
+    return seen
 
 
 def shift(folder: str, name: str, change: int) -> tuple[int, int]:

@@ -39,6 +39,7 @@ class Kept:
 
     size: int = 0
     holes: "array[int]" = field(default_factory=lambda: array("I"))
+    _there: int = 0  # pages, as counted after the last task
 
     @property
     def frames(self) -> "array[int]":
@@ -52,6 +53,7 @@ class Kept:
 
     def tasks(self, fd: int) -> Iterator[Task]:
         """Tasks for one thread: each frame of that size asked for, and fetched where it is missing."""
+        self._there = pages(fd)
         for frame in range(self.size // frame_size()):
             yield _Frame(self, fd, frame)
 
@@ -70,15 +72,15 @@ class _Frame:
     frame: int
 
     def __call__(self) -> int:
-        before = pages(self.fd)
         while True:
             try:
                 system_call("fallocate", self.fd, 0, self.frame * frame_size(), frame_size())
                 break
             except InterruptedError:
                 continue
-        if pages(self.fd) > before:
+        if (there := pages(self.fd)) > self.kept._there:
             self.kept.holes.append(self.frame)
+        self.kept._there = there
         return frame_size()
 
 

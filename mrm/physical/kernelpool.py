@@ -238,13 +238,7 @@ def _sys_folder(node: int | None, root: Path, base: str | None = None) -> Path:
 def pages(node: int | None = None, root: Path = ROOT) -> HugePages:
     """The pool as it stands: figures of one moment, although pages may come and go as they are read."""
     check(node, root)
-    seen = huge_pages(None, node, root)
-    for _ in range(1000):
-        again = huge_pages(None, node, root)
-        if again == seen:
-            break
-        seen = again
-    return seen or HugePages(frame_size(), 0, 0)
+    return keeper.steady(lambda: huge_pages(None, node, root)) or HugePages(frame_size(), 0, 0)
 
 
 def check(node: int | None, root: Path = ROOT, *, name: str = NR) -> None:

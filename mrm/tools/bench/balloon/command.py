@@ -51,7 +51,8 @@ def command(
     its rate on average and in its slowest windows, and how long commits wait.
 
     It wants --size in huge pages and a few more: as root, `mrm fund 4104MiB`. With fewer it
-    measures what it can, and says so. Settings of the system come back as they were.
+    measures what it can, and says so. Settings of the system come back as they were,
+    unless it is ended in the middle of a cycle: `mrm fund` raises what was lowered by hand then.
     """
     from mrm.tools.bench.balloon import table
     from mrm.tools.bench.balloon.run import run

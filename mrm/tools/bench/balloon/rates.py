@@ -10,7 +10,8 @@ of several sizes are tried on as many pages.
 
 On to the system it is the same, with nr_hugepages lowered after the pages were given back, and
 raised before they are fetched. The pool's keeper is started before anything is measured. By
-hand the setting is written by this process, and put back at the end of each cycle.
+hand the setting is written by this process, as anybody would, and put back at the end of each cycle:
+who ends the process within one leaves it lowered.
 """
 
 import time
@@ -150,6 +151,7 @@ def to_system(pool: Pool, best: Best, cycles: int, advance: Callable[[int], None
             pool.backing, source="system", note=refused
         )
     nbytes, count = pool.maximum, pool.maximum // pool.frame_size
+    setting = kernelpool.folder()
     inflate: tuple[list[float], list[float]] = ([], [])
     deflate: tuple[list[float], list[float]] = ([], [])
 
@@ -159,18 +161,21 @@ def to_system(pool: Pool, best: Best, cycles: int, advance: Callable[[int], None
         deflate[0].append(timed(lambda: pool.deflate(nbytes, source="system", threads=1)))
         pool.inflate(nbytes)
 
+    def by_hand(change: int) -> int:
+        return numbers.shift(setting, numbers.NR, change)[0]
+
     def kernels() -> None:
         best.fill(1)
         taken = 0
         try:
             begin = time.perf_counter()
             best.punch()
-            taken = _shift(-count)
+            taken = by_hand(-count)
             inflate[1].append(time.perf_counter() - begin)
         finally:
             begin = time.perf_counter()
             while taken:
-                added = _shift(-taken)
+                added = by_hand(-taken)
                 if not added:
                     raise Error("the huge pages that were given to the system by hand do not come back")
                 taken += added
@@ -214,12 +219,6 @@ def why_not_system() -> str | None:
     if kernelpool.writable():
         return None
     return f"{kernelpool.setting()} may not be written: it takes root"
-
-
-def _shift(change: int) -> int:
-    """Write nr_hugepages by so much more, as anybody would: what it really changed by."""
-    with numbers.alone(kernelpool.folder(), numbers.NR):
-        return numbers.add(kernelpool.folder(), numbers.NR, change)[0]
 
 
 def _threads(n: int) -> str:
