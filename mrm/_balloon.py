@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from mrm.errors import ArgumentError, Error, FundingError
 from mrm.physical.funding import HUGETLB, SMALL, THP, shortage_beforehand, useful_threads
-from mrm.physical.keeper import NR
 from mrm.physical.kernelpool import pages
 from mrm.physical.labour import Task, labour
 from mrm.physical.limits import explain_shortage
@@ -221,7 +220,7 @@ class _Giving(_Job):
         keeper = self.pool._keeper()
         surplus = pages(self.node).surplus
         if surplus < n:
-            keeper.check(NR, -n, self.node)
+            keeper.check(-n, self.node)
         done, error = self.pool._inflate(n, self._retire)
         if surplus < done:
             try:

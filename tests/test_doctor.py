@@ -172,13 +172,13 @@ def test_the_ways_that_settings_allow(tmp_path, monkeypatch):
     files = {"nr_hugepages": 4, "free_hugepages": 4, "surplus_hugepages": 2, "nr_overcommit_hugepages": 0}
     write(tmp_path, {f"{POOL}/{name}": number for name, number in files.items()})
     found = by_name(giving.giving(tmp_path))
-    assert [found[name].value for name in (TO_KERNEL, SURPLUS, BY_NUMBER)] == [True, True, True]
-    assert "puts it back" in found[SURPLUS].advice
+    assert [found[name].value for name in (TO_KERNEL, SURPLUS, BY_NUMBER)] == [True, False, True]
+    assert "puts it back" in found[BY_NUMBER].advice
     assert found[KEPT].value.rpartition("/")[2].startswith("python")
     monkeypatch.setattr(giving, "writable", lambda *_: False)
     found = by_name(giving.giving(tmp_path))
     assert [found[name].value for name in (TO_KERNEL, SURPLUS, BY_NUMBER)] == [True, False, False]
-    assert "nr_overcommit_hugepages: sysctl" in found[SURPLUS].advice
+    assert "no pool changes it: sysctl vm.nr_overcommit_hugepages=N" in found[SURPLUS].advice
     assert "mrm fund --release" in found[BY_NUMBER].advice
     assert KEPT not in found
     write(tmp_path, {f"{POOL}/nr_overcommit_hugepages": 10})

@@ -9,7 +9,7 @@ import pytest
 
 from mrm.errors import ArgumentError
 from mrm.physical import keeper, kernelpool
-from mrm.physical.keeper import NR, OVERCOMMIT
+from mrm.physical.keeper import NR
 from mrm.system.pages import huge_pages_folder
 
 POOL = f"sys/kernel/mm/hugepages/{huge_pages_folder()}"
@@ -50,25 +50,15 @@ def test_nothing_goes_below_zero(kernel):
     assert number(kernel, f"{POOL}/nr_hugepages") == 0
 
 
-def test_a_node_and_the_overcommit_setting(kernel):
+def test_a_nodes_own_setting(kernel):
     assert kernelpool.change(4, 1, kernel) == (4, None)
     assert number(kernel, f"{NODE}/nr_hugepages") == 9
-    assert kernelpool.change(-2, root=kernel, name=OVERCOMMIT) == (-2, None)
-    assert number(kernel, f"{POOL}/nr_overcommit_hugepages") == 1
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ({"node": 7}, "no NUMA node 7"),
-        ({"name": "free_hugepages"}, "no setting"),
-        ({"name": OVERCOMMIT, "node": 1}, "nodes have none"),
-    ],
-)
-def test_what_is_no_setting_is_refused_before_anything_is_written(kernel, arguments, said):
+def test_a_node_that_is_none_is_refused_before_anything_is_written(kernel):
     before = {path: path.read_text() for path in kernel.rglob("*_hugepages")}
-    with pytest.raises(ArgumentError, match=said):
-        kernelpool.change(1, root=kernel, **arguments)
+    with pytest.raises(ArgumentError, match="no NUMA node 7"):
+        kernelpool.change(1, 7, kernel)
     assert before == {path: path.read_text() for path in kernel.rglob("*_hugepages")}
 
 

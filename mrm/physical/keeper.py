@@ -30,7 +30,6 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 NR = "nr_hugepages"
-OVERCOMMIT = "nr_overcommit_hugepages"
 
 #: How long it tries to put back pages that the kernel does not find at once, in seconds: with
 #: the owner waiting, and without. A lock on a setting is waited for as long as the former.
@@ -172,7 +171,7 @@ class _Sums:
 
     def shift(self, name: str, node: int, change: int) -> tuple[int, int]:
         """Change a setting, of a node or (-1) of the machine, and remember it."""
-        if name not in (NR, OVERCOMMIT):
+        if name != NR:
             raise ValueError(name)
         folder = self._folder if node < 0 else self._nodes.format(node)
         changed, error = shift(folder, name, change)

@@ -1,9 +1,8 @@
 """The owner's side of a keeper: settings that are changed for as long as this process has use for it.
 
 A pool that sends pages on to the system, or fetches more than the kernel has set aside, changes
-``nr_hugepages`` or ``nr_overcommit_hugepages``. A ``Keeper`` has a process of its own do
-that (``keeper.py``), started with the first change, which undoes the sum when the keeper is closed
-or this process ends, by kill -9, too::
+``nr_hugepages``. A ``Keeper`` has a process of its own do that (``keeper.py``), started with the
+first change, which undoes the sum when the keeper is closed or this process ends, by kill -9, too::
 
     with Keeper() as keeper:
         added = keeper.change(512)      # pages that really were added
@@ -37,7 +36,7 @@ from typing import Self
 from mrm.errors import ClosedError, ForkedError, FundingError, SettingWarning
 from mrm.physical import keeper, kernelpool
 from mrm.physical.cgroups import ROOT
-from mrm.physical.keeper import NR, OVERCOMMIT
+from mrm.physical.keeper import NR
 from mrm.system.pages import frame_size
 
 # A Python without site-packages starts in 20 ms; most of this is for emulated processors.
@@ -102,17 +101,17 @@ class Keeper:
         FundingError
             If the setting may not be written, or there is no process to do it.
         """
-        return self._change(NR, delta, node)
-
-    def overcommit(self, delta: int) -> int:
-        """Add to ``nr_overcommit_hugepages``: pages that the kernel makes on demand, and frees by itself.
-
-        Parameters
-        ----------
-        delta : int
-            Pages, below 0 to take away.
-        """
-        return self._change(OVERCOMMIT, delta, None)
+        self.check(delta, node)
+        if not delta:
+            return 0
+        with self._lock:
+            if self._closed:
+                raise ClosedError("the keeper of settings is closed")
+            changed, error = self._carry_out((NR, node), delta)
+        if error and not changed:
+            said = kernelpool.refusal(error, delta, node, self._root)
+            raise FundingError(said, call="write", error=error, nbytes=abs(delta) * frame_size())
+        return changed
 
     def close(self) -> dict[tuple[str, int | None], int]:
         """Put everything back; what could not be, as ``sums`` has it, and with a SettingWarning.
@@ -146,7 +145,7 @@ class Keeper:
     def _undo_here(self) -> None:
         """Undo what is known, where somebody has ended the process that should."""
         for (name, node), total in self.sums.items():
-            changed, _ = kernelpool.change(-total, node, self._root, name=name)
+            changed, _ = kernelpool.change(-total, node, self._root)
             self._sums[name, node] += changed
 
     def __enter__(self) -> Self:
@@ -164,29 +163,15 @@ class Keeper:
 
     # ---- orders ------------------------------------------------------------------------
 
-    def check(self, name: str, delta: int, node: int | None = None) -> None:
-        """Raise the FundingError that changing a setting would, if it may not be written."""
+    def check(self, delta: int, node: int | None = None) -> None:
+        """Raise the FundingError that ``change`` would, if the setting may not be written."""
         self._check()
-        kernelpool.check(node, self._root, name=name)
+        kernelpool.check(node, self._root)
         # A process that is there already has the rights that there were when it was started.
-        if self._process is None and not kernelpool.writable(name, node, self._root):
-            path = kernelpool.setting(name, node, self._root)
-            error = _why_not_writable(path)
-            said = kernelpool.refusal(error, delta, node, self._root, name=name)
+        if self._process is None and not kernelpool.writable(NR, node, self._root):
+            error = _why_not_writable(kernelpool.setting(NR, node, self._root))
+            said = kernelpool.refusal(error, delta, node, self._root)
             raise FundingError(said, call="open", error=error, nbytes=abs(delta) * frame_size())
-
-    def _change(self, name: str, delta: int, node: int | None) -> int:
-        self.check(name, delta, node)
-        if not delta:
-            return 0
-        with self._lock:
-            if self._closed:
-                raise ClosedError("the keeper of settings is closed")
-            changed, error = self._carry_out((name, node), delta)
-        if error and not changed:
-            said = kernelpool.refusal(error, delta, node, self._root, name=name)
-            raise FundingError(said, call="write", error=error, nbytes=abs(delta) * frame_size())
-        return changed
 
     def _carry_out(self, about: _Sum, delta: int) -> tuple[int, int]:
         """Have it done, by another process if somebody has ended the one that there was."""

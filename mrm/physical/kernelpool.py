@@ -21,7 +21,7 @@ from pathlib import Path
 from mrm.errors import ArgumentError
 from mrm.physical import keeper
 from mrm.physical.cgroups import ROOT
-from mrm.physical.keeper import NR, OVERCOMMIT
+from mrm.physical.keeper import NR
 from mrm.physical.limits import (
     HugePages,
     default_huge_page_size,
@@ -72,21 +72,17 @@ class Outcome:
 # ---- changing --------------------------------------------------------------------------
 
 
-def change(
-    delta: int, node: int | None = None, root: Path = ROOT, *, name: str = NR
-) -> tuple[int, str | None]:
-    """Add to a setting, or take away; by how much it really changed, and why it could not be written.
+def change(delta: int, node: int | None = None, root: Path = ROOT) -> tuple[int, str | None]:
+    """Add pages to ``nr_hugepages``, or take some away; how many it really were, and why it could not be written.
 
     Parameters
     ----------
     delta : int
-        Pages, below 0 to take away. No setting goes below 0.
+        Pages, below 0 to take away. The setting does not go below 0.
     node : int, optional
-        The NUMA node whose setting it is (``nr_hugepages`` only); the machine's when not given.
+        The NUMA node whose setting it is; the machine's when not given.
     root : Path, optional
         Where /proc and /sys are.
-    name : str, optional
-        ``"nr_hugepages"``, or ``"nr_overcommit_hugepages"``.
 
     Returns
     -------
@@ -94,25 +90,25 @@ def change(
         Fewer pages than asked for are no error to the kernel. What is taken away while in use
         becomes surplus, and goes when it is let go of.
     """
-    check(node, root, name=name)
+    check(node, root)
     try:
-        with _alone(node, root, name):
-            return _add(delta, node, root, name)
+        with _alone(node, root):
+            return _add(delta, node, root)
     except OSError as locked:
-        return 0, refusal(locked.errno or errno.EWOULDBLOCK, delta, node, root, name=name)
+        return 0, refusal(locked.errno or errno.EWOULDBLOCK, delta, node, root)
 
 
-def _add(delta: int, node: int | None, root: Path, name: str = NR) -> tuple[int, str | None]:
+def _add(delta: int, node: int | None, root: Path) -> tuple[int, str | None]:
     """The same for whoever is alone already."""
     try:
-        changed, error = keeper.add(folder(node, root), name, delta)
+        changed, error = keeper.add(folder(node, root), NR, delta)
     except OSError as unread:
         changed, error = 0, unread.errno or errno.ENOENT
-    return changed, refusal(error, delta, node, root, name=name) if error else None
+    return changed, refusal(error, delta, node, root) if error else None
 
 
-def _alone(node: int | None, root: Path, name: str = NR) -> contextlib.AbstractContextManager[None]:
-    return keeper.alone(folder(node, root), name)
+def _alone(node: int | None, root: Path) -> contextlib.AbstractContextManager[None]:
+    return keeper.alone(folder(node, root), NR)
 
 
 def raise_available(nbytes: int, node: int | None = None, root: Path = ROOT) -> Outcome:
@@ -241,16 +237,12 @@ def pages(node: int | None = None, root: Path = ROOT) -> HugePages:
     return keeper.steady(lambda: huge_pages(None, node, root)) or HugePages(frame_size(), 0, 0)
 
 
-def check(node: int | None, root: Path = ROOT, *, name: str = NR) -> None:
-    """Refuse a node that is not there, and a setting that is none."""
+def check(node: int | None, root: Path = ROOT) -> None:
+    """Refuse a node that is not there."""
     if node is not None and node not in nodes(root):
         raise ArgumentError(
             f"this machine has no NUMA node {node}; it has {', '.join(map(str, nodes(root)))}"
         )
-    if name not in (NR, OVERCOMMIT):
-        raise ArgumentError(f"{name!r} is no setting of the pool: {NR} and {OVERCOMMIT} are")
-    if name == OVERCOMMIT and node is not None:
-        raise ArgumentError(f"{OVERCOMMIT} is the machine's, nodes have none of their own")
 
 
 def writable(name: str = NR, node: int | None = None, root: Path = ROOT) -> bool:
@@ -271,9 +263,9 @@ def free_blocks(root: Path = ROOT) -> int | None:
 # ---- words -----------------------------------------------------------------------------
 
 
-def refusal(error: int, delta: int, node: int | None = None, root: Path = ROOT, *, name: str = NR) -> str:
-    """A sentence about a setting that could not be changed by so much: why, and whom to ask for what."""
-    where = setting(name, node, root)
+def refusal(error: int, delta: int, node: int | None = None, root: Path = ROOT) -> str:
+    """A sentence about ``nr_hugepages`` that could not be changed by so much: why, and whom to ask for what."""
+    where = setting(NR, node, root)
     if error == errno.ENOENT:
         if not (root / "sys/kernel/mm").is_dir():
             return f"/sys is hidden here, so that {where} cannot be written: do it outside of the container"
@@ -284,9 +276,9 @@ def refusal(error: int, delta: int, node: int | None = None, root: Path = ROOT, 
             "changed. /proc/locks says by whom; try again"
         )
     with contextlib.suppress(OSError, ValueError):
-        number = max(0, keeper.value(str(where.parent), name) + delta)
+        number = max(0, keeper.value(str(where.parent), NR) + delta)
         plain = node is None and _is_default(root)
-        wish = f"set vm.{name}={number}" if plain else f"write {number} to {where}"
+        wish = f"set vm.{NR}={number}" if plain else f"write {number} to {where}"
         return f"{where} cannot be written ({os.strerror(error)}): ask the administrator to {wish}"
     return f"{where} cannot be written ({os.strerror(error)}), nor read"
 

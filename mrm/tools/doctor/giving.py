@@ -6,7 +6,7 @@ from pathlib import Path
 from mrm.errors import FundingError
 from mrm.physical.autoscale import INTERVAL
 from mrm.physical.cgroups import ROOT
-from mrm.physical.keeper import NR, OVERCOMMIT
+from mrm.physical.keeper import NR
 from mrm.physical.keeping import keepers_python
 from mrm.physical.kernelpool import setting, writable
 from mrm.physical.limits import huge_pages
@@ -14,6 +14,8 @@ from mrm.physical.pressure import events
 from mrm.sizes import format_size
 from mrm.system.pages import frame_size
 from mrm.tools.doctor.finding import NOTE, OK, WARNING, Finding
+
+OVERCOMMIT = "nr_overcommit_hugepages"
 
 
 def giving(root: Path = ROOT) -> Iterator[Finding]:
@@ -32,7 +34,7 @@ def giving(root: Path = ROOT) -> Iterator[Finding]:
 
 
 def _on_to_the_system(topic: str, growth: int, overcommit: int, root: Path) -> Iterator[Finding]:
-    """The two ways that settings have to allow."""
+    """The two ways that settings have to allow: one that the administrator sets, one that a pool changes itself."""
     name = "on to the system, as surplus"
     if overcommit:
         advice = (
@@ -41,24 +43,21 @@ def _on_to_the_system(topic: str, growth: int, overcommit: int, root: Path) -> I
         )
         yield Finding(topic, name, value=True, advice=advice)
     else:
-        yield _by_setting(topic, name, OVERCOMMIT, "sysctl vm.nr_overcommit_hugepages=N, as root", root)
-    yield _by_setting(
-        topic, "on to the system, by nr_hugepages", NR, "`mrm fund --release SIZE`, as root", root
-    )
-    if writable(NR, None, root) or writable(OVERCOMMIT, None, root):
+        advice = f"{OVERCOMMIT} is 0, and no pool changes it: sysctl vm.{OVERCOMMIT}=N, as root"
+        yield Finding(topic, name, value=False, status=NOTE, advice=advice)
+    name, may = "on to the system, by nr_hugepages", writable(NR, None, root)
+    if may:
+        advice = f"this user may change {NR}: a pool that is asked to does, and puts it back"
+        yield Finding(topic, name, value=True, advice=advice)
+    else:
+        advice = f"this user may not write {setting(NR, None, root)}: `mrm fund --release SIZE`, as root"
+        yield Finding(topic, name, value=False, status=NOTE, advice=advice)
+    if may:
         name = "settings are put back by"
         try:
             yield Finding(topic, name, keepers_python())
         except FundingError as error:
             yield Finding(topic, name, "nothing", WARNING, str(error))
-
-
-def _by_setting(topic: str, name: str, what: str, instead: str, root: Path) -> Finding:
-    if writable(what, None, root):
-        advice = f"this user may change {what}: a pool that is asked to does, and puts it back"
-        return Finding(topic, name, value=True, advice=advice)
-    advice = f"this user may not write {setting(what, None, root)}: {instead}"
-    return Finding(topic, name, value=False, status=NOTE, advice=advice)
 
 
 def pressure(root: Path = ROOT) -> Iterator[Finding]:
