@@ -493,7 +493,7 @@ def test_another_user_may_not_look():
     assert ending.out == "1\n1\n", ending
     assert f"process {process.pid} may not be looked into: Permission denied" in ending.err
     assert "no pool that this user may see is called 'owner'" in ending.err
-    assert "may not look into" in ending.err
+    assert "Processes that may not be looked into" in ending.err
 
 
 @needs_root
@@ -564,7 +564,12 @@ def test_unknown_books_of_a_process_are_told_and_left_out_of_lists():
             wanted(str(process.pid))
         census = find.listed()
         assert process.pid not in [books.pid for books in census.books]
+        assert census.unknown >= 1
         census.close()
+        assert "another version, or still opening): " in mrm_command("top").output
+        assert "another version, or still opening): " in mrm_command("stats").stderr
+        with pytest.raises(NothingToWatch, match=r"cannot read .*: [1-9]"):
+            wanted("nobody's")
 
 
 @pytest.mark.parametrize(
@@ -627,7 +632,7 @@ def test_a_picture_shows_whatever_the_books_have(mine):
 def test_stats_as_json():
     with owner(TWO) as process:
         said = json.loads(mrm_command("stats", str(process.pid)).output)
-        everybody = json.loads(mrm_command("stats").output)
+        everybody = json.loads(mrm_command("stats").stdout)
     assert [pool["pool"]["frames"] for pool in said["pools"]] == [2, 3]
     assert said["pools"][0]["frames"]["ready"] == 2
     assert said["pools"][0]["accounts"][0]["stack_changes"] == 0

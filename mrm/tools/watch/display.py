@@ -32,8 +32,8 @@ def frame(books: Books, before: Reading, now: Reading) -> RenderableType:
     return Group(*parts)
 
 
-def listing(pools: list[Books], hidden: int) -> RenderableType:
-    """A table of pools, and how many processes could not be asked."""
+def listing(pools: list[Books], omitted: list[str]) -> RenderableType:
+    """A table of pools, and what may be missing in it."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("PID", "POOL", "NAME", "SIZE", "BACKING", "COMMAND"):
         table.add_column(column, justify="right" if column in ("PID", "POOL", "SIZE") else "left")
@@ -43,9 +43,8 @@ def listing(pools: list[Books], hidden: int) -> RenderableType:
         table.add_row(
             str(pool.pid), str(head["number"]), Text(head["name"]), size, head["backing"], Text(pool.command)
         )
-    said = [] if pools else [Text("No pool that this user may see is open.")]
-    if hidden:
-        said.append(Text(f"Processes that may not be looked into: {hidden}.", style="dim"))
+    said = [] if pools else [Text("No pool that this user may see and this mrm can read is open.")]
+    said += [Text(sentence, style="dim") for sentence in omitted]
     return Group(*([table] if pools else []), *said)
 
 

@@ -86,10 +86,33 @@ class Books:
 
 @dataclass
 class Census:
-    """All pools that this user may see, and how many processes it may not look into."""
+    """All pools that this user may see, and how much was not to be seen.
+
+    Attributes
+    ----------
+    books : list of Books
+        The pools.
+    hidden : int
+        Processes that this user may not look into.
+    unknown : int
+        Pools whose books cannot be read: of another version's layout, or still opening.
+    """
 
     books: list[Books]
     hidden: int
+    unknown: int
+
+    @property
+    def omitted(self) -> list[str]:
+        """What is not among the books, a sentence each."""
+        said = []
+        if self.hidden:
+            said.append(f"Processes that may not be looked into: {self.hidden}.")
+        if self.unknown:
+            said.append(
+                f"Pools whose books this mrm cannot read (of another version, or still opening): {self.unknown}."
+            )
+        return said
 
     def close(self) -> None:
         """Let go of them all."""
@@ -100,15 +123,16 @@ class Census:
 def listed() -> Census:
     """Look into every process."""
     found: list[Books] = []
+    unknown: set[int] = set()
     hidden = 0
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
         try:
-            found += owned(pid, skip_unknown=True)
+            found += owned(pid, unknown)
         except PermissionError:
             hidden += 1
         except OSError:
             continue  # it ended while we looked
-    return Census(found, hidden)
+    return Census(found, hidden, len(unknown))
 
 
 def wanted(who: str) -> list[Books]:
@@ -129,9 +153,7 @@ def wanted(who: str) -> list[Books]:
     if found:
         return found
     said = f"no pool that this user may see is called {who!r}: `mrm top` lists them"
-    if census.hidden:
-        said += f"; it may not look into {census.hidden} of the processes"
-    raise NothingToWatch(said)
+    raise NothingToWatch(". ".join([said, *census.omitted]).removesuffix("."))
 
 
 def _of_process(pid: int) -> list[Books]:
@@ -158,15 +180,15 @@ def _of_process(pid: int) -> list[Books]:
     raise NothingToWatch(f"process {pid} has no pool: mrm is not loaded in it")
 
 
-def owned(pid: int, *, skip_unknown: bool = False) -> list[Books]:
+def owned(pid: int, unknown: set[int] | None = None) -> list[Books]:
     """The pools of one process, by number.
 
     Parameters
     ----------
     pid : int
         Its number.
-    skip_unknown : bool, optional
-        Leave out what this version cannot read, rather than raise.
+    unknown : set of int, optional
+        What takes the number of each file of books that this version cannot read; without it, they raise.
 
     Raises
     ------
@@ -180,23 +202,22 @@ def owned(pid: int, *, skip_unknown: bool = False) -> list[Books]:
     seen = set()  # a process that watches itself has each of its books twice
     try:
         for fd in _descriptors(folder):
-            head = None
-            if (number := os.fstat(fd).st_ino) in seen:
-                os.close(fd)
-                continue
-            seen.add(number)
+            kept = False
             try:
+                if (number := os.fstat(fd).st_ino) in seen:
+                    continue
+                seen.add(number)
                 head = read_head(fd)
+                if head["open"] and head["pid"] == _own_number(folder):
+                    found.append(Books(pid, _command(folder), fd, os.dup(folder), head))
+                    kept = True
             except UnknownBooks:
-                if not skip_unknown:
+                if unknown is None:
                     raise
+                unknown.add(number)
             finally:
-                if head is None:
+                if not kept:
                     os.close(fd)
-            if head and head["open"] and head["pid"] == _own_number(folder):
-                found.append(Books(pid, _command(folder), fd, os.dup(folder), head))
-            elif head:
-                os.close(fd)
     except BaseException:
         for books in found:
             books.close()

@@ -47,13 +47,9 @@ def _info(reading: dict[str, Any]) -> _Samples:
     yield {"backing": pool["backing"], "version": pool["version"], "command": reading["owner"]["command"]}, 1
 
 
-def _size(reading: dict[str, Any]) -> _Samples:
-    yield {}, reading["pool"]["size"]
-
-
 METRICS = (
     Metric("mrm_pool_info", "gauge", "A pool that is open; always 1.", _info),
-    Metric("mrm_pool_size_bytes", "gauge", "Bytes of memory that it has now.", _size),
+    Metric("mrm_pool_size_bytes", "gauge", "Bytes of memory that it has now.", _one("pool", "size")),
     Metric("mrm_pool_frame_size_bytes", "gauge", "Bytes of a frame.", _one("pool", "frame_size")),
     Metric("mrm_pool_opened_seconds", "gauge", "When it was opened, since 1970.", _one("pool", "opened")),
     Metric("mrm_pool_frames", "gauge", "Frames by state; they add up to the pool.", _states),

@@ -27,12 +27,16 @@ def command(ctx: click.Context, who: str | None, form: str) -> None:
     JSON: {"pools": [{"pool", "owner", "frames", "accounts", "funds", "figures", ...}]}. Figures
     are in frames unless their names say otherwise.
 
+    What could not be looked into is counted on the standard error.
+
     \b
     Exit status: 0 done; 1 nothing to watch, or no right to; 2 usage.
     """
     if who is None:
         census = listed()
         found = census.books
+        for sentence in census.omitted:
+            click.echo(f"mrm: {sentence}", err=True)
     else:
         found = wanted(who)
     try:

@@ -40,14 +40,14 @@ def command(ctx: click.Context, who: str | None, number: int | None, interval: f
     console = Console(highlight=False)
     if who is None:
         census = listed()
-        console.print(listing(census.books, census.hidden))
+        console.print(listing(census.books, census.omitted))
         census.close()
         ctx.exit(FINE)
     found = wanted(who)
     try:
         meant = [books for books in found if number in (None, books.head["number"])]
         if len(meant) != 1:
-            console.print(listing(meant or found, 0))
+            console.print(listing(meant or found, []))
             which = "none of these is meant" if not meant else "several are meant"
             click.echo(f"mrm: {which}: choose by PID and --pool", err=True)
             ctx.exit(USAGE)
