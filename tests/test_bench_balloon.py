@@ -1,8 +1,11 @@
 """mrm bench balloon: runs anywhere, says what is not there, and leaves the machine as it was."""
 
+import errno
 import json
 import os
+import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -238,3 +241,18 @@ def test_a_committer_leaves_nothing_behind(huge: str) -> None:
         stats = pool.audit()
         assert (stats.ready, stats.reservations, stats.held) == (4, 0, 0)
         assert stats.batches >= len(took)
+
+
+def test_a_stream_whose_thread_ends_at_once_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nobody waits for its first window for ever, nor on fewer processors afterwards."""
+    real, processors = os.sched_setaffinity, os.sched_getaffinity(0)
+
+    def refuse(pid: int, allowed: Iterable[int]) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        real(pid, allowed)
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    with pytest.raises(mrm.Error, match="not permitted"), Stream(1 << 20, 0.001):
+        pytest.fail("it began")
+    assert os.sched_getaffinity(0) == processors

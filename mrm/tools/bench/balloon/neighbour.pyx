@@ -99,6 +99,7 @@ cdef class Stream:
     cdef uint32_t stop
     cdef object thread
     cdef object processors
+    cdef object failure
 
     def __cinit__(self, size_t nbytes, double window=0.01):
         cdef void *got
@@ -128,16 +129,27 @@ cdef class Stream:
         mrm_store32(&self.stop, 0)
         self.processors = os.sched_getaffinity(0)
         last = max(self.processors)
-        os.sched_setaffinity(0, self.processors - {last} or self.processors)
+        self.failure = None
         self.thread = threading.Thread(target=self._run, args=(last,), daemon=True)
-        self.thread.start()
-        while mrm_load64(&self.noted) == 0:
-            time.sleep(0.001)
+        os.sched_setaffinity(0, self.processors - {last} or self.processors)
+        try:
+            self.thread.start()
+            while mrm_load64(&self.noted) == 0:
+                if not self.thread.is_alive():
+                    raise errors.Error(f"the neighbour ended before it noted a window: {self.failure}")
+                time.sleep(0.001)
+        except BaseException:
+            self.end()
+            raise
         return self
 
     def __exit__(self, *exception):
+        self.end()
+
+    cdef object end(self):
         mrm_store32(&self.stop, 1)
-        self.thread.join()
+        if self.thread.ident is not None:       # if it could be started
+            self.thread.join()
         os.sched_setaffinity(0, self.processors)
 
     def between(self, int64_t begin, int64_t end):
@@ -152,7 +164,11 @@ cdef class Stream:
         return found
 
     def _run(self, processor):
-        os.sched_setaffinity(0, [processor])
+        try:
+            os.sched_setaffinity(0, [processor])
+        except OSError as error:
+            self.failure = error
+            return
         with nogil:
             self.stream()
 
