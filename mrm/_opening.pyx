@@ -91,6 +91,7 @@ cdef pool_t *open_pool(
             backing={HUGETLB: "hugetlb", THP: "thp"}.get(backing, "small"), seconds=monotonic() - began,
             cannot_be_watched=unseen or None,
         )
+        funded.finish()
     except BaseException:
         if pool != NULL:
             pool.fd = -1            # given up below, with its name

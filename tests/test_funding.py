@@ -367,6 +367,12 @@ def hugetlbfs(tmp_path):
     subprocess.run(["umount", str(point)], check=True)
 
 
+def keep(got):
+    """Let the frames stay, and close their file."""
+    got.finish()
+    os.close(got.fd)
+
+
 @needs_huge_pages
 class TestPath:
     def test_directory_gives_a_file_without_a_name(self, hugetlbfs):
@@ -384,7 +390,7 @@ class TestPath:
 
     def test_name_is_kept(self, hugetlbfs):
         got = fund(4 * FRAME_SIZE, path=hugetlbfs / "heap")
-        os.close(got.fd)
+        keep(got)
         assert got.path == str(hugetlbfs / "heap")
         assert (hugetlbfs / "heap").stat().st_size == 4 * FRAME_SIZE
         os.close(fund(2 * FRAME_SIZE, path=hugetlbfs / "heap").fd)  # nobody has it any more: dropped
@@ -401,13 +407,13 @@ class TestPath:
     def test_every_system_call_failing_in_turn(self, hugetlbfs):
         for path in (hugetlbfs, hugetlbfs / "heap"):
             with calls.Script(kinds=FAILING) as counting:
-                os.close(fund(2 * FRAME_SIZE, path=path).fd)
+                keep(fund(2 * FRAME_SIZE, path=path))
             (hugetlbfs / "heap").unlink(missing_ok=True)
             for turn in range(1, counting.counted + 1):
                 files = open_files()
                 with calls.Script(fail=turn, kinds=sorted(set(FAILING) - {"munmap"})) as script:
                     try:
-                        os.close(fund(2 * FRAME_SIZE, path=path).fd)
+                        keep(fund(2 * FRAME_SIZE, path=path))
                         (hugetlbfs / "heap").unlink(missing_ok=True)
                     except FundingError:
                         pass

@@ -122,7 +122,7 @@ class FrameFile:
             self._open_unnamed()
         else:
             self._open_named(os.fsencode(os.path.basename(path)))
-        # The directory stays open until funding is over: if that fails, the name is taken
+        # The directory stays open until there is a pool: if that fails, the name is taken
         # away through it, even if somebody has moved the directory in the meantime.
 
     def _check_mount(self, directory: str) -> None:

@@ -32,8 +32,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from mrm.errors import ArgumentError, BackingWarning, FundingError
 from mrm.physical.cgroups import counts_hugetlb_as_memory, memory_limits
@@ -88,12 +87,12 @@ _MOST_THREADS = 8
 
 @dataclass(frozen=True)
 class Funded:
-    """Frames that are there.
+    """Frames that are there, until the caller says that they are to stay (``finish``) or to go (``give_up``).
 
     Attributes
     ----------
     fd : int
-        The file that they lie in, frame i at i * frame_size. The caller closes it.
+        The file that they lie in, frame i at i * frame_size.
     backing : int
         ``HUGETLB``, ``THP`` or ``SMALL``, as ``MRM_BACKING_...`` of mrm.h.
     frame_size : int
@@ -106,10 +105,8 @@ class Funded:
         What was got, in a sentence.
     place : str
         The file that it is in, in words that continue the sentence.
-    made_name : bool
-        Whether the file's name is there because of this funding.
-    kept : Kept
-        What an earlier owner left in it.
+    file : FrameFile
+        The file, which knows what there was before.
     """
 
     fd: int
@@ -119,21 +116,20 @@ class Funded:
     path: str | None
     description: str
     place: str
-    made_name: bool = False
-    kept: Kept = field(default_factory=Kept)
+    file: FrameFile
+
+    @property
+    def kept(self) -> Kept:
+        """What an earlier owner left in the file."""
+        return self.file.kept
+
+    def finish(self) -> None:
+        """Let them stay: the file is the caller's to close."""
+        self.file.finish()
 
     def give_up(self) -> None:
-        """Give the frames back: nothing is left, but for a file that was there before, and what was kept of it."""
-        # Each step is tried, whatever became of the one before: it is the failure that led here that matters.
-        with suppress(OSError):
-            if self.path is not None and self.made_name:
-                os.unlink(self.path)
-            elif self.path is not None:
-                system_call("ftruncate", self.fd, self.kept.size)
-        with suppress(OSError):
-            self.kept.undo(self.fd)
-        with suppress(OSError):
-            system_call("close", self.fd)
+        """Give them back: nothing is left, but for a file that was there before, and what was kept of it."""
+        self.file.undo()
 
 
 def fund(
@@ -208,8 +204,7 @@ def fund(
             message += f" Nor are they transparent huge pages: {_why_not_transparent()}."
         warnings.warn(message, BackingWarning, stacklevel)
     except BaseException:
-        # Whoever makes warnings errors gets no pool.
-        system_call("close", funded.fd)
+        funded.give_up()  # whoever makes warnings errors gets no pool
         raise
     return funded
 
@@ -345,15 +340,13 @@ def _get_in(order: _Order, backing: int, path: str | None) -> Funded:
         file.make()
         threads = order.threads_for(backing)
         _fill(order, backing, file, threads)
-        made_name = file.made_name
-        file.finish()
+        if not file.made_name:
+            file.finish()  # there is no name to be taken away again
         seconds = time.perf_counter() - began
         description = _describe(order, backing, threads, seconds, file.kept)
         count = order.nbytes // frame_size()
         place = _place(order, file)
-        return Funded(
-            file.fd, backing, frame_size(), count, file.kept_path, description, place, made_name, file.kept
-        )
+        return Funded(file.fd, backing, frame_size(), count, file.kept_path, description, place, file)
     except OSError as error:
         file.undo()
         # Only now: the pages that were got are back, and the figures are those of before.
