@@ -48,6 +48,17 @@ def parse_size(size: int | str) -> int:
     return nbytes
 
 
+def parse_size_or_zero(size: int | str) -> int:
+    """The same of a size that may be nothing: 0 is none.
+
+    Raises
+    ------
+    ArgumentError
+        As ``parse_size``; ``False`` is no size.
+    """
+    return 0 if size == 0 and not isinstance(size, bool) else parse_size(size)
+
+
 def format_size(nbytes: float) -> str:
     """``nbytes`` for people, in binary units: ``"1.5 GiB"``."""
     value = float(nbytes)

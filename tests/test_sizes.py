@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mrm.errors import ArgumentError
-from mrm.sizes import format_size, parse_size
+from mrm.sizes import format_size, parse_size, parse_size_or_zero
 
 
 @pytest.mark.parametrize(
@@ -92,3 +92,11 @@ def test_anything_is_a_size_or_refused(anything):
         assert 0 < parse_size(anything) < 2**63
     except ArgumentError:
         pass
+
+
+def test_a_size_that_may_be_nothing():
+    assert parse_size_or_zero(0) == 0
+    assert parse_size_or_zero("2MiB") == 2 << 20
+    for wrong in (False, True, -1, "0"):
+        with pytest.raises(ArgumentError):
+            parse_size_or_zero(wrong)

@@ -32,7 +32,7 @@ from mrm.physical.cgroups import ROOT, counts_hugetlb_as_memory, hugetlb_limits,
 from mrm.physical.limits import huge_pages, meminfo, memory_available, read_text
 from mrm.physical.pressure import Event, events
 from mrm.physical.scaling import Decision, Marks, Near, Policy, Reading
-from mrm.sizes import format_size, parse_size
+from mrm.sizes import format_size, parse_size_or_zero
 from mrm.stats import Ballooned, PoolStats
 
 #: Seconds between two looks at what no event tells of.
@@ -466,7 +466,7 @@ def _marks(
     frame = pool.frame_size
 
     def frames(size: int | str, up: bool = True) -> int:
-        nbytes = 0 if size == 0 else parse_size(size)
+        nbytes = parse_size_or_zero(size)
         return -(-nbytes // frame) if up else nbytes // frame
 
     least, most = frames(minimum), frames(maximum, up=False)

@@ -237,8 +237,7 @@ class _Order:
             raise ArgumentError("keep=True is for a file with a name on a hugetlbfs mount: give its path")
         if node is not None and node not in nodes():
             raise ArgumentError(f"this machine has no NUMA node {node!r}; it has {_list(nodes())}")
-        if threads is not None and not 1 <= threads <= 1024:
-            raise ArgumentError(f"threads is 1 to 1024, not {threads!r}")
+        check_threads(threads)
         check_name(name or "")
         self.nbytes = nbytes
         self.length = nbytes
@@ -262,6 +261,12 @@ class _Order:
         return useful_threads(backing, self.nbytes, self.threads, self.part)
 
 
+def check_threads(threads: int | None) -> None:
+    """Refuse what is no number of threads."""
+    if threads is not None and (isinstance(threads, bool) or not 1 <= threads <= 1024):
+        raise ArgumentError(f"threads is 1 to 1024, not {threads!r}")
+
+
 def useful_threads(backing: int, nbytes: int, wanted: int | None = None, part: int = _PART) -> int:
     """How many threads should fetch pages.
 
@@ -275,7 +280,13 @@ def useful_threads(backing: int, nbytes: int, wanted: int | None = None, part: i
         How many somebody asked for: as many, if they have something to do.
     part : int, optional
         Bytes that a thread does at a time.
+
+    Raises
+    ------
+    ArgumentError
+        If ``wanted`` is no number of threads.
     """
+    check_threads(wanted)
     if backing != SMALL and not _populates():
         return 1  # fallocate does it, and lets in one at a time
     if wanted is not None:
