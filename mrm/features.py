@@ -8,7 +8,7 @@ import dataclasses
 
 from mrm import errors
 from mrm.physical.cgroups import ROOT, counts_hugetlb_as_memory
-from mrm.physical.limits import read_text
+from mrm.physical.files import read_text
 from mrm.shootdowns import Shootdowns
 from mrm.system import features as table
 

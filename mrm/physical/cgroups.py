@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mrm.physical.files import read_int, read_text
 from mrm.system.pages import frame_size
 
 ROOT = Path("/")
@@ -53,8 +54,66 @@ class GroupLimit:
         return max(0, self.limit - self.used + self.reclaimable)
 
 
+@dataclass(frozen=True)
+class LimitFile:
+    """Where a limit of a group stands: found once, it can be read again and again.
+
+    Attributes
+    ----------
+    directory : Path
+        The group.
+    file, usage_file : str
+        Names of the limit and of what is used of it.
+    caches : bool
+        Whether file cache is within what is used.
+    """
+
+    directory: Path
+    file: str
+    usage_file: str
+    caches: bool = False
+
+    def read(self, *, cache: bool = True) -> GroupLimit | None:
+        """What it says now; None if it is "no limit", or the group is gone.
+
+        Parameters
+        ----------
+        cache : bool, optional
+            Whether to look for file cache, which takes several times as long as the rest; without, none
+            is counted as reclaimable.
+        """
+        limit = read_int(self.directory / self.file)
+        if limit is None or limit >= _NO_LIMIT:
+            return None
+        used = read_int(self.directory / self.usage_file) or 0
+        reclaimable = _file_cache(self.directory) if self.caches and cache else 0
+        return GroupLimit(self.file, str(self.directory), limit, used, reclaimable)
+
+
 def hugetlb_limits(page_size: int | None = None, root: Path = ROOT) -> list[GroupLimit]:
     """Limits on huge pages of one size, the process's own group first.
+
+    Parameters
+    ----------
+    page_size : int, optional
+        Which size of huge page; a frame's when not given.
+    root : Path, optional
+        What to read below.
+    """
+    return [limit for file in hugetlb_limit_files(page_size, root) if (limit := file.read()) is not None]
+
+
+def memory_limits(root: Path = ROOT) -> list[GroupLimit]:
+    """Limits on memory in general, the process's own group first.
+
+    ``memory.high`` is among them: beyond it nothing is refused, but the kernel makes
+    the process sleep ever longer, so that funding would not come to an end.
+    """
+    return [limit for file in memory_limit_files(root) if (limit := file.read()) is not None]
+
+
+def hugetlb_limit_files(page_size: int | None = None, root: Path = ROOT) -> list[LimitFile]:
+    """Where limits on huge pages of one size may stand, whether there are some or not.
 
     Parameters
     ----------
@@ -75,30 +134,22 @@ def hugetlb_limits(page_size: int | None = None, root: Path = ROOT) -> list[Grou
         ],
     }
     return [
-        GroupLimit(limit_file, str(directory), limit, _number(directory / used_file) or 0)
+        LimitFile(directory, limit_file, usage_file)
         for version, directory in own_groups("hugetlb", root)
-        for limit_file, used_file in pairs[version]
-        if (limit := _number(directory / limit_file)) is not None
+        for limit_file, usage_file in pairs[version]
     ]
 
 
-def memory_limits(root: Path = ROOT) -> list[GroupLimit]:
-    """Limits on memory in general, the process's own group first.
-
-    ``memory.high`` is among them: beyond it nothing is refused, but the kernel makes
-    the process sleep ever longer, so that funding would not come to an end.
-    """
+def memory_limit_files(root: Path = ROOT) -> list[LimitFile]:
+    """The same of memory in general."""
     pairs = {
         1: [("memory.limit_in_bytes", "memory.usage_in_bytes")],
         2: [("memory.max", "memory.current"), ("memory.high", "memory.current")],
     }
     return [
-        GroupLimit(
-            limit_file, str(directory), limit, _number(directory / used_file) or 0, _file_cache(directory)
-        )
+        LimitFile(directory, limit_file, usage_file, caches=True)
         for version, directory in own_groups("memory", root)
-        for limit_file, used_file in pairs[version]
-        if (limit := _number(directory / limit_file)) is not None
+        for limit_file, usage_file in pairs[version]
     ]
 
 
@@ -115,7 +166,7 @@ def counts_hugetlb_as_memory(root: Path = ROOT) -> bool:
 
 def hidden(root: Path = ROOT) -> str | None:
     """Why not all limits of control groups can be looked at; None where they can."""
-    if not _text(root / "proc/self/cgroup"):
+    if not read_text(root / "proc/self/cgroup"):
         return "/proc/self/cgroup cannot be read"
     if not any(_mounts(root)):
         return "no control group file system is mounted here"
@@ -161,7 +212,7 @@ def own_groups(controller: str, root: Path) -> Iterator[tuple[int, Path]]:
 
 def _groups(root: Path) -> Iterator[tuple[str, str]]:
     """``(controller, group)`` of this process; the controller of version 2 is ``""``."""
-    for line in _text(root / "proc/self/cgroup").splitlines():
+    for line in read_text(root / "proc/self/cgroup").splitlines():
         number_controllers_group = line.split(":", 2)
         if len(number_controllers_group) == 3:
             _, controllers, group = number_controllers_group
@@ -172,7 +223,7 @@ def _groups(root: Path) -> Iterator[tuple[str, str]]:
 def _mounts(root: Path) -> Iterator[tuple[str, str, str, list[str]]]:
     """``(type, part of the tree, mount point, options)`` of each cgroup mount, each tree once."""
     seen = set()
-    for line in _text(root / "proc/self/mountinfo").splitlines():
+    for line in read_text(root / "proc/self/mountinfo").splitlines():
         mount, _, system = line.partition(" - ")
         fields, system_fields = mount.split(), system.split()
         if len(fields) < 5 or len(system_fields) < 3 or system_fields[0] not in ("cgroup", "cgroup2"):
@@ -187,7 +238,7 @@ def _mounts(root: Path) -> Iterator[tuple[str, str, str, list[str]]]:
 def _file_cache(directory: Path) -> int:
     """Bytes of file cache in a group, by its ``memory.stat``; shared memory is not among them."""
     found = {}
-    for line in _text(directory / "memory.stat").splitlines():
+    for line in read_text(directory / "memory.stat").splitlines():
         key, _, value = line.partition(" ")
         if value.isdigit():
             found[key] = int(value)
@@ -195,16 +246,3 @@ def _file_cache(directory: Path) -> int:
     if names[0] not in found:
         names = ("inactive_file", "active_file")
     return sum(found.get(name, 0) for name in names)
-
-
-def _number(path: Path) -> int | None:
-    """The number in a file; None if there is none, or it means "no limit"."""
-    text = _text(path).strip()
-    return int(text) if text.isdigit() and int(text) < _NO_LIMIT else None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError):
-        return ""

@@ -21,6 +21,7 @@ from pathlib import Path
 from mrm.errors import ArgumentError
 from mrm.physical import keeper
 from mrm.physical.cgroups import ROOT
+from mrm.physical.files import read_text
 from mrm.physical.keeper import NR
 from mrm.physical.limits import (
     HugePages,
@@ -28,7 +29,6 @@ from mrm.physical.limits import (
     huge_pages,
     meminfo,
     nodes,
-    read_text,
 )
 from mrm.sizes import format_size
 from mrm.system.pages import base_page_size, frame_size, huge_pages_folder

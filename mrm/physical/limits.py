@@ -26,6 +26,7 @@ from mrm.physical.cgroups import (
     hugetlb_limits,
     memory_limits,
 )
+from mrm.physical.files import read_int, read_text
 from mrm.physical.permission import explain_permission
 from mrm.sizes import format_size
 from mrm.system.pages import base_page_size, frame_size, huge_pages_folder
@@ -450,22 +451,6 @@ def mount_shortage(nbytes: int, directory: str | None) -> list[str]:
 def numbered(numbers: list[int]) -> str:
     """``node 3``, or ``nodes 0, 3``."""
     return f"node{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
-
-
-def read_text(path: Path) -> str:
-    """A file's text; empty when it cannot be read."""
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
-
-
-def read_int(path: Path) -> int | None:
-    """The number that a file consists of; None when it cannot be read or is none."""
-    try:
-        return int(read_text(path))
-    except ValueError:
-        return None
 
 
 def chosen_word(path: Path) -> str | None:

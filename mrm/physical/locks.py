@@ -22,7 +22,7 @@ from pathlib import Path
 
 from mrm.errors import ArgumentError
 from mrm.physical.cgroups import ROOT
-from mrm.physical.limits import read_text
+from mrm.physical.files import read_text
 from mrm.system.calls import system_call
 
 _LOCK_EX, _LOCK_NB = 2, 4

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from mrm.physical.cgroups import ROOT
-from mrm.physical.limits import read_text
+from mrm.physical.files import read_text
 from mrm.system.pages import frame_size
 
 # Where systemd mounts the default size of huge pages; looked at even if /proc is hidden.

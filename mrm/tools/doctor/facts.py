@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mrm.physical.cgroups import ROOT, counts_hugetlb_as_memory, hugetlb_limits, memory_limits
+from mrm.physical.files import read_text
 from mrm.physical.limits import (
     RLIMITS,
     allowed_nodes,
@@ -22,7 +23,6 @@ from mrm.physical.limits import (
     nodes,
     numbered,
     overcommit_memory,
-    read_text,
     rlimit,
 )
 from mrm.sizes import format_size

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mrm.physical.cgroups import ROOT
-from mrm.physical.limits import read_int, read_text
+from mrm.physical.files import read_int, read_text
 from mrm.physical.permission import explain_permission
 from mrm.system.calls import system_call
 from mrm.tools.doctor.finding import NOTE, OK, Finding
