@@ -104,7 +104,7 @@ class FakePool:
 
     def way(self, where):
         """Memory that is no huge pages has one way only."""
-        assert self.backing == "hugetlb" or where == "pool"
+        assert self.backing == "hugetlb" or where == "system"
         return where if self.backing == "hugetlb" else "the"
 
     def _move(self, name, frames, where):

@@ -3,6 +3,8 @@
 import errno
 import fcntl
 import os
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -156,3 +158,68 @@ def test_a_lock_that_cannot_be_had_at_all_is_not_no_lock(kernel, monkeypatch):
     changed, said = kernelpool.change(3, root=kernel.root)
     assert (changed, (kernel.root / POOL / NR).read_text()) == (0, "100\n")
     assert "No locks available" in said
+
+
+# ---- readings ------------------------------------------------------------------------------
+
+
+def test_limits_are_found_every_ten_seconds_and_read_each_time(kernel, now):
+    pool = FakePool(kernel)
+    scale = scaler(pool, now)
+    in_group(kernel, hugetlb__max=70 * FRAME, hugetlb__current=64 * FRAME)
+    scale.turn()
+    assert actions(pool) == []
+    now.time += 10
+    scale.turn()
+    assert actions(pool) == [("inflate", 4, "pool")]
+    (kernel.root / "proc/self/mountinfo").unlink()  # it is not needed to read them again
+    in_files = kernel.root / f"cg/g/hugetlb.{FRAME >> 20}MB.current"
+    in_files.write_text(f"{68 * FRAME}\n")
+    now.time += 0.25
+    scale.turn()
+    assert actions(pool) == [("inflate", 8, "pool")]
+
+
+def test_file_cache_is_looked_at_where_the_limit_is_near(kernel, now):
+    """Of 160 frames 10 are to be left: 2 are, and 20 of what is used is cache; 40 are, and nobody asks."""
+    in_group(kernel, memory_max=160 * FRAME, memory_current=158 * FRAME)
+    kernel.write("cg/g/memory.stat", f"anon 0\ninactive_file {15 * FRAME}\nactive_file {5 * FRAME}")
+    pool = FakePool(kernel)
+    pool.backing = "thp"
+    scaler(pool, now)
+    assert actions(pool) == []
+    kernel.write("cg/g/memory.stat", "inactive_file 0\nactive_file 0")
+    scaler(pool, now)
+    assert actions(pool) == [("inflate", 8, "the")]
+    kernel.write("cg/g/memory.current", f"{120 * FRAME}")
+    (kernel.root / "cg/g/memory.stat").unlink()
+    scaler(pool, now)
+    assert actions(pool) == []
+
+
+# ---- the end -------------------------------------------------------------------------------
+
+
+def test_things_end_in_their_order_and_each_whatever_another_raises():
+    code = """
+import os
+from mrm.system.atend import AtEnd
+class Thing:
+    def __init__(self, name): self.name = name
+    def end(self):
+        print(self.name, flush=True)
+        if self.name == "first":
+            raise ValueError("no")
+late = AtEnd(1, lambda thing: print("forgot", thing.name, flush=True), Thing.end)
+early = AtEnd(0, lambda thing: 1 / 0, Thing.end)
+things = [Thing("last"), Thing("first")]
+late.add(things[0])
+early.add(things[1])
+if (child := os.fork()) == 0:
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["forgot last", "first", "last"]
+    assert "ValueError: no" in done.stderr
+    assert "ZeroDivisionError" in done.stderr

@@ -10,6 +10,6 @@ the free lists in front of the bitmap; ``pool`` puts them together.
 ``kernelpool`` changes what the kernel has set aside; ``keeping`` has that done, and undone, by a
 process of its own, which is ``keeper``.
 
-``autoscale`` is the thread that grows and shrinks a pool: ``pressure`` has the events that it waits
-for, ``scaling`` the rules by which it decides.
+``autoscale`` grows and shrinks a pool in a thread, ``watch``: ``pressure`` has the events that it waits
+for, ``readings`` how things stand, ``scaling`` the rules by which it decides.
 """

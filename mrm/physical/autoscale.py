@@ -1,70 +1,38 @@
 """A thread that grows a pool ahead of demand, and shrinks it when others need memory.
 
-What to do, ``scaling`` decides; here is what it is told, and what is done. The thread lies in poll
-until one of the kernel's events comes (see ``pressure``), and costs nothing meanwhile. Two things
-are told by no event: that the machine's free huge pages have become few, and that the pool's free frames
-have. Only where those count is there a timer, of a quarter of a second: that is what stands
-between a neighbour's need and its pages. Each waking reads four small files, by 12 system calls, and
-takes some 50 us of processor time (6.18); ``stats()`` has how often it woke, by what, and what processor
-time it took in all.
+What to do, ``scaling`` decides; how things stand, ``readings`` tells it; here is what is done. The thread
+(``watch``) lies in poll until one of the kernel's events comes (see ``pressure``), and costs nothing
+meanwhile. Two things are told by no event: that the machine's free huge pages have become few, and that
+the pool's free frames have. Only where those count is there a timer, of a quarter of a second: that is
+what stands between a neighbour's need and its pages. A look takes 15 system calls on huge pages (five small
+files), six more for each limit of a control group, and more where that is near or the kernel may make surplus
+pages; ``stats()`` has how often it woke, by what, and what processor time it took in all.
 
 Every decision is an ``Entry`` in a log of bounded length, with the figures that led to it and what
 came of it.
 """
 
-import atexit
-import os
-import select
-import signal
 import threading
 import time
-import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Self
 
 from mrm.errors import ArgumentError, ClosedError, Error, ForkedError
-from mrm.physical import kernelpool
-from mrm.physical.cgroups import ROOT, counts_hugetlb_as_memory, hugetlb_limits, memory_limits
-from mrm.physical.limits import huge_pages, meminfo, memory_available, read_text
+from mrm.physical.cgroups import ROOT
 from mrm.physical.pressure import Event, events
-from mrm.physical.scaling import Decision, Marks, Near, Policy, Reading
+from mrm.physical.readings import Readings, Scalable
+from mrm.physical.scaling import Decision, Marks, Policy
+from mrm.physical.watch import Watch
 from mrm.sizes import format_size, parse_size_or_zero
-from mrm.stats import Ballooned, PoolStats
 
 #: Seconds between two looks at what no event tells of.
 INTERVAL = 0.25
 
 _ENTRIES = 1000
-
-_FIGURES = ("free_hugepages", "resv_hugepages", "surplus_hugepages", "nr_overcommit_hugepages")
-
-# Whether a control group has got a limit is looked at every ten seconds; limits that there are, each time.
-_LOOKS_FOR_LIMITS = 40
-
-
-class Scalable(Protocol):
-    """What it takes of a pool."""
-
-    @property
-    def frame_size(self) -> int:
-        """Bytes of a frame."""
-
-    @property
-    def backing(self) -> str:
-        """What it consists of."""
-
-    def stats(self) -> PoolStats:
-        """Figures."""
-
-    def inflate(self, size: int, **how: Any) -> Ballooned:
-        """Give memory of free frames back; with ``to="system"`` beyond the kernel's huge pages."""
-
-    def deflate(self, size: int, **how: Any) -> Ballooned:
-        """Fetch memory for frames that have none; with ``source="system"`` from beyond them."""
 
 
 @dataclass(frozen=True)
@@ -179,31 +147,23 @@ class Autoscaler:
             raise ArgumentError(f'to is "pool" or "system", not {to!r}')
         if not calm >= 0 or not interval > 0:
             raise ArgumentError("calm is 0 or more seconds, and interval is more than 0")
-        self._huge = pool.backing == "hugetlb"
-        self._marks = _marks(pool, minimum, maximum, headroom, leave_free, step, calm, to, self._huge)
+        self._marks = _marks(pool, minimum, maximum, headroom, leave_free, step, calm, to)
         self._pool = pool
         self._root = root
         self._clock = clock
         self._tell = tell
-        # Whether a frame given back is memory that a limit of a group counts.
-        self._counted = not self._huge or counts_hugetlb_as_memory(root)
+        self._readings = Readings(pool, self._marks, root, clock)
         self._policy = Policy(self._marks)
         self._turning = threading.Lock()
         self._entries: deque[Entry] = deque(maxlen=_ENTRIES)
         self._wakeups = self._by_timer = self._by_event = 0
         self._grown = self._shrunk = self._decisions = self._refused = 0
         self._cpu_seconds = 0.0
-        self._folder = kernelpool.folder(None, root)
-        self._failures = _failed_allocations(root)
-        self._near: tuple[Near, ...] = ()
-        self._looks = 0
         self._interval = interval
-        self._needs_timer = bool(self._marks.headroom or (self._huge and self._marks.leave_free))
-        self._owner = os.getpid()
+        self._needs_timer = bool(self._marks.headroom or self._marks.leave_free)
         self._outside = False  # whether it has less than its minimum, or more than its maximum
-        self._starting = threading.Lock()  # guards the two that follow
         self._closed = False
-        self._watch: _Watch | None = None
+        self._watch: Watch | None = None
         if start:
             self._start()
 
@@ -241,9 +201,8 @@ class Autoscaler:
 
     def close(self) -> None:
         """End the thread, after what it is at; the pool stays as it is. Idempotent."""
-        with self._starting:
-            self._closed = True
-            watch, self._watch = self._watch, None
+        self._closed = True
+        watch, self._watch = self._watch, None
         if watch is not None:
             watch.end()
 
@@ -270,7 +229,7 @@ class Autoscaler:
             Events: what is short (``"memory"`` or ``"huge pages"``), and in words.
         """
         with self._turning:
-            reading = self._read(happened)
+            reading = self._readings.take(happened)
             self._outside = not self._marks.minimum <= reading.funded <= self._marks.maximum
             decision = self._policy.decide(reading)
             if decision is None:
@@ -284,15 +243,13 @@ class Autoscaler:
         if decision.action == "stay":
             return 0, ""
         size = decision.frames * self._marks.frame_size
-        # Other memory than huge pages has one way to go.
-        beyond = self._huge and decision.where == "system"
         try:
             if decision.action == "shrink":
                 # What old addresses show, the runtime retires when it likes, and not we.
-                did = self._pool.inflate(size, retire=False, **({"to": "system"} if beyond else {}))
+                did = self._pool.inflate(size, retire=False, to=decision.where)
                 self._shrunk += did.frames
             else:
-                did = self._pool.deflate(size, **({"source": "system"} if beyond else {}))
+                did = self._pool.deflate(size, source=decision.where)
                 self._grown += did.frames
         except (ClosedError, ForkedError):
             raise
@@ -318,106 +275,29 @@ class Autoscaler:
                 self._tell = None
                 self._enter("watch", 0, 0, "", f"tell raised {error!r}, and is not called any more")
 
-    def _read(self, happened: tuple[tuple[str, str], ...]) -> Reading:
-        figures = self._pool.stats()
-        time, funded = self._clock(), figures.nbytes // figures.frame_size  # what is broken is no memory
-        limits = self._limits()
-        if (kernels := self._kernels_pool() if self._huge else None) is None:
-            return Reading(
-                time, funded, figures.free, figures.ready, figures.inflated, limits=limits, events=happened
-            )
-        available, surplus, overcommit = kernels
-        makes = refused = 0
-        if overcommit > surplus:
-            # Half of what is available: the rest may lie in pieces. Where that is wrong, somebody is
-            # refused, and it is counted; without surplus pages the kernel tries to make none.
-            memory = memory_available(None, self._root) or 0
-            makes = min(overcommit - surplus, memory // self._marks.frame_size // 2)
-            before, self._failures = self._failures, _failed_allocations(self._root)
-            refused = max(0, self._failures - before)
-        return Reading(
-            time,
-            funded,
-            figures.free,
-            figures.ready,
-            figures.inflated,
-            available + makes,
-            surplus,
-            makes > 0,
-            refused,
-            limits,
-            happened,
-        )
-
-    def _kernels_pool(self) -> tuple[int, int, int] | None:
-        """Huge pages that are available, surplus, and allowed to be that; None where they are hidden."""
-        if not self._folder.startswith(str(self._root / "sys")):
-            there = huge_pages(None, None, self._root)
-            return None if there is None else (there.available, there.surplus, there.overcommit)
-        try:
-            # As cheaply as can be: this is done all the time.
-            free, reserved, surplus, overcommit = map(self._number, _FIGURES)
-        except OSError:
-            return None
-        return max(0, free - reserved), surplus, overcommit
-
-    def _number(self, name: str) -> int:
-        fd = os.open(f"{self._folder}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return int(os.read(fd, 32))
-        finally:
-            os.close(fd)
-
-    def _limits(self) -> tuple[Near, ...]:
-        """The limits that count; where there are none, it is looked now and then whether there are some."""
-        if not self._near and self._looks % _LOOKS_FOR_LIMITS:
-            self._looks += 1
-            return ()
-        self._looks += 1
-        self._near = tuple(self._find_limits())
-        return self._near
-
-    def _find_limits(self) -> Iterator[Near]:
-        frame = self._marks.frame_size
-        if self._huge:
-            for limit in hugetlb_limits(frame, self._root):
-                name = f"{limit.directory}/{limit.file}"
-                yield Near(name, "huge pages", limit.left // frame, self._marks.leave_free)
-        if self._counted:
-            for limit in memory_limits(self._root):
-                margin = min(limit.limit // 16, 256 << 20) // frame
-                yield Near(f"{limit.directory}/{limit.file}", "memory", limit.left // frame, margin)
-        if not self._huge:
-            # A thirty-second is left to the file cache and to the kernel.
-            left = memory_available(None, self._root)
-            if left is not None:
-                margin = meminfo(self._root).get("MemTotal", 0) // 32 // frame
-                yield Near("MemAvailable of /proc/meminfo", "memory", left // frame, margin, gives=False)
-
     # ---- the thread --------------------------------------------------------------------
 
     def _start(self) -> None:
         there, refused = events(self._root)
         # Memory that no limit counts does not ease a group that is near its limit.
-        kept = [each for each in there if self._counted or not each.of_group or each.kind == "huge pages"]
+        kept = [
+            each for each in there if self._readings.counted or not each.of_group or each.kind == "huge pages"
+        ]
         for each in there:
             if each not in kept:
                 each.close()
         watched = [each.name for each in kept]
         if self._needs_timer:
             watched.append(f"free pages and frames every {self._interval:g} s")
-        if self._huge and self._marks.leave_free and self._kernels_pool() is None:
+        if self._marks.leave_free and self._readings.kernels_pool() is None:
             refused.append("the machine's free huge pages are hidden here, and none are left to others")
         reason = f"watching {', '.join(watched) or 'nothing'}"
         if refused:
             reason += f"; not watching: {'; '.join(refused)}"
         self._enter("watch", 0, 0, "", reason)
-        with self._starting:
-            if not self._closed:
-                self._watch = _Watch(self, kept)
-                return
-        for each in kept:
-            each.close()
+        self._watch = Watch(self, kept)
+        if self._closed:
+            self.close()  # another thread has called it meanwhile
 
     def _woken(
         self, seen: list[tuple[Event, int]], slept: bool, gone: Callable[[Event], None]
@@ -460,10 +340,9 @@ def _marks(
     step: int | str | None,
     calm: float,
     to: str,
-    huge: bool,
 ) -> Marks:
     """What was asked for, in frames, checked."""
-    frame = pool.frame_size
+    frame, huge = pool.frame_size, pool.backing == "hugetlb"
 
     def frames(size: int | str, up: bool = True) -> int:
         nbytes = parse_size_or_zero(size)
@@ -495,112 +374,3 @@ def _marks(
 
 def _counted(frames: int) -> str:
     return f"{frames} frame{'' if frames == 1 else 's'}"
-
-
-def _failed_allocations(root: Path) -> int:
-    """Huge pages that the kernel could not make since it booted."""
-    for line in read_text(root / "proc/vmstat").splitlines():
-        if line.startswith("htlb_buddy_alloc_fail "):
-            return int(line.split()[1])
-    return 0
-
-
-class _Watch:
-    """The thread. It does not keep the autoscaler alive: whoever drops that ends this."""
-
-    def __init__(self, scaler: Autoscaler, watched: list[Event]) -> None:
-        self._scaler = weakref.ref(scaler)
-        self._events = {event.fd: event for event in watched}
-        self._lock = threading.Lock()  # guards the descriptor that ends it
-        self._end = -1
-        self._owner = os.getpid()
-        self._thread = threading.Thread(target=self._run, name="mrm autoscale", daemon=True)
-        try:
-            self._end = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            # Signals are for other threads: their handlers may be slow, and calls are interrupted.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-            try:
-                self._thread.start()
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        except BaseException:
-            self.forget()
-            raise
-        _watches.add(self)
-
-    @property
-    def running(self) -> bool:
-        return os.getpid() == self._owner and self._thread.is_alive()
-
-    def end(self) -> None:
-        if os.getpid() != self._owner:
-            return
-        with self._lock:
-            if self._end >= 0:
-                os.eventfd_write(self._end, 1)
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
-
-    def forget(self) -> None:
-        """Close what there is."""
-        for event in self._events.values():
-            event.close()
-        self._events.clear()
-        with self._lock:
-            fd, self._end = self._end, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def _run(self) -> None:
-        try:
-            self._watch()
-        finally:
-            self.forget()
-
-    def _watch(self) -> None:
-        waiting = select.poll()
-        waiting.register(self._end, select.POLLIN)
-        for fd, event in self._events.items():
-            waiting.register(fd, event.mask)
-
-        def gone(event: Event) -> None:
-            waiting.unregister(event.fd)
-            del self._events[event.fd]
-            event.close()
-
-        timeout: float | None = 0.0  # the first look is at once
-        while True:
-            ready = dict(waiting.poll(None if timeout is None else timeout * 1000))
-            scaler = self._scaler()
-            if scaler is None or self._end in ready:
-                return
-            seen = [(self._events[fd], mask) for fd, mask in ready.items()]
-            try:
-                timeout = scaler._woken(seen, timeout != 0.0, gone)
-            except (ClosedError, ForkedError) as error:
-                scaler._enter("end", 0, 0, "", str(error))
-                return
-            except Exception as error:
-                scaler._enter("end", 0, 0, "", f"{type(error).__name__}: {error}")
-                raise
-            del scaler, seen
-
-
-_watches: weakref.WeakSet[_Watch] = weakref.WeakSet()
-
-
-def _forget_all() -> None:
-    """In a child after fork, which has no thread: its copies would have the kernel watch on."""
-    for each in list(_watches):
-        each._lock = threading.Lock()
-        each.forget()
-
-
-def _end_all() -> None:
-    for each in list(_watches):
-        each.end()
-
-
-os.register_at_fork(after_in_child=_forget_all)
-# No thread is to be in the middle of a system call of the pool's when the interpreter goes.
-atexit.register(_end_all)

@@ -18,7 +18,6 @@ The process has the rights that this one had at its start. A server that gives u
 with it, the keeper among them: there the container needs an init (``docker run --init``).
 """
 
-import atexit
 import errno
 import multiprocessing.spawn
 import os
@@ -28,7 +27,6 @@ import socket
 import subprocess
 import threading
 import warnings
-import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -37,6 +35,7 @@ from mrm.errors import ClosedError, ForkedError, FundingError, SettingWarning
 from mrm.physical import keeper, kernelpool
 from mrm.physical.cgroups import ROOT
 from mrm.physical.keeper import NR
+from mrm.system.atend import AtEnd
 from mrm.system.pages import frame_size
 
 # A Python without site-packages starts in 20 ms; most of this is for emulated processors.
@@ -284,23 +283,9 @@ class Keeper:
         self._process = self._orders = None
 
 
-# Children made without Python's handlers keep the socket open; the process looks at its owner, too.
-_keepers: weakref.WeakSet[Keeper] = weakref.WeakSet()
-
-
-def _forget_all() -> None:
-    for each in list(_keepers):
-        each._forget()
-
-
-def _close_all() -> None:
-    for each in list(_keepers):
-        each.close()
-
-
-os.register_at_fork(after_in_child=_forget_all)
-# A process that ends as it should has put its settings back when it is gone, not a moment later.
-atexit.register(_close_all)
+# Children made without Python's handlers keep the socket open; the process looks at its owner, too. And a
+# process that ends as it should has put its settings back when it is gone, not a moment later.
+_keepers: AtEnd[Keeper] = AtEnd(1, Keeper._forget, Keeper.close)
 
 
 def keepers_python() -> str:
