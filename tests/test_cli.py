@@ -164,13 +164,13 @@ def test_release_takes_only_free_ones(kernel):
 
 
 def test_available_takes_back_what_it_added_and_nothing_else(kernel):
-    with kernelpool.available(20 * MIB, root=kernel) as outcome:
-        assert (outcome.added, pool(kernel)) == (6, (16, 10))
-        kernelpool.raise_available(24 * MIB, root=kernel)  # somebody else wants 2 more
-    assert pool(kernel) == (12, 6)
-    with pytest.raises(KeyboardInterrupt), kernelpool.available(20 * MIB, root=kernel):
+    with fund.available(20 * MIB, kernel) as outcome:
+        assert (outcome.added, pool(kernel)[0]) == (6, 16)
+        kernelpool.change(2, root=kernel)  # somebody else wants 2 more
+    assert pool(kernel)[0] == 12
+    with pytest.raises(KeyboardInterrupt), fund.available(20 * MIB, kernel):
         raise KeyboardInterrupt
-    assert pool(kernel) == (12, 6)
+    assert pool(kernel)[0] == 12
 
 
 def test_no_such_node(kernel):
@@ -263,19 +263,18 @@ def test_with_restores_after_a_signal(kernel, number):
     if child == 0:
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            kernelpool.available.__wrapped__.__defaults__ = (None, kernel)
             # A command in the same group, as under a terminal.
-            os._exit(fund.run_with(20 * MIB, ["sleep", "30"]))
+            os._exit(fund.run_with(20 * MIB, ["sleep", "30"], kernel))
         finally:
             os._exit(99)
     deadline = time.monotonic() + 20
-    while pool(kernel) != (16, 10) and time.monotonic() < deadline:
+    while pool(kernel)[0] != 16 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.2)
     children = Path(f"/proc/{child}/task/{child}/children").read_text().split()
     os.kill(child, number)
     if number == signal.SIGINT:
-        os.kill(int(children[0]), number)
+        os.kill(int(children[-1]), number)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 128 + number
     assert pool(kernel) == (10, 4)

@@ -17,6 +17,7 @@ from mrm.physical.autoscale import Autoscaler
 from mrm.physical.keeper import NR
 from mrm.physical.keeping import Keeper
 from mrm.physical.scaling import Marks, Near, Policy, Reading
+from mrm.tools.fund import available
 
 STALL = (("memory", "stalls of 150 ms in 1 s"),)
 
@@ -223,3 +224,24 @@ os.waitpid(child, 0)
     assert done.stdout.splitlines() == ["forgot last", "first", "last"]
     assert "ValueError: no" in done.stderr
     assert "ZeroDivisionError" in done.stderr
+
+
+# ---- pages set aside for a command ---------------------------------------------------------
+
+
+def test_kill_9_of_fund_with_leaves_no_pages_behind(kernel):
+    kernel.set(nr=20, free=20)
+    file = kernel.root / POOL / NR
+    code = "import pathlib, sys; from mrm.tools.fund import run_with; "
+    code += "run_with(int(sys.argv[1]), ['sleep', '1'], pathlib.Path(sys.argv[2]))"
+    process = subprocess.Popen([sys.executable, "-c", code, str(26 * FRAME), str(kernel.root)])
+    wait_until(lambda: file.read_text() == "26\n")
+    process.kill()
+    process.wait()
+    wait_until(lambda: file.read_text() == "20\n")
+
+
+def test_without_the_right_to_it_says_so_and_goes_on(tmp_path):
+    with available(2 * FRAME, tmp_path) as outcome:
+        assert (outcome.added, outcome.enough) == (0, False)
+        assert "/sys is hidden" in outcome.refused

@@ -14,7 +14,6 @@ does for a pool what is to be undone when the pool is gone.
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -179,30 +178,6 @@ def _locked(
     """Nothing was changed, as somebody has the setting locked."""
     said = refusal(error.errno or errno.EWOULDBLOCK, delta, node, root)
     return Outcome(wanted, there, there, node, said)
-
-
-@contextlib.contextmanager
-def available(nbytes: int, node: int | None = None, root: Path = ROOT) -> Iterator[Outcome]:
-    """A context in which so many bytes of huge pages are free, if that can be had.
-
-    What was added is subtracted at its end, also of pages in use: those go when they
-    are given back.
-
-    Parameters
-    ----------
-    nbytes : int
-        How much is to be free.
-    node : int, optional
-        On which NUMA node.
-    root : Path, optional
-        Where /proc and /sys are.
-    """
-    outcome = raise_available(nbytes, node, root)
-    try:
-        yield outcome
-    finally:
-        if outcome.added > 0:
-            change(-outcome.added, node, root)
 
 
 # ---- where it stands -------------------------------------------------------------------

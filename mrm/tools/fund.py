@@ -2,31 +2,66 @@
 
     python -m mrm.tools.fund with 1GiB -- make check
 
-takes back what it added, also after Ctrl-C; what somebody else changed in the meantime stays
-(see ``mrm.physical.kernelpool``, which does both). This file does not need click, so that it
-works without the command line's extra.
+takes back what it added, also after Ctrl-C and kill -9; what somebody else changed in the meantime stays.
+A keeper does it (see ``mrm.physical.keeping``). This file does not need click, so that it works
+without the command line's extra.
 """
 
+import contextlib
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Self
 
-from mrm.errors import ArgumentError
-from mrm.physical.kernelpool import available, why_not_all
+from mrm.errors import ArgumentError, FundingError
+from mrm.physical import keeper
+from mrm.physical.cgroups import ROOT
+from mrm.physical.keeping import Keeper
+from mrm.physical.kernelpool import COMPACT, Outcome, pages, why_not_all
 from mrm.sizes import parse_size
+from mrm.system.pages import frame_size
 
 
-def run_with(nbytes: int, command: list[str]) -> int:
+@contextlib.contextmanager
+def available(nbytes: int, root: Path = ROOT) -> Iterator[Outcome]:
+    """A context in which so many bytes of huge pages are free, if that can be had.
+
+    What was added is subtracted at its end, also of pages in use: those go when they
+    are given back.
+
+    Parameters
+    ----------
+    nbytes : int
+        How much is to be free.
+    root : Path, optional
+        Where /proc and /sys are.
+    """
+    wanted = -(-nbytes // frame_size())
+    before = pages(None, root)
+    missing = wanted - before.available
+    refused = None
+    with Keeper(root) as changes:
+        try:
+            if missing > 0 and (missing := missing - changes.change(missing)) > 0:
+                keeper.compact(str(root / COMPACT))
+                changes.change(missing)
+        except FundingError as error:
+            refused = str(error)
+        yield Outcome(wanted, before, pages(None, root), None, refused)
+
+
+def run_with(nbytes: int, command: list[str], root: Path = ROOT) -> int:
     """Run a command with so much made available; its exit status.
 
     Without the rights to do so, it is run all the same, and a line says so.
     """
     # From here on a signal ends the command, not us: there is a setting to be put back.
-    with _Forwarding() as forwarding, available(nbytes) as outcome:
+    with _Forwarding() as forwarding, available(nbytes, root) as outcome:
         if not outcome.enough:
-            print(f"mrm: not all huge pages could be had. {why_not_all(outcome)}", file=sys.stderr)
+            print(f"mrm: not all huge pages could be had. {why_not_all(outcome, root)}", file=sys.stderr)
         return _run(command, forwarding)
 
 
