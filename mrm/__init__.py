@@ -19,10 +19,10 @@ Words: a *frame* is one physical page of ``mrm.FRAME_SIZE`` bytes, a number; a *
 """
 
 import os as _os
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from mrm._accounts import Account, Fund
 from mrm._attachment import Attachment
-from mrm._balloon import Deflation
 from mrm._core import Pool, api_address, classify
 from mrm._live import live_handles
 from mrm._reservation import Batch, Report, Reservation
@@ -46,7 +46,6 @@ from mrm.errors import (
     SystemCallError,
 )
 from mrm.features import Feature, features
-from mrm.physical.autoscale import Autoscaler
 from mrm.sharing import Ticket, attach
 from mrm.shootdowns import Shootdowns, shootdowns
 from mrm.stats import AccountStats, Ballooned, FundStats, Mapping, Place, PoolStats
@@ -100,6 +99,27 @@ __all__ = [
     "live_handles",
     "shootdowns",
 ]
+
+# Names that are seldom used, of modules that were a quarter of what it took to import mrm. A pool
+# imports them when it is first inflated, or scaled.
+_LATE = {"Autoscaler": "mrm.physical.autoscale", "Deflation": "mrm._balloon"}
+
+if _TYPE_CHECKING:
+    from mrm._balloon import Deflation
+    from mrm.physical.autoscale import Autoscaler
+else:  # where a type checker saw it, every name would be one
+
+    def __getattr__(name: str) -> object:
+        if name not in _LATE:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import importlib
+
+        found = globals()[name] = getattr(importlib.import_module(_LATE[name]), name)
+        return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATE})
 
 
 def get_include() -> str:

@@ -245,3 +245,23 @@ def test_without_the_right_to_it_says_so_and_goes_on(tmp_path):
     with available(2 * FRAME, tmp_path) as outcome:
         assert (outcome.added, outcome.enough) == (0, False)
         assert "/sys is hidden" in outcome.refused
+
+
+# ---- importing -----------------------------------------------------------------------------
+
+
+def test_what_is_seldom_used_is_imported_when_it_is():
+    code = """
+import sys, mrm
+late = {"mrm._balloon", "mrm.physical.autoscale"}
+assert not late & sys.modules.keys()
+assert {"Autoscaler", "Deflation", "Pool"} <= set(dir(mrm))
+assert [mrm.Autoscaler.__name__, mrm.Deflation.__name__] == ["Autoscaler", "Deflation"]
+assert late <= sys.modules.keys()
+try:
+    mrm.Autoscalar
+except AttributeError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "module 'mrm' has no attribute 'Autoscalar'\n"
