@@ -70,6 +70,8 @@ class Row:
         What failed tests said, by test; and what went wrong with the machine itself.
     panics : list of str
         What kernels said that gave up before this run of the tests.
+    earlier : dict
+        What tests said that failed in a run that such a kernel ended, by test; they are run again.
     """
 
     entry: Entry
@@ -77,6 +79,7 @@ class Row:
     suites: dict[str, Counts] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     panics: list[str] = field(default_factory=list)
+    earlier: dict[str, str] = field(default_factory=dict)
 
     @property
     def tests_passed(self) -> int:
@@ -136,7 +139,8 @@ def _run_one(entry: Entry, seconds: float, told: Told, arguments: Sequence[str],
         panic = row.outcome.panic if row.outcome else ""
         if not panic or len(row.panics) + 1 == _RUNS:
             break
-        row = Row(entry, panics=[*row.panics, panic])
+        failed = {test: said for test, said in row.failures.items() if "::" in test}
+        row = Row(entry, panics=[*row.panics, panic], earlier=row.earlier | failed)
         told(entry, f"{panic}; again", 0, 0)
     told(entry, "passed" if row.passed else "failed", row.tests_passed, 0)
     return row
@@ -163,7 +167,7 @@ def _try_one(row: Row, seconds: float, told: Told, arguments: Sequence[str], log
 
         name = entry.name.replace(" ", "-")
         try:
-            with (log / f"{name}.txt").open("wb", buffering=0) as file:
+            with (log / f"{name}-{len(row.panics)}.txt").open("wb", buffering=0) as file:
                 row.outcome = boot(
                     entry.machine,
                     ["sh", "-c", _AGAIN, "sh", *pytest],

@@ -40,6 +40,9 @@ def show(rows: list[Row], console: Console) -> None:
             console.print(
                 f"{row.entry.name}: run again, since at first: {panic}", markup=False, highlight=False
             )
+        for test, said in row.earlier.items():
+            console.print(f"{row.entry.name}: {test} had failed before that", markup=False, highlight=False)
+            console.print(said.rstrip()[-1500:], style="dim", markup=False, highlight=False)
         if row.outcome and row.outcome.boots > 1:
             console.print(f"{row.entry.name}: came up at boot {row.outcome.boots}", markup=False)
         for test, said in row.failures.items():
@@ -116,6 +119,7 @@ def as_json(rows: list[Row], commit: str = "") -> dict[str, Any]:
                 "seconds": None if row.outcome is None else round(row.outcome.seconds, 1),
                 "boots": None if row.outcome is None else row.outcome.boots,
                 "panics": row.panics,
+                "failed_before_panics": row.earlier,
                 "status": None if row.outcome is None else row.outcome.status,
                 "passed": row.passed,
                 "suites": {name: asdict(counts) | {"commit": commit} for name, counts in row.suites.items()},

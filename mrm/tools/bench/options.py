@@ -1,8 +1,9 @@
-"""What the commands of the group have in common: options, the bar that shows progress, the JSON."""
+"""What the commands of the group have in common: options, the bar that shows progress, what is done at the end."""
 
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,22 @@ def power_of_two(context: click.Context, parameter: click.Parameter, value: str)
     if nbytes < least or nbytes & (nbytes - 1):
         raise click.BadParameter(f"a power of two, {format_size(least).replace(' ', '')} or more")
     return nbytes
+
+
+def threads(least: int, most: int | None = None) -> Callable[..., list[int]]:
+    """What takes numbers of threads, written with commas, from ``least`` to ``most``."""
+
+    def parsed(context: click.Context, parameter: click.Parameter, value: str) -> list[int]:
+        try:
+            numbers = sorted({int(word) for word in value.split(",")})
+        except ValueError:
+            numbers = [least - 1]
+        if numbers[0] < least or (most is not None and numbers[-1] > most):
+            bounds = f"from {least}" if most is None else f"from {least} to {most}"
+            raise click.BadParameter(f"numbers of threads {bounds}, such as {least},{least + 1}")
+        return numbers
+
+    return parsed
 
 
 def outputs(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,6 +88,40 @@ def progress(beginning: str) -> Iterator[Advance]:
             bar.update(task, description=f"{what:<32}", completed=done, total=total, refresh=True)
 
         yield advance
+
+
+def finish(
+    package: str, result: Any, out: "Console", json_path: Path | None, report: Path | None, check: bool
+) -> None:
+    """Show what was measured, write what is to be written, and compare it with the targets.
+
+    Parameters
+    ----------
+    package : str
+        Where ``table``, ``report`` and ``targets`` of this benchmark are.
+    result : object
+        What was measured.
+    out : Console
+        Where tables go.
+    json_path, report : Path or None
+        Where the figures, and the report, are to be written.
+    check : bool
+        Whether to exit with 1 where a target is missed.
+    """
+    import_module(f"{package}.table").show(result, out)
+    if json_path is not None:
+        write_json(result.to_json(), json_path)
+    if report is not None:
+        written = import_module(f"{package}.report").write(result, report)  # takes Matplotlib
+        out.print(f"Report: {written}", soft_wrap=True)
+    if check:
+        from mrm.tools.bench.target import reached
+        from mrm.tools.bench.verdicts import targets_table
+
+        targets = import_module(f"{package}.targets").TARGETS
+        out.print(targets_table(targets, result))
+        if not reached(targets, result):
+            raise click.exceptions.Exit(1)
 
 
 def write_json(data: dict[str, Any], path: Path) -> None:

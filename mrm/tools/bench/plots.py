@@ -13,8 +13,8 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from mrm.tools.bench.figures import LaneFigure, Result
 from mrm.tools.bench.lineup import OURS, TITLES, TWINS
-from mrm.tools.bench.pictures import STYLE, svg
 from mrm.tools.bench.table import rate
+from mrm.tools.pictures import STYLE, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,21 +4,11 @@ from pathlib import Path
 
 import click
 
-from mrm.tools.bench.options import outputs, power_of_two, progress, terminal, write_json
-
-
-def _threads(context: click.Context, parameter: click.Parameter, value: str) -> list[int]:
-    try:
-        threads = sorted({int(word) for word in value.split(",")})
-    except ValueError:
-        threads = [-1]
-    if threads[0] < 0:
-        raise click.BadParameter("numbers of threads, such as 0,1,2")
-    return threads
+from mrm.tools.bench.options import finish, outputs, power_of_two, progress, terminal, threads
 
 
 @click.command("remap")
-@click.option("--threads", default="0,1,2", show_default=True, callback=_threads,
+@click.option("--threads", default="0,1,2", show_default=True, callback=threads(0),
               help="Numbers of mutator threads to measure beside, by commas.")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True,
               help="How often each lane gets a window; medians are reported.")  # fmt: skip
@@ -50,23 +40,9 @@ def command(
     It wants two times --size in huge pages, and the largest flip besides: as root,
     `mrm fund 9GiB`. With fewer it measures what it can, and says so.
     """
-    from mrm.tools.bench import table
     from mrm.tools.bench.run import run
-    from mrm.tools.bench.target import reached
-    from mrm.tools.bench.targets import TARGETS
-    from mrm.tools.bench.verdicts import targets_table
 
     out = terminal(json_path)
     with progress("funding the frames") as advance:
         result = run(threads, rounds, seconds, size, flip_up_to, advance)
-    table.show(result, out)
-    if json_path is not None:
-        write_json(result.to_json(), json_path)
-    if report is not None:
-        from mrm.tools.bench.report import write
-
-        out.print(f"Report: {write(result, report)}", soft_wrap=True)
-    if check:
-        out.print(targets_table(TARGETS, result))
-        if not reached(TARGETS, result):
-            raise click.exceptions.Exit(1)
+    finish("mrm.tools.bench", result, out, json_path, report, check)

@@ -5,22 +5,20 @@ name written beside it. Times of operations are on logarithmic scales: they reac
 tenth of a microsecond to what the system's scheduler takes.
 """
 
-import io
 import math
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from mrm.tools.demo.results import Latency, Outcome
 from mrm.tools.demo.words import duration
+from mrm.tools.pictures import STYLE, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-matplotlib.use("Agg")
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#B35900", "#007A5A", "#A8578A", "#777777"
 PHASES = {
@@ -31,15 +29,6 @@ PHASES = {
     "retire": "#222222",
     "relocate": ORANGE,
 }
-STYLE: Any = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "axes.axisbelow": True,
-    "svg.hashsalt": "mrm",
-}
 
 
 def plots(outcome: Outcome) -> dict[str, str]:
@@ -47,11 +36,11 @@ def plots(outcome: Outcome) -> dict[str, str]:
     pictures = {}
     with matplotlib.rc_context(STYLE):
         if outcome.samples:
-            pictures["The run"] = _svg(course(outcome))
+            pictures["The run"] = svg(course(outcome))
         if outcome.latency.total:
-            pictures["How long an operation takes"] = _svg(stalls(outcome))
+            pictures["How long an operation takes"] = svg(stalls(outcome))
         if outcome.cycles:
-            pictures["Where a cycle's time goes"] = _svg(anatomy(outcome))
+            pictures["Where a cycle's time goes"] = svg(anatomy(outcome))
     return pictures
 
 
@@ -176,14 +165,3 @@ def _time_scale(axes: "Axes", which: str) -> None:
     (axes.set_xlim if which == "x" else axes.set_ylim)(decades)
     axis.set_major_formatter(FuncFormatter(lambda value, _: duration(value)))
     axis.set_minor_formatter(NullFormatter())
-
-
-def _svg(figure: "Figure") -> str:
-    """The picture as an element of a page."""
-    from matplotlib import pyplot
-
-    out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
-    pyplot.close(figure)
-    text = out.getvalue()
-    return text[text.index("<svg") :]

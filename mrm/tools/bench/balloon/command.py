@@ -7,19 +7,9 @@ import click
 from mrm.errors import Error
 from mrm.sizes import format_size, parse_size
 from mrm.system.pages import FRAME_SIZE
-from mrm.tools.bench.options import outputs, progress, terminal, write_json
+from mrm.tools.bench.options import finish, outputs, progress, terminal, threads
 
 MOST_THREADS = 64
-
-
-def _threads(context: click.Context, parameter: click.Parameter, value: str) -> list[int]:
-    try:
-        threads = sorted({int(word) for word in value.split(",")})
-    except ValueError:
-        threads = [0]
-    if threads[0] < 1 or threads[-1] > MOST_THREADS:
-        raise click.BadParameter(f"numbers of threads from 1 to {MOST_THREADS}, such as 1,2")
-    return threads
 
 
 def _size(context: click.Context, parameter: click.Parameter, value: str) -> int:
@@ -37,7 +27,7 @@ def _size(context: click.Context, parameter: click.Parameter, value: str) -> int
               help="How much goes in and comes out.")  # fmt: skip
 @click.option("--cycles", type=click.IntRange(1), default=30, show_default=True,
               help="How often; medians are reported.")  # fmt: skip
-@click.option("--threads", default="1,2", show_default=True, callback=_threads,
+@click.option("--threads", default="1,2", show_default=True, callback=threads(1, MOST_THREADS),
               help="Numbers of threads that fetch, by commas.")  # fmt: skip
 @outputs
 def command(
@@ -54,23 +44,9 @@ def command(
     measures what it can, and says so. Settings of the system come back as they were,
     unless it is ended in the middle of a cycle: `mrm fund` raises what was lowered by hand then.
     """
-    from mrm.tools.bench.balloon import table
     from mrm.tools.bench.balloon.run import run
-    from mrm.tools.bench.balloon.targets import TARGETS
-    from mrm.tools.bench.target import reached
-    from mrm.tools.bench.verdicts import targets_table
 
     out = terminal(json_path)
     with progress("looking at the machine") as advance:
         result = run(size, cycles, threads, advance)
-    table.show(result, out)
-    if json_path is not None:
-        write_json(result.to_json(), json_path)
-    if report is not None:
-        from mrm.tools.bench.balloon.report import write
-
-        out.print(f"Report: {write(result, report)}", soft_wrap=True)
-    if check:
-        out.print(targets_table(TARGETS, result))
-        if not reached(TARGETS, result):
-            raise click.exceptions.Exit(1)
+    finish("mrm.tools.bench.balloon", result, out, json_path, report, check)

@@ -11,7 +11,7 @@ import matplotlib
 
 from mrm.tools.bench.balloon.figures import Neighbour, Rate, Result
 from mrm.tools.bench.balloon.table import direction, number, rates
-from mrm.tools.bench.pictures import STYLE, svg
+from mrm.tools.pictures import STYLE, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
