@@ -31,6 +31,7 @@ cdef class Batch:
     cdef bint measure
     cdef readonly Report report
     cdef batch_t *open_one(self) except NULL
+    cdef int _keep_pinned(self, batch_t *batch) except -1
     cdef int _check_pins(self) except -1
     cdef object _map_from(self, Numbers s, account, overdraft, zeroed, int protection)
 

@@ -398,6 +398,7 @@ cdef class Batch:
     def __dealloc__(self):
         if self.batch != NULL:
             live_changed(LIVE_BATCHES, -1)
+            self._keep_pinned(self.batch)
             batch_abort(self.batch)
             self.batch = NULL
 
@@ -600,13 +601,31 @@ cdef class Batch:
             self.report = report
         return report
 
+    cdef int _keep_pinned(self, batch_t *batch) except -1:
+        """Leave frames that were taken for the batch, and that an exported buffer looks at, to the caller; how many."""
+        cdef size_t i
+        cdef int kept = 0
+        if self.reservation is None:    # cleared before it, as a part of the same rubbish: and so are buffers
+            return 0
+        for i in range(batch.count):
+            if batch.ops[i].taken and self.reservation.owner._is_pinned(batch.ops[i].source):
+                batch.ops[i].taken = 0
+                kept += 1
+        return kept
+
     @cython.critical_section
     def abort(self):
-        """Forget what was not committed; ends the batch. Aborting twice does nothing."""
+        """Forget what was not committed; ends the batch. Aborting twice does nothing.
+
+        Frames that an account paid for are given back, but for those that an exported buffer
+        looks at: they stay held, and are the caller's to give.
+        """
         cdef batch_t *batch = self.batch
         if batch != NULL:
             self.batch = NULL
-            batch_abort(batch)
+            self._keep_pinned(batch)
+            with nogil:
+                batch_abort(batch)
             live_changed(LIVE_BATCHES, -1)
 
     def explain(self):
