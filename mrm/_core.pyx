@@ -23,10 +23,11 @@ from mrm cimport (
     mrm_slot, mrm_stats,
 )
 from mrm._arrays cimport Numbers, new_array, own_numbers
+from mrm._batch cimport Report
 from mrm._capi import _C_API, api_address  # no-cython-lint: the capsule's name says that it is here
 from mrm._live cimport LIVE_POOLS, live_changed
 from mrm._opening cimport open_pool
-from mrm._reservation cimport Report, check_reservation, make_reservation
+from mrm._reservation cimport check_reservation, make_reservation
 from mrm._view cimport Window, make_view, make_window
 from mrm.errors import ArgumentError, AuditError, ClosedError, Error, FrameError, PinnedError
 from mrm.physical.balloon cimport balloon_frames, pool_deflate

@@ -1,10 +1,11 @@
 """The balloon: frames whose memory went back to the kernel, and how it comes again.
 
-A frame in the balloon keeps its number and its addresses; what it lost is the memory
-behind them. Frames go in from the top of the common list, so that the low numbers,
-which takers get, stay together, and come out from the bottom. The kernel takes memory
-away by a hole in the file (PUNCH_HOLE), a run of neighbours a call: it unmaps the run
-wherever it is shown, by one invalidation for each mapping, and frees the pages. Contents are gone: what comes back is zero, and nobody's.
+A frame in the balloon keeps its number and its addresses; what it lost is the memory behind
+them. Frames go in from the top of the common list, so that the low numbers, which takers
+get, stay together, and come out from the bottom. The kernel takes memory away by a hole in
+the file (PUNCH_HOLE), a run of neighbours a call: it unmaps the run wherever it is shown,
+by one invalidation for each mapping, and frees the pages. Contents are gone: what comes
+back is zero, and nobody's.
 
 Promises are kept by memory, so a frame in the balloon is no part of any fund: inflating
 takes frames off what the committed fund has promised to nobody, deflating adds them to
@@ -31,7 +32,7 @@ A share that comes short is asked for again, frame by frame, so that what is the
 to the last frame; and what an incomplete frame got is given back.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from mrm cimport (
     MRM_BACKING_HUGETLB, MRM_BACKING_SMALL, MRM_BACKING_THP, MRM_FRAME_INFLATED, MRM_FRAME_READY, MRM_OK,

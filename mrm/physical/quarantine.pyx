@@ -20,8 +20,8 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint32_t
 
 from mrm cimport (
-    MRM_BACKING_HUGETLB, MRM_FRAME_HELD, MRM_FRAME_INFLATED, MRM_FRAME_POISONED, MRM_FRAME_READY, MRM_OK, MRM_SYSTEM_CALL,
-    mrm_address,
+    MRM_BACKING_HUGETLB, MRM_FRAME_HELD, MRM_FRAME_INFLATED, MRM_FRAME_POISONED, MRM_FRAME_READY, MRM_OK,
+    MRM_SYSTEM_CALL, mrm_address,
 )
 from mrm.physical.bitmap cimport bitmap_has, bitmap_withhold
 from mrm.physical.books cimport POOL_ACCOUNT, account_t, available, set_balance, uncharge
