@@ -1,11 +1,11 @@
 """Small files of the kernel's, as text and as numbers.
 
-Nothing here fails: a file that cannot be read is empty, and a number that cannot is None. A number
-is read by three system calls and nothing around them, since some are looked at all the time.
+Nothing here fails: a file that cannot be read is empty, and a number that cannot is None.
 """
 
-import os
 from pathlib import Path
+
+from mrm.system.figures import read_figure
 
 
 def read_text(path: Path) -> str:
@@ -18,11 +18,4 @@ def read_text(path: Path) -> str:
 
 def read_int(path: Path) -> int | None:
     """The number that a file consists of; None when it cannot be read or is none."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return int(os.read(fd, 64))
-        finally:
-            os.close(fd)
-    except (OSError, ValueError):
-        return None
+    return read_figure(path)

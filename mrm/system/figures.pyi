@@ -1,0 +1,3 @@
+import os
+
+def read_figure(path: str | os.PathLike[str]) -> int | None: ...
