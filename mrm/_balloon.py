@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from mrm.errors import ArgumentError, Error, ForkedError, FundingError
-from mrm.physical.funding import HUGETLB, SMALL, THP, shortage_beforehand, useful_threads
+from mrm.physical.backings import HUGETLB, SMALL, THP, shortage_beforehand, useful_threads
 from mrm.physical.kernelpool import pages
 from mrm.physical.labour import Task, labour
 from mrm.physical.limits import explain_shortage

@@ -11,7 +11,8 @@ from libc.stdint cimport uint32_t
 from mrm._arrays cimport Numbers, own_numbers
 from mrm._ways import describe
 from mrm.errors import ArgumentError
-from mrm.physical.funding import HUGETLB, THP, fund
+from mrm.physical.backings import NAMES
+from mrm.physical.funding import fund
 from mrm.physical.holding cimport frames_hold_first
 from mrm.physical.ledger cimport ledger_publish, ledger_t
 from mrm.physical.limits import overcommit_memory
@@ -88,7 +89,7 @@ cdef pool_t *open_pool(
         ledger_publish(pool.frames.ledger, version, pool.layout.pool, backing)
         event(
             "fund", pool=pool.layout.pool, name=name or None, size=funded_count << frame_shift, frames=frame_count,
-            backing={HUGETLB: "hugetlb", THP: "thp"}.get(backing, "small"), seconds=monotonic() - began,
+            backing=NAMES[backing], seconds=monotonic() - began,
             cannot_be_watched=unseen or None,
         )
         funded.finish()

@@ -4,7 +4,8 @@ One sentence a fact, for people and logs. Every lack that makes something dearer
 them, with what it costs: nothing is slower in silence.
 """
 
-from mrm.physical.funding import HUGETLB, THP, Funded
+from mrm.physical.backings import HUGETLB, THP
+from mrm.physical.funding import Funded
 from mrm.sizes import format_size
 from mrm.system import features
 from mrm.system.pages import page_table_span

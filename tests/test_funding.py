@@ -17,7 +17,8 @@ import pytest
 
 from mrm.errors import ArgumentError, BackingWarning, FundingError
 from mrm.physical import labour, placement
-from mrm.physical.funding import HUGETLB, SMALL, THP, fund
+from mrm.physical.backings import HUGETLB, SMALL, THP
+from mrm.physical.funding import fund
 from mrm.physical.limits import huge_pages, meminfo, shmem_thp
 from mrm.system import calls
 from mrm.system.pages import FRAME_SIZE

@@ -334,8 +334,8 @@ def test_an_owner_killed_while_it_funded(mount):
     path = mount / "heap"
     child = start(
         f"""
-import mrm.physical.kept as kept, mrm.physical.funding as funding
-made = funding.system_call
+import mrm.physical.kept as kept, mrm.physical.filling as filling
+made = filling.system_call
 def slow(name, *arguments):
     got = made(name, *arguments)
     if name == "mmap" and arguments[1] == {SIZE}:
@@ -344,7 +344,7 @@ def slow(name, *arguments):
         say("busy")
         signal.pause()
     return got
-funding.system_call = slow
+filling.system_call = slow
 mrm.Pool({SIZE}, path={str(path)!r})
 """
     )

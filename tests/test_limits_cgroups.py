@@ -217,7 +217,7 @@ use(pool)
         blind = (
             'hide("/proc", "/sys")\n'
             if hidden
-            else "from mrm.physical import funding\nfunding.counts_hugetlb_as_memory = lambda: False\n"
+            else "from mrm.physical import backings\nbackings.counts_hugetlb_as_memory = lambda: False\n"
         )
         words = '"cannot be seen from here"' if hidden else '"memory.max", "is 128 MiB"'
         with group(memory_max=128 * MIB) as path:

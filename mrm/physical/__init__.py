@@ -3,9 +3,10 @@
 ``bitmap`` finds free frames and runs of them; ``frames`` keeps every frame's state and
 the free lists in front of the bitmap; ``pool`` puts them together.
 
-``funding`` gets the memory from the kernel: ``framefile`` is the file that it lies in,
-``labour`` the threads that fill it, ``placement`` where it came to lie; ``limits`` and
-``cgroups`` say what the machine allows, and which limit stood in the way.
+``funding`` gets the memory from the kernel, of one of the ``backings``, by an ``order``: ``framefile`` is
+the file that it lies in, ``filling`` fetches its pages, ``labour`` are the threads that do,
+``placement`` is where it came to lie; ``limits`` and ``cgroups`` say what the machine allows, and
+which limit stood in the way.
 
 ``kernelpool`` changes what the kernel has set aside; ``keeping`` has that done, and undone, by a
 process of its own, which is ``keeper``.
