@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import time
 
 import mrm
 import mrm.system.calls
@@ -184,6 +185,14 @@ def interrupts(row):
     return 0
 
 
+def wait_until(holds, seconds=60):
+    """Wait until it does; where it never will, fail."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.001)
+
+
 @contextlib.contextmanager
 def running_on(*processors):
     """This thread on these processors only."""
@@ -240,7 +249,7 @@ def in_child(code, huge="off", timeout=60):
             capture_output=True,
             text=True,
             timeout=timeout,
-            env=_environment(),
+            env=environment(),
             check=False,
         )
     )
@@ -250,17 +259,17 @@ def _source(code, huge):
     return _PREAMBLE.format(tests=str(ROOT / "tests"), huge=huge) + textwrap.dedent(code)
 
 
-def _environment():
-    # The package that is tested, which need not be the checkout's.
-    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(mrm.__file__).parents[1])}
-    environment.pop("PYTHONFAULTHANDLER", None)
-    return environment
+def environment():
+    """A child's environment: it finds the package that is tested, which need not be the checkout's."""
+    variables = {**os.environ, "PYTHONPATH": str(pathlib.Path(mrm.__file__).parents[1])}
+    variables.pop("PYTHONFAULTHANDLER", None)
+    return variables
 
 
 def start(code, huge="off", **options):
     """A child that goes on after it has said "busy": the process, to be ended by ``kill``."""
     command = [sys.executable, "-c", _source(code, huge)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=_environment(), **options)
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(), **options)
     assert child.stdout.readline() == "busy\n"
     return child
 

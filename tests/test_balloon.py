@@ -16,7 +16,7 @@ import types
 
 import numpy as np
 import pytest
-from helpers import FRAME, FakePool, after_fork, commit, peek_at, stamp, stamp_at
+from helpers import FRAME, FakePool, after_fork, commit, peek_at, stamp, stamp_at, wait_until
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -248,6 +248,7 @@ def test_known_zeros_are_not_cleared_again(pool):
     for frame in other.take(4, zeroed=True):
         assert stamp_at(pool.address(frame)) == 0
         pool.give(frame)
+    assert pool.stats().cleared_late == 0
     other.close()
     account.close()
 
@@ -339,7 +340,7 @@ def test_a_child_has_no_balloon(pool):
                 return "a child did it"
         return None
 
-    after_fork(child)
+    assert after_fork(child) is None
 
 
 def test_a_closed_pool_has_none(huge):
@@ -363,19 +364,46 @@ def test_frames_are_fetched_in_the_background(pool):
     assert handle.cancel() == done
 
 
-def test_it_can_be_cancelled_between_shares(needs_huge):
-    with mrm.Pool(FRAME, maximum="1GiB") as pool:
-        arrived, go_on = threading.Event(), threading.Event()
+SHARE = (64 << 20) // FRAME
 
-        def progress(done, total):
+
+class Held:
+    """A deflation of three shares in the background, held after the first until it is let go on."""
+
+    def __init__(self, pool, monkeypatch):
+        arrived, self._go_on, share = threading.Event(), threading.Event(), _balloon._Job._one
+
+        def one(job, n):
+            did = share(job, n)
             arrived.set()
-            go_on.wait(60)
+            assert self._go_on.wait(60)
+            return did
 
-        handle = pool.deflate("128MiB", background=True, threads=1, progress=progress)
+        monkeypatch.setattr(_balloon._Job, "_one", one)
+        self.handle = pool.deflate(3 * SHARE * FRAME, background=True, threads=1)
         assert arrived.wait(60)
-        go_on.set()
-        done = handle.cancel()
-        assert 0 <= done.frames <= done.wanted
+
+    def __enter__(self):
+        return self
+
+    def go_on(self):
+        self._go_on.set()
+
+    def __exit__(self, *exception):
+        self.go_on()
+        self.handle.cancel()
+
+
+def test_it_can_be_cancelled_between_shares(huge, monkeypatch):
+    with mrm.Pool(FRAME, maximum=128 * FRAME, huge=huge) as pool, Held(pool, monkeypatch) as held:
+        outcomes = []
+        canceller = threading.Thread(target=lambda: outcomes.append(held.handle.cancel()))
+        canceller.start()
+        wait_until(lambda: held.handle._job._left == 0)
+        held.go_on()
+        canceller.join()
+        (done,) = outcomes
+        assert (done.wanted, done.frames, done.error) == (3 * SHARE, SHARE, None)
         assert pool.size == FRAME + done.nbytes
         pool.audit()
 
@@ -391,14 +419,14 @@ def test_what_progress_raises_comes_out_of_wait(pool):
     audit(pool)
 
 
-def test_a_pool_that_is_closed_meanwhile_ends_it(huge):
-    pool = mrm.Pool(FRAME, maximum=300 * FRAME, huge=huge)
-    handle = pool.deflate(200 * FRAME, background=True)
-    pool.close()
-    done = handle.wait(120)
-    assert done.frames <= 200
-    if not done:
-        assert isinstance(done.error, mrm.ClosedError)
+def test_a_pool_that_is_closed_meanwhile_ends_it(huge, monkeypatch):
+    pool = mrm.Pool(FRAME, maximum=128 * FRAME, huge=huge)
+    with Held(pool, monkeypatch) as held:
+        pool.close()
+        held.go_on()
+        done = held.handle.wait(60)
+    assert (done.frames, type(done.error)) == (SHARE, mrm.ClosedError)
+    assert not done
 
 
 # ---- on to the system, and from it ------------------------------------------------------------

@@ -15,7 +15,7 @@ import time
 
 import pytest
 from click.testing import CliRunner
-from helpers import FRAME, after_fork, in_child, open_files
+from helpers import FRAME, after_fork, environment, in_child, open_files
 from limited import needs_root
 
 import mrm
@@ -315,19 +315,22 @@ def test_with_one_descriptor_left_the_books_are_private(huge):
 
 
 def test_a_limit_on_files_that_the_books_alone_exceed_kills_nobody():
+    """The frames are there when the limit is set; beyond it the kernel sends a signal that kills by default."""
     ending = in_child(
         """
         import resource
-        resource.setrlimit(resource.RLIMIT_FSIZE, (FRAME, FRAME))
-        import mrm.physical.funding
-        # The frames' file is allowed its one frame; the books of so many stacks may be more.
-        pool = mrm.Pool(FRAME, huge="off")
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        def limit(done, total):
+            if done == total:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        pool = mrm.Pool(FRAME, huge="off", progress=limit)
+        say("cannot watch this pool: ftruncate of its books says File too large" in pool.description)
         pool.give(pool.take())
         pool.close()
         say("done")
         """
     )
-    assert (ending.code, ending.out) == (0, "done\n"), ending
+    assert (ending.code, ending.out) == (0, "True\ndone\n"), ending
 
 
 def test_where_memory_is_promised_strictly_the_books_are_funded(monkeypatch):
@@ -384,16 +387,15 @@ def test_a_fork_within_a_shortage_is_told_to_the_child(mine):
         children.append(os.fork())
 
     pool.on_shortage(fork)
+    told = None
     try:
         pool.take()
-    except mrm.ForkedError:
-        os._exit(7)
-    except mrm.OutOfFrames:
-        pass
-    except BaseException:
-        os._exit(1)
-    if children == [0]:
-        os._exit(2)
+    except mrm.Error as error:
+        told = type(error)
+    finally:
+        if children == [0]:
+            os._exit(7 if told is mrm.ForkedError else 1)
+    assert told is mrm.OutOfFrames
     assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 7
     pool.on_shortage(None)
     pool.give(taken)
@@ -429,7 +431,7 @@ SMALL = 'pool = mrm.Pool(4 * F, huge="off", name=name)\nready()\n'
 
 def test_a_pool_that_closes_is_told():
     with owner(SMALL + "pool.close()\nready()") as process:
-        (books,) = wanted("owner")
+        (books,) = wanted(str(process.pid))
         with books:
             assert books.ended == ""
             assert go_on(process) == "ready\n"
@@ -454,23 +456,29 @@ def test_a_process_that_is_killed_is_told():
             books.read()
 
 
+@contextlib.contextmanager
+def top_of(process):
+    """The command, in a process of its own, as a terminal would start it."""
+    command = [sys.executable, "-u", "-m", "mrm.tools.cli", "top", str(process.pid), "--interval", "0.1"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment(), **pipes) as top:
+        try:
+            yield top
+        finally:
+            top.kill()
+
+
 def test_top_ends_with_the_pool():
-    with owner(SMALL + "import time; time.sleep(1); pool.close(); ready()") as process:
-        process.stdin.write("on\n")
-        process.stdin.flush()
-        said = mrm_command("top", "owner", "--interval", "0.1")
-    assert said.exit_code == 0, said.output
-    assert said.output.count("pool 1 'owner'") >= 1
-    assert said.output.rstrip().endswith("has closed the pool.")
+    with owner(SMALL + "pool.close()\nready()") as process, top_of(process) as top:
+        assert "pool 1 'owner'" in top.stdout.readline()
+        assert go_on(process) == "ready\n"
+        out, err = top.communicate(timeout=30)
+    assert (top.returncode, err.strip()) == (0, "")
+    assert out.rstrip().endswith("has closed the pool.")
 
 
 def test_top_ends_well_on_ctrl_c():
-    with owner(SMALL) as process:
-        top = subprocess.Popen(
-            [sys.executable, "-u", "-m", "mrm.tools.cli", "top", str(process.pid), "--interval", "0.1"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, "PYTHONPATH": str(pathlib.Path(mrm.__file__).parents[1])},
-        )  # fmt: skip
+    with owner(SMALL) as process, top_of(process) as top:
         assert "pool 1 'owner'" in top.stdout.readline()
         top.send_signal(signal.SIGINT)
         _, err = top.communicate(timeout=30)
@@ -569,12 +577,21 @@ def test_unknown_books_of_a_process_are_told_and_left_out_of_lists():
 
 @pytest.mark.parametrize(
     ("who", "words"),
-    [("99999999", "there is no process 99999999"), ("nobody's", "is called \"nobody's\""),
-     (str(os.getppid()), "has no pool: mrm is not loaded in it")],
+    [("99999999", "there is no process 99999999"), ("nobody's", "is called \"nobody's\"")
+    ],
 )  # fmt: skip
 def test_what_is_not_there_is_told(who, words):
     with pytest.raises(NothingToWatch, match=re.escape(words)):
         wanted(who)
+
+
+def test_a_process_without_mrm_is_told():
+    with subprocess.Popen(["sleep", "60"]) as process:
+        try:
+            with pytest.raises(NothingToWatch, match="has no pool: mrm is not loaded in it"):
+                wanted(str(process.pid))
+        finally:
+            process.kill()
 
 
 # ---- the commands ------------------------------------------------------------------------------------
