@@ -266,19 +266,53 @@ def environment():
     return variables
 
 
+@contextlib.contextmanager
+def other_process(code, *arguments, **options):
+    """Another process that runs Python, with pipes to it and from it; whatever happens, it is gone in the end."""
+    command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment(), **pipes, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextlib.contextmanager
 def start(code, huge="off", **options):
-    """A child that goes on after it has said "busy": the process, to be ended by ``kill``."""
-    command = [sys.executable, "-c", _source(code, huge)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(), **options)
-    assert child.stdout.readline() == "busy\n"
-    return child
+    """A child as ``in_child`` has it, that goes on after it has said "busy"; gone in the end."""
+    with other_process(_source(code, huge), **options) as child:
+        assert child.stdout.readline() == "busy\n"
+        yield child
 
 
 def kill(child):
     """End a child that was started, by SIGKILL."""
     child.kill()
     child.wait()
-    child.stdout.close()
+
+
+def state(pid):
+    """R for running, S for asleep, T for stopped, Z for a zombie; None if it is gone."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def alive(pid):
+    """Whether a process is there and no zombie."""
+    return state(pid) not in (None, "Z")
+
+
+def waits(pid):
+    """Whether a process's first thread is asleep for good: three looks, and it has not run in between."""
+    looks = set()
+    for _ in range(3):
+        status = pathlib.Path(f"/proc/{pid}/task/{pid}/status").read_text().splitlines()
+        looks.add(tuple(line for line in status if line.startswith(("State:", "voluntary_ctxt_switches:"))))
+        time.sleep(0.02)
+    return len(looks) == 1 and "State:\tS" in looks.pop()[0]
 
 
 def after_fork(function):

@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from helpers import FRAME, commit, in_child, kill, open_files, stamp, stamp_all, stamp_at, start
+from helpers import FRAME, commit, in_child, open_files, stamp, stamp_all, stamp_at, start
 from limited import needs_pages
 
 import mrm
@@ -318,9 +318,8 @@ signal.pause()
 def test_an_owner_killed_in_the_middle_of_everything(heap):
     """Its books went with it: what is found is held, the audit says so, and untouched frames are as they were."""
     for turn in range(3):
-        child = start(BUSY.format(size=SIZE, path=str(heap)))
-        time.sleep(0.05 * turn)
-        kill(child)
+        with start(BUSY.format(size=SIZE, path=str(heap))):
+            time.sleep(0.05 * turn)
         with mrm.Pool(SIZE, path=heap, keep=True) as pool:
             stats = pool.audit()
             assert (stats.held, stats.ready, stats.mapped, stats.pending) == (FRAMES, 0, 0, 0)
@@ -332,7 +331,7 @@ def test_an_owner_killed_in_the_middle_of_everything(heap):
 def test_an_owner_killed_while_it_funded(mount):
     """What it had fetched by then is zero or kept; the rest is fetched now."""
     path = mount / "heap"
-    child = start(
+    with start(
         f"""
 import mrm.physical.kept as kept, mrm.physical.funding as funding
 made = funding.system_call
@@ -347,8 +346,8 @@ def slow(name, *arguments):
 funding.system_call = slow
 mrm.Pool({SIZE}, path={str(path)!r})
 """
-    )
-    kill(child)
+    ):
+        pass  # it is killed
     assert (path.stat().st_size, pages_at(str(path))) == (SIZE, 5)
     with mrm.Pool(SIZE, path=path, keep=True) as pool:
         assert list(pool.kept) == [0, 1, 2, 3, 4]

@@ -1,5 +1,6 @@
 """Frames shared with other processes: tickets, attachments, workers, and deaths on either side."""
 
+import contextlib
 import ctypes
 import errno
 import gc
@@ -440,10 +441,10 @@ def test_page_tables_are_shared_between_processes():
         for writable, others in ((True, 0), (False, 1)):
             with pool.share(writable=writable) as ticket:
                 code = TOUCH.format(fd=ticket.fileno(), writable=writable)
-                children = [start(code, pass_fds=[ticket.fileno()]) for _ in range(others + 1)]
-                assert int(children[-1].stdout.readline()) < 16
-                for child in children:
-                    kill(child)
+                with contextlib.ExitStack() as children:
+                    for _ in range(others + 1):
+                        last = children.enter_context(start(code, pass_fds=[ticket.fileno()]))
+                    assert int(last.stdout.readline()) < 16
         pool.audit()
 
 
@@ -453,10 +454,8 @@ def test_page_tables_are_shared_between_processes():
 def test_an_owner_is_killed_and_the_attachment_keeps_the_pages(mount):
     path = mount / "heap"
     free = pages()[1]
-    owner = start(
-        f"pool = mrm.Pool({SIZE}, path={str(path)!r}); stamp_all(pool); say('busy'); signal.pause()\n"
-    )
-    with mrm.attach(path) as frames:
+    code = f"pool = mrm.Pool({SIZE}, path={str(path)!r}); stamp_all(pool); say('busy'); signal.pause()\n"
+    with start(code) as owner, mrm.attach(path) as frames:
         kill(owner)
         assert [stamp_at(frames.address(f)) for f in range(FRAMES)] == STAMPED
         path.unlink()
@@ -481,12 +480,14 @@ def test_an_owner_of_a_memfd_is_killed_and_the_attachment_keeps_the_pages(huge):
                 signal.pause()
             finally:
                 os._exit(1)
-        theirs.close()
-        _, (fd,), _, _ = socket.recv_fds(ours, 1, 1)
-    frames = mrm.attach(fd)
-    os.close(fd)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+        try:
+            theirs.close()
+            _, (fd,), _, _ = socket.recv_fds(ours, 1, 1)
+            frames = mrm.attach(fd)
+            os.close(fd)
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
     assert [stamp_at(frames.address(f)) for f in range(FRAMES)] == STAMPED
     frames.close()
     assert pages()[1] == free
@@ -497,16 +498,16 @@ def test_one_that_is_attached_is_killed_and_the_owner_goes_on(mount):
     with mrm.Pool(SIZE, path=path) as pool:
         stamp_all(pool)
         before = pages()
-        worker = start(
-            f"frames = mrm.attach({str(path)!r}, writable=True)\n"
-            "import threading\n"
-            "def work():\n"
-            "    while True:\n"
-            "        stamp(frames.address(3), 33)\n"
-            "threading.Thread(target=work, daemon=True).start()\n"
-            "say('busy'); signal.pause()\n"
-        )
-        with pool.open_view() as view:
+        code = f"""
+        frames = mrm.attach({str(path)!r}, writable=True)
+        import threading
+        def work():
+            while True:
+                stamp(frames.address(3), 33)
+        threading.Thread(target=work, daemon=True).start()
+        say('busy'); signal.pause()
+        """
+        with start(code) as worker, pool.open_view() as view:
             kill(worker)
             assert pages() == before
             pool.audit()
