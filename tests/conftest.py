@@ -3,9 +3,11 @@
 import gc
 import os
 import pathlib
+import subprocess
 
 import pytest
 from helpers import FRAME, open_files, own_mappings
+from limited import own_mounts
 
 import mrm
 import mrm.system.calls
@@ -106,6 +108,41 @@ def pytest_collection_finish():
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def private_mounts():
+    """From the first mount on, mounts are this process's own: they go with it, even if it is killed."""
+    try:
+        own_mounts()
+    except OSError as error:
+        pytest.skip(f"needs root, and the right to mount: {error}")
+
+
+@pytest.fixture
+def hugetlbfs(tmp_path, private_mounts):
+    """``hugetlbfs(frames)`` is a mount of that size, as a path; gone with the test."""
+    points = []
+
+    def make(frames):
+        point = tmp_path / f"huge-{len(points)}"
+        point.mkdir()
+        options = f"pagesize={FRAME >> 10}K,size={frames * FRAME}"
+        command = ["mount", "-t", "hugetlbfs", "-o", options, "none", str(point)]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip(f"no hugetlbfs can be mounted here with {options}")
+        points.append(point)
+        return point
+
+    yield make
+    for point in points:
+        subprocess.run(["umount", str(point)], check=True)
+
+
+@pytest.fixture
+def mount(hugetlbfs):
+    """A hugetlbfs mount of 32 frames."""
+    return hugetlbfs(32)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import ctypes
 import errno
 import os
-import subprocess
 import time
 
 import pytest
@@ -21,26 +20,6 @@ FRAMES = 16
 SIZE = FRAMES * FRAME
 # What a close that is made to fail leaves open, and munmap, is the test's doing.
 FAILING = sorted(set(calls.KINDS) - {"close", "munmap"})
-
-
-@pytest.fixture
-def mount(tmp_path):
-    """A hugetlbfs mount of 32 frames."""
-    point = tmp_path / "huge"
-    point.mkdir()
-    command = [
-        "mount",
-        "-t",
-        "hugetlbfs",
-        "-o",
-        f"pagesize={FRAME >> 10}K,size={32 * FRAME}",
-        "none",
-        str(point),
-    ]
-    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("needs root, and the right to mount a hugetlbfs")
-    yield point
-    subprocess.run(["umount", str(point)], check=True)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import os
 import pickle
 import signal
 import socket
-import subprocess
 import warnings
 from pathlib import Path
 
@@ -39,26 +38,6 @@ FRAMES = 16
 SIZE = FRAMES * FRAME
 STAMPED = [0x5EED << 32 | frame for frame in range(FRAMES)]
 FAILING = sorted(set(calls.KINDS) - {"close"})
-
-
-@pytest.fixture
-def mount(tmp_path):
-    """A hugetlbfs mount of 32 frames."""
-    point = tmp_path / "huge"
-    point.mkdir()
-    command = [
-        "mount",
-        "-t",
-        "hugetlbfs",
-        "-o",
-        f"pagesize={FRAME >> 10}K,size={32 * FRAME}",
-        "none",
-        str(point),
-    ]
-    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("needs root, and the right to mount a hugetlbfs")
-    yield point
-    subprocess.run(["umount", str(point)], check=True)
 
 
 @pytest.fixture(params=["huge memfd", "small memfd", "unnamed", "named"])
