@@ -140,7 +140,7 @@ def hugetlbfs(tmp_path, private_mounts):
 
 
 @pytest.fixture
-def mount(hugetlbfs):
+def mount(hugetlbfs, needs_huge):
     """A hugetlbfs mount of 32 frames."""
     return hugetlbfs(32)
 

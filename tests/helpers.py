@@ -176,6 +176,14 @@ def mapping_count():
     return sum("[vsyscall]" not in line for line in pathlib.Path("/proc/self/maps").read_text().splitlines())
 
 
+def huge_pages_mapped():
+    """Bytes of huge pages that this process has mapped, each mapping counted."""
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("HugetlbPages:"):
+            return int(line.split()[1]) << 10
+    return 0
+
+
 def interrupts(row):
     """Interrupts of one row of /proc/interrupts that all processors have received so far."""
     for line in pathlib.Path("/proc/interrupts").read_text().splitlines():

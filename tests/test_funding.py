@@ -14,6 +14,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from helpers import environment
 
 from mrm.errors import ArgumentError, BackingWarning, FundingError
 from mrm.physical import labour, placement
