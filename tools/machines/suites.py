@@ -8,7 +8,10 @@ SUITES = {
     # what a pool is: frames, free lists, figures, arguments
     "frames": ("test_frames", "test_pool", "test_accounts"),
     # what becomes of them: cleared ahead, given back, broken, watched
-    "economy": ("test_zeroing", "test_balloon", "test_quarantine", "test_top", "test_events"),
+    "economy": (
+        *("test_zeroing", "test_balloon", "test_balloon_system", "test_quarantine"),
+        *("test_books", "test_top", "test_events"),
+    ),
     # what the kernel lacks, and what is done without it
     "features": ("test_features",),
     # addresses: views, slots, batches, and the counts of calls and shootdowns
@@ -17,7 +20,7 @@ SUITES = {
         *("test_lifetimes", "test_shootdowns", "test_paying"),
     ),
     # random sequences against a model
-    "model": ("test_model", "test_accounts_model"),
+    "model": ("test_model", "test_accounts_model", "test_balloon_model"),
     # every system call failing in turn
     "failures": ("test_system_calls",),
     # threads, children, signal handlers
