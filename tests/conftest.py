@@ -12,6 +12,7 @@ from limited import own_mounts
 import mrm
 import mrm.system.calls
 import mrm.system.features
+from mrm.tools.watch.find import owned
 
 _WANTED = 32 * FRAME
 # MRM_TEST_WITHOUT=all, or names with commas between: the whole run goes the ways of a kernel
@@ -77,6 +78,14 @@ def pool(huge):
     if not pool.closed:
         pool.audit()
         pool.close()
+
+
+@pytest.fixture
+def mine(pool):
+    """A pool of this process, and its books as whoever watches finds them."""
+    (books,) = owned(os.getpid())
+    with books:
+        yield pool, books
 
 
 @pytest.fixture
