@@ -422,6 +422,8 @@ def test_every_system_call_failing_in_turn_leaves_the_file_as_it_was(heap, size,
         assert state(heap) == before, script.calls()
         if script.counted < turn:
             break
+    else:
+        pytest.fail("the end was not reached")
     assert failed >= 5
 
 

@@ -17,14 +17,13 @@ import warnings
 import pytest
 from helpers import alive, other_process, state, wait_until, waits
 from machine import needs_nodes, throwaway
+from madeup import POOL, write
 
 import mrm
 from mrm.errors import ArgumentError, ClosedError, ForkedError, FundingError, SettingWarning
 from mrm.physical import kernelpool
 from mrm.physical.keeping import Keeper
-from mrm.system.pages import huge_pages_folder
 
-POOL = f"sys/kernel/mm/hugepages/{huge_pages_folder()}"
 MAY_CHANGE = kernelpool.writable() and kernelpool.pages().available >= 16
 
 real = pytest.mark.skipif(
@@ -39,10 +38,8 @@ def kernel(tmp_path):
 
 
 def made_up(root):
-    for name, number in {"nr_hugepages": 20, "surplus_hugepages": 0, "nr_overcommit_hugepages": 2}.items():
-        (root / POOL / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / POOL / name).write_text(f"{number}\n")
-    return root
+    settings = {"nr_hugepages": 20, "surplus_hugepages": 0, "nr_overcommit_hugepages": 2}
+    return write(root, {f"{POOL}/{name}": number for name, number in settings.items()})
 
 
 def now(root, name="nr_hugepages"):

@@ -541,6 +541,8 @@ def test_every_system_call_failing_in_turn(shared, writable, times):
         assert own_mappings() == mappings, script.calls()
         if script.counted < turn:
             break
+    else:
+        pytest.fail("the end was not reached")
     assert failed >= 4
     assert mrm.live_handles()["attachments"] == 0
 

@@ -30,7 +30,7 @@ SUITES = {
     # a named file opened again, and frames in several processes
     "sharing": ("test_keep", "test_share"),
     # events of the kernel, and what a pool makes of them
-    "pressure": ("test_pressure", "test_autoscale"),
+    "pressure": ("test_pressure", "test_autoscale", "test_autoscale_thread", "test_autoscale_pools"),
     # limits of a process, a control group, a mount, a filter
     "limits": ("test_limits_process", "test_limits_seccomp", "test_limits_mounts", "test_limits_cgroups"),
     # settings of the whole machine, on its command line too
