@@ -6,8 +6,9 @@ import pathlib
 import subprocess
 
 import pytest
-from helpers import FRAME, open_files, own_mappings
+from helpers import FRAME, open_files, own_mappings, stamp_all
 from limited import own_mounts
+from sharing import KINDS, SIZE, options_of
 
 import mrm
 import mrm.system.calls
@@ -152,6 +153,15 @@ def hugetlbfs(tmp_path, private_mounts):
 def mount(hugetlbfs, needs_huge):
     """A hugetlbfs mount of 32 frames."""
     return hugetlbfs(32)
+
+
+@pytest.fixture(params=KINDS)
+def shared(request):
+    """A stamped pool on each kind of file that can be shared."""
+    with mrm.Pool(SIZE, **options_of(request.param, request)) as pool:
+        stamp_all(pool)
+        yield pool
+        pool.audit()
 
 
 @pytest.fixture

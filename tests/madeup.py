@@ -21,6 +21,10 @@ def write(root, files):
     return root
 
 
+#: What memory that is short says to Autoscaler.
+STALL = (("memory", "stalls of 150 ms in 1 s"),)
+
+
 class Kernel:
     """Its files: free pages, and the failures to make one."""
 

@@ -8,7 +8,7 @@ import itertools
 from types import SimpleNamespace
 
 import pytest
-from madeup import FRAME, POOL, Kernel, ScaledPool
+from madeup import FRAME, POOL, STALL, Kernel, ScaledPool
 
 from mrm.errors import ArgumentError, FundingError
 from mrm.physical.autoscale import Autoscaler
@@ -216,8 +216,6 @@ def test_where_sys_is_hidden_proc_tells(pool, now):
 
 
 # ---- memory in general ---------------------------------------------------------------------
-
-STALL = (("memory", "stalls of 150 ms in 1 s"),)
 
 
 def test_memory_that_is_short_takes_a_step_to_the_system(pool, now):

@@ -5,15 +5,13 @@ import threading
 import pytest
 from helpers import FRAME, other_process, stamp, stamp_at, wait_until
 from machine import throwaway
-from madeup import Kernel
+from madeup import STALL, Kernel
 
 import mrm
 from mrm.errors import ArgumentError
 from mrm.physical import kernelpool
 from mrm.physical.autoscale import Autoscaler
 from mrm.physical.limits import huge_pages
-
-STALL = (("memory", "stalls of 150 ms in 1 s"),)
 
 
 def test_a_pool_that_grows_before_it_is_empty(huge, tmp_path):

@@ -6,7 +6,7 @@ is in none, with the reason; tests/test_machines.py checks that none is forgotte
 
 SUITES = {
     # what a pool is: frames, free lists, figures, arguments
-    "frames": ("test_frames", "test_pool", "test_accounts"),
+    "frames": ("test_frames", "test_pool", "test_funds", "test_accounts"),
     # what becomes of them: cleared ahead, given back, broken, watched
     "economy": (
         *("test_zeroing", "test_balloon", "test_balloon_system", "test_quarantine"),
@@ -28,7 +28,7 @@ SUITES = {
     # how a pool comes to its frames
     "funding": ("test_funding", "test_limits", "test_limits_in_use", "test_kernelpool", "test_keeper"),
     # a named file opened again, and frames in several processes
-    "sharing": ("test_keep", "test_share"),
+    "sharing": ("test_keep", "test_share", "test_attachment"),
     # events of the kernel, and what a pool makes of them
     "pressure": ("test_pressure", "test_autoscale", "test_autoscale_thread", "test_autoscale_pools"),
     # limits of a process, a control group, a mount, a filter
