@@ -3,10 +3,11 @@
 import threading
 from types import SimpleNamespace
 
-from mrm.errors import ClosedError
-from mrm.system.pages import frame_size, huge_pages_folder
+from helpers import FRAME
 
-FRAME = frame_size()
+from mrm.errors import ClosedError
+from mrm.system.pages import huge_pages_folder
+
 #: The kernel's pool of huge pages of a frame's size, on all nodes and on node 1.
 POOL = f"sys/kernel/mm/hugepages/{huge_pages_folder()}"
 NODE = f"sys/devices/system/node/node1/hugepages/{huge_pages_folder()}"

@@ -8,7 +8,8 @@ import itertools
 from types import SimpleNamespace
 
 import pytest
-from madeup import FRAME, POOL, STALL, Kernel, ScaledPool
+from helpers import FRAME
+from madeup import POOL, STALL, Kernel, ScaledPool
 
 from mrm.errors import ArgumentError, FundingError
 from mrm.physical.autoscale import Autoscaler

@@ -6,8 +6,8 @@ import threading
 import time
 
 import pytest
-from helpers import wait_until
-from madeup import FRAME, Kernel, ScaledPool
+from helpers import FRAME, wait_until
+from madeup import Kernel, ScaledPool
 
 from mrm.physical.autoscale import Autoscaler
 
