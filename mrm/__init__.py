@@ -23,9 +23,10 @@ import os as _os
 from mrm._accounts import Account, Fund
 from mrm._attachment import Attachment
 from mrm._balloon import Deflation
+from mrm._batch import Batch, Report
 from mrm._core import Pool, api_address, classify
 from mrm._live import live_handles
-from mrm._reservation import Batch, Report, Reservation
+from mrm._reservation import Reservation
 from mrm._view import View, Window
 from mrm.errors import (
     AddressSpaceError,

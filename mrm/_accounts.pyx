@@ -390,7 +390,14 @@ cdef class Account:
         -----
         Looks at every frame of the pool, some ns each. Not needed before the pool is closed.
         """
-        check(account_close(self.pool.open_one(), self.number))
+        cdef uint32_t number = self.number
+        cdef pool_t *pool = self.pool.open_one()
+        cdef int status
+        pool_retain(pool)
+        with nogil:
+            status = account_close(pool, number)
+            pool_release(pool)
+        check(status)
 
     def __repr__(self):
         if self.pool.closed:

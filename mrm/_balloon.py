@@ -9,12 +9,15 @@ first error ends the others after the shares that they have in hand.
 """
 
 import functools
+import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal, Self
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
-from mrm.errors import ArgumentError, Error, FundingError
+from mrm.errors import ArgumentError, Error, ForkedError, FundingError
 from mrm.physical.funding import HUGETLB, SMALL, THP, shortage_beforehand, useful_threads
 from mrm.physical.keeper import NR
 from mrm.physical.kernelpool import pages
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], object]
 
+# How the core begins, with the counts of one call.
+_COUNTS = re.compile(r"of \d+ frames[^:]*, \d+ did: ")
 _BACKINGS = {"hugetlb": HUGETLB, "thp": THP, "small": SMALL}
 # A share: as much as makes the Python around it cheap, and a Ctrl-C not wait. Inflating is
 # a hundred times faster, 30 ms for its share on to the system, which the keeper has a part in: it is
@@ -58,11 +63,10 @@ def deflate(
     """What ``pool.deflate`` does."""
     wanted = _frames(pool, size)
     _check_place("source", source)
-    if threads is not None and (isinstance(threads, bool) or not 1 <= threads <= 1024):
-        raise ArgumentError(f"threads is 1 to 1024, not {threads!r}")
+    number = _threads(pool, wanted, threads)
     if background:
-        return Deflation(pool, wanted, source, threads, progress)
-    return _Fetching(pool, wanted, source).run(_threads(pool, wanted, threads), progress)
+        return Deflation(pool, wanted, source, number, progress)
+    return _Fetching(pool, wanted, source).run(number, progress)
 
 
 def resize(
@@ -102,13 +106,16 @@ def _nbytes(size: int | str) -> int:
 
 def _threads(pool: "Pool", wanted: int, threads: int | None) -> int:
     """How many fetch so many frames."""
+    if threads is not None and (isinstance(threads, bool) or not 1 <= threads <= 1024):
+        raise ArgumentError(f"threads is 1 to 1024, not {threads!r}")
     return useful_threads(_BACKINGS[pool.backing], wanted * pool.frame_size, threads)
 
 
 class _Job:
     """Frames that are to go in or come out, a share at a time."""
 
-    kind: str  # what the log calls it
+    kind = ""  # what the log calls it
+    words = ""  # what the frames are to do
 
     def __init__(
         self, pool: "Pool", wanted: int, do: Callable[[int], tuple[int, Error | None]], share: int, place: str
@@ -123,7 +130,6 @@ class _Job:
         self.done = 0
         self.error: Error | None = None
         self.threads = 1
-        self._told = False  # whether the error speaks of all of them already
         self._do = do
         self._share = share
         self._left = wanted
@@ -155,17 +161,24 @@ class _Job:
         return Ballooned(self.wanted, self.done, nbytes, seconds, self.threads, self.where, self.explained())
 
     def explained(self) -> Error | None:
-        """The error that ended it, in words that help: of all frames, not of its share."""
-        if self.error is None or self.wanted <= self._share or self._told:
+        """Why it was less, in words that help: of all frames, where the core speaks of its share."""
+        missing = (self.wanted - self.done) * self.frame_size
+        counts = f"of {self.wanted} frames that were to {self.words}, {self.done} did"
+        if self.error is None:
+            return Error(f"{counts}: it was ended before", nbytes=missing) if missing else None
+        if not self.done and not _COUNTS.match(str(self.error)):
             return self.error
-        why = str(self.error).partition(": ")[2]
         return type(self.error)(
-            f"of {self.wanted} frames, {self.done} were done: {why}",
+            f"{counts}: {self.cause(self.error)}",
             call=self.error.call,
             error=self.error.errno,
             address=self.error.address,
-            nbytes=(self.wanted - self.done) * self.frame_size,
+            nbytes=missing,
         )
+
+    def cause(self, error: Error) -> str:
+        """What an error says besides counts."""
+        return _COUNTS.sub("", str(error), count=1)
 
     def stop(self) -> None:
         """Let no share begin any more."""
@@ -201,12 +214,12 @@ class _Giving(_Job):
     """Frames that are to lose their memory."""
 
     kind = "inflate"
+    words = "give their memory back"
 
     def __init__(self, pool: "Pool", wanted: int, to: str, retire: bool = True) -> None:
         on = to == "system" and pool.backing == "hugetlb"
         do = self._to_system if on else self._to_pool
         super().__init__(pool, wanted, do, max(1, _INFLATED_BYTES // pool.frame_size), to)
-
         self._retire = retire
 
     def _to_pool(self, n: int) -> tuple[int, Error | None]:
@@ -230,8 +243,8 @@ class _Giving(_Job):
                 return done, error or refused
             if taken > surplus - done and error is None:
                 error = FundingError(
-                    f"of {done} frames, {done} were done: their memory is in the kernel's pool of huge pages, of which "
-                    f"{-taken} pages went on to the system, as no more could be taken out of it",
+                    f"their memory is in the kernel's pool of huge pages, of which {-taken} pages went on to the "
+                    "system, as no more could be taken out of it",
                     nbytes=(done - surplus + taken) * self.frame_size,
                 )
         return done, error
@@ -241,6 +254,7 @@ class _Fetching(_Job):
     """Frames that are to get memory."""
 
     kind = "deflate"
+    words = "get memory"
 
     def __init__(self, pool: "Pool", wanted: int, source: str) -> None:
         on = source == "system" and pool.backing == "hugetlb"
@@ -254,7 +268,6 @@ class _Fetching(_Job):
             self.error = FundingError(
                 f"{format_size(nbytes)} cannot be fetched into the pool. {said}", nbytes=nbytes
             )
-            self._told = True
             self.stop()
 
     def _from_system(self, n: int) -> tuple[int, Error | None]:
@@ -263,12 +276,14 @@ class _Fetching(_Job):
         added = keeper.change(n, self.node)
         done, error = self.pool._deflate(added) if added else (0, None)
         if done < added:
-            keeper.change(done - added, self.node)
+            try:
+                keeper.change(done - added, self.node)
+            except Error as refused:
+                return done, error or refused
         if error is None and added < n:
             error = FundingError(
-                f"of {n} frames that were to get memory, {done} did: the system has no more of it in blocks of "
-                f"{format_size(self.frame_size)}; end what uses memory, drop the file cache (`sysctl "
-                "vm.drop_caches=3`), or set huge pages aside at boot",
+                f"the system has no more of it in blocks of {format_size(self.frame_size)}; end what uses memory, "
+                "drop the file cache (`sysctl vm.drop_caches=3`), or set huge pages aside at boot",
                 nbytes=(n - done) * self.frame_size,
             )
         return done, error
@@ -278,40 +293,33 @@ class _Fetching(_Job):
         if self.node is not None:
             bind_thread(self.node)
 
-    def explained(self) -> Error | None:
-        """With what this machine has, where it was that."""
-        error = self.error
+    def cause(self, error: Error) -> str:
+        """The same, with what this machine has, where it was that."""
         if not isinstance(error, FundingError) or error.call != "fallocate" or self._backing != HUGETLB:
-            return super().explained()
+            return super().cause(error)
         missing = (self.wanted - self.done) * self.frame_size
         said = explain_shortage(missing, error.errno, self.node, call=error.call)
-        frames = f"of {self.wanted} frames that were to get memory, {self.done} did"
-        return FundingError(
-            f"{frames}: {error.call} says {error.strerror}. {said}",
-            call=error.call,
-            error=error.errno,
-            address=error.address,
-            nbytes=missing,
-        )
+        return f"{error.call} says {error.strerror}. {said}"
 
 
 class Deflation:
     """Memory that is being fetched in the background; ``pool.deflate(..., background=True)``.
 
-    Frames may be taken as they arrive. The pool may be closed meanwhile, which ends it.
+    Frames may be taken as they arrive. The pool may be closed meanwhile, which ends it. In a with
+    block it ends with that; after fork the child has none.
     """
 
     def __init__(
-        self, pool: "Pool", wanted: int, source: str, threads: int | None, progress: Progress | None = None
+        self, pool: "Pool", wanted: int, source: str, threads: int, progress: Progress | None = None
     ) -> None:
+        self._owner = os.getpid()
         self._job = _Fetching(pool, wanted, source)
         self._ended = threading.Event()
         self._failure: BaseException | None = None
         self._outcome: Ballooned | None = None
-        number = _threads(pool, wanted, threads)
         # A daemon: a process that ends does not wait for memory.
         self._thread = threading.Thread(
-            target=self._run, args=(number, progress), name="mrm-deflate", daemon=True
+            target=self._run, args=(threads, progress), name="mrm-deflate", daemon=True
         )
         try:
             self._thread.start()
@@ -359,7 +367,10 @@ class Deflation:
         ------
         BaseException
             What ``progress`` raised.
+        ForkedError
+            In a child, which has not got what the parent fetches.
         """
+        self._check()
         if not self._ended.wait(timeout):
             return None
         if self._failure is not None:
@@ -367,18 +378,35 @@ class Deflation:
         return self._outcome
 
     def cancel(self) -> Ballooned:
-        """End it after the shares that are in hand, some milliseconds each; what was fetched stays."""
+        """End it after the shares that are in hand; what was fetched stays, and is returned.
+
+        From ``progress``, which its own thread calls: what was fetched so far.
+        """
+        self._check()
         self._job.stop()
+        if threading.current_thread() is self._thread:
+            return self._job.outcome()
         self._ended.wait()
         assert self._outcome is not None
         return self._outcome
 
+    def _check(self) -> None:
+        if os.getpid() != self._owner:
+            raise ForkedError(
+                "this memory is fetched by the parent process, for a pool that a child has not got"
+            )
+
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception: object) -> Literal[False]:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if os.getpid() != self._owner:
+            return
         self.cancel()
-        return False
+        if self._failure is not None and value is None:
+            raise self._failure
 
     def __repr__(self) -> str:
         state = "ended" if self.done else "running"

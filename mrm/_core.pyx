@@ -23,14 +23,15 @@ from mrm cimport (
     mrm_slot, mrm_stats,
 )
 from mrm._arrays cimport Numbers, new_array, own_numbers
+from mrm._batch cimport Report
 from mrm._capi import _C_API, api_address  # no-cython-lint: the capsule's name says that it is here
 from mrm._live cimport LIVE_POOLS, live_changed
 from mrm._opening cimport open_pool
-from mrm._reservation cimport Report, check_reservation, make_reservation
+from mrm._reservation cimport check_reservation, make_reservation
 from mrm._view cimport Window, make_view, make_window
 from mrm.errors import ArgumentError, AuditError, ClosedError, Error, FrameError, PinnedError
 from mrm.physical.balloon cimport balloon_frames, pool_deflate
-from mrm.physical.frames cimport LATER, frames_state, frames_take
+from mrm.physical.frames cimport LATER, NO_FRAME, frames_state, frames_take, frames_take_cleared
 from mrm.physical.pool cimport (
     pool_address, pool_audit, pool_copy_frame, pool_description, pool_release, pool_retain, pool_stats, pool_t,
     pool_usable, pool_zero,
@@ -143,7 +144,8 @@ cdef class Pool:
     def __dealloc__(self):
         if self.pool != NULL:
             live_changed(LIVE_POOLS, -1)
-            pool_release(self.pool)
+            with nogil:
+                pool_release(self.pool)
             self.pool = NULL
 
     cdef pool_t *open_one(self) except NULL:
@@ -172,7 +174,7 @@ cdef class Pool:
     def size(self):
         """Bytes of memory that it has now: without what is in the balloon."""
         cdef pool_t *pool = self.open_one()
-        return pool.layout.frame_size * (pool.layout.frame_count - balloon_frames(pool) - pool.frames.poisoned)
+        return pool.layout.frame_size * (pool.layout.frame_count - balloon_frames(pool))
 
     @property
     @cython.critical_section
@@ -318,7 +320,10 @@ cdef class Pool:
                 # cleared, and who is told of a shortage may wait for other threads, or close the pool.
                 pool_retain(pool)
                 with nogil:
-                    status = pool_take(pool, &frame)
+                    if status == LATER and frame != NO_FRAME:
+                        status = frames_take_cleared(&pool.frames, MRM_POOL_ACCOUNT, &frame)
+                    else:
+                        status = pool_take(pool, &frame)
                     pool_release(pool)
                 check(status)
             return frame
@@ -423,6 +428,10 @@ cdef class Pool:
         return 0
 
     @cython.critical_section
+    def _is_pinned(self, frame):
+        return frame in self.pinned
+
+    @cython.critical_section
     def _exported(self, frame, readonly):
         self.pinned[frame] = self.pinned.get(frame, 0) + 1
 
@@ -452,7 +461,7 @@ cdef class Pool:
             Whether the pool is retired if too few other frames are free than those that wait
             for a retire, or that a deferred alias shows; if not, these stay.
         progress : callable, optional
-            Called as ``progress(done_bytes, total_bytes)`` after each GiB and at the end.
+            Called as ``progress(done_bytes, total_bytes)`` after each 4 GiB and at the end.
 
         Returns
         -------
@@ -463,8 +472,8 @@ cdef class Pool:
         Notes
         -----
         Huge pages go to the kernel's pool of them, other memory to the system. For each run of
-        neighbours one system call, and a shootdown for each mapping that shows them: some 2 us
-        a frame. Contents are lost: what comes back is zero. Threads that do not touch the
+        neighbours one system call, and a shootdown for each mapping that shows them
+        (docs/balloon.md has the rates). Contents are lost: what comes back is zero. Threads that do not touch the
         frames go on.
         """
         from mrm._balloon import inflate
@@ -498,8 +507,8 @@ cdef class Pool:
 
         Notes
         -----
-        Costs what the kernel's clearing costs, 0.2 ms a frame and thread. Others may change the
-        address space meanwhile: no call keeps it longer than 8 MiB take.
+        Costs what the kernel's clearing costs (docs/balloon.md). Others may change the address
+        space meanwhile: one thread does not keep them from it, and several populate 8 MiB a call.
         """
         from mrm._balloon import deflate
 
@@ -547,7 +556,13 @@ cdef class Pool:
         balance of the account that held it.
         """
         cdef uint32_t f = _frame_of(self, frame)
-        check(pool_quarantine(self.open_one(), f))
+        cdef pool_t *pool = self.open_one()
+        cdef int status
+        pool_retain(pool)
+        with nogil:             # the thread that clears frames may have to be waited for
+            status = pool_quarantine(pool, f)
+            pool_release(pool)
+        check(status)
 
     @cython.critical_section
     def scan(self):
@@ -565,7 +580,7 @@ cdef class Pool:
 
         Notes
         -----
-        One system call for 64 frames, some 0.1 us each, and takers of batches wait for a call.
+        One system call for 64 huge pages, or a frame of others; who takes or gives batches may wait for a call.
         """
         cdef pool_t *pool = self.open_one()
         cdef size_t n = pool.layout.frame_count

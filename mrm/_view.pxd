@@ -29,7 +29,7 @@ cdef class View(Window):
 
 
 cdef class FrameBuffer:
-    cdef object owner               # Window, View or Reservation; has exported() and released()
+    cdef object owner               # Window, View, Reservation or Attachment; has _exported() and _released()
     cdef void *address
     cdef Py_ssize_t nbytes
     cdef bint readonly

@@ -87,7 +87,8 @@ cdef class Window:
 
     def __dealloc__(self):
         if self.pool != NULL:
-            pool_release(self.pool)
+            with nogil:
+                pool_release(self.pool)
 
     cdef int check_open(self) except -1:
         """Raise unless addresses may be asked for."""
@@ -203,8 +204,8 @@ cdef class Window:
         return 0
 
     cdef int look_away(self, frame) except -1:
-        """The opposite. A child has its parent's buffers, and not its frames."""
-        if self.looked_at and frame in self.looked_at and self.pool.state != STATE_FORKED:
+        """The opposite. A child has its parent's buffers, of a view that it may have closed, and not its frames."""
+        if self.pool != NULL and self.pool.state != STATE_FORKED and self.looked_at and frame in self.looked_at:
             frames_settle(&self.pool.frames, frame)
             self.looked_at[frame] -= 1
             if not self.looked_at[frame]:
@@ -372,7 +373,8 @@ cdef class View(Window):
             self.view = view
             self.pool = pool
         check(status)
-        pool_release(pool)
+        with nogil:
+            pool_release(pool)
         if not self.exports:        # there may be some in a child, where they trap
             self.owner = None
         live_changed(LIVE_VIEWS, -1)

@@ -77,7 +77,7 @@ def test_held_frames_stay_with_what_they_hold(pool):
     done = pool.inflate(16 * FRAME)
     assert (done.frames, type(done.error)) == (8, mrm.OutOfFrames)
     assert not done
-    with pytest.raises(mrm.OutOfFrames, match=r"of 16 frames .* 8 could: .*'pool' 8"):
+    with pytest.raises(mrm.OutOfFrames, match=r"of 16 frames .* 8 did: .*'pool' 8"):
         done.or_raise()
     assert [stamp_at(pool.address(frame)) for frame in held[1::2]] == [frame + 1 for frame in held[1::2]]
     audit(pool)

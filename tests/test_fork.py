@@ -295,3 +295,46 @@ def test_a_fork_while_threads_commit(family, huge):
     for other in others:
         check_contents(other)
         other.close()
+
+
+def test_a_child_that_retires_by_the_table_is_told_whose_the_pool_is(family):
+    pytest.importorskip("cffi")
+    from mrm.cffi import api, ffi
+
+    pool, _, _, frames = family
+    handle = api.pool_from_object(ffi.cast("void *", id(pool)))
+    own = ffi.new("mrm_reservation **")
+    assert api.reservation_open(handle, 4, 0, own) == 0
+
+    def child():
+        done = ffi.new("uint32_t *")
+        report = ffi.new("mrm_report *")
+        return (
+            api.reservation_retire(own[0], report),
+            api.pool_retire(handle, report),
+            api.give(handle, frames[0], 0),
+            api.pool_inflate(handle, 1, 0, done),
+            api.pool_deflate(handle, 1, done),
+            api.quarantine(handle, 0),
+            api.pool_keep_zeroed(handle, 1),
+        )
+
+    try:
+        assert after_fork(child) == (ffi.dlopen(None).MRM_FORKED,) * 7
+    finally:
+        assert api.reservation_close(own[0]) == 0
+        api.pool_release(handle)
+
+
+def test_a_child_lets_go_of_buffers_of_a_view_that_it_has_closed(pool):
+    with pool.open_view() as view:
+        buffer = view[15]  # of a free frame, which is counted there
+
+        def child():
+            view.close()
+            buffer.release()
+            return "released"
+
+        assert after_fork(child) == "released"
+        buffer.release()
+    assert pool.audit().pending == 0

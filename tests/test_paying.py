@@ -271,3 +271,62 @@ def test_from_c(pool, heap):
     assert api.pool_keep_zeroed(handle, 17) == -1
     assert api.pool_keep_zeroed(handle, 2) == 0
     api.pool_release(handle)
+
+
+def test_a_callback_may_do_anything_with_the_batch_that_wants_frames(pool, heap):
+    """It is told of a shortage in the middle of ``batch_map_from``, and commits or fills up that very batch."""
+    pytest.importorskip("cffi")
+    from mrm.cffi import api, ffi
+
+    handle = api.pool_from_object(ffi.cast("void *", id(pool)))
+    r, batch = ffi.new("mrm_reservation **"), ffi.new("mrm_batch **")
+    frames, more = ffi.new("uint32_t[4]"), ffi.new("uint32_t[6]", list(heap.take(6)))
+    slots, others = ffi.new("uint32_t[4]", [0, 1, 2, 3]), ffi.new("uint32_t[6]", list(range(8, 14)))
+    assert api.reservation_open(handle, 16, 0, r) == 0
+    assert api.batch_begin(r[0], batch) == 0
+    told = []
+
+    @ffi.callback("void(void *, mrm_pool *, uint32_t, size_t)")
+    def relieve(context, short, account, wanted):
+        told.append(wanted)
+        assert api.batch_map(batch[0], others, more, 3, 3) == 0
+        assert api.batch_commit(batch[0], ffi.NULL) == 0
+        assert api.batch_map(batch[0], others + 3, more + 3, 3, 3) == 0
+        heap.fund(2)  # which helps
+
+    try:
+        assert api.pool_on_shortage(handle, relieve, ffi.NULL) == 0
+        assert api.batch_map_from(batch[0], heap.number, 0, slots, 4, 3, frames) == 0
+        assert told == [4]
+        assert api.batch_commit(batch[0], ffi.NULL) == 0
+        shows = ffi.new("mrm_slot *")
+        for slot, frame in [*zip(slots, frames), *zip(others, more)]:
+            assert api.reservation_slot(r[0], slot, shows) == 0
+            assert (shows.state, shows.frame) == (1, frame)
+    finally:
+        api.pool_on_shortage(handle, ffi.NULL, ffi.NULL)
+        api.batch_abort(batch[0])
+        assert api.reservation_close(r[0]) == 0
+    assert api.give_many(handle, frames, 4, 0) == 0
+    assert api.give_many(handle, more, 6, 0) == 0
+    api.pool_release(handle)
+
+
+@pytest.mark.parametrize("how", ["abort", "exception", "drop"])
+def test_a_frame_that_somebody_looks_at_stays_with_who_aborts(pool, reservation, heap, how):
+    batch = reservation.batch()
+    seen, unseen = batch.map([0, 1], account=heap)
+    with pool[seen] as buffer:
+        buffer[0] = 9
+        if how == "abort":
+            batch.abort()
+        elif how == "exception":
+            with pytest.raises(ZeroDivisionError), batch:
+                raise ZeroDivisionError
+        del batch
+        assert (pool.state_of(seen), pool.state_of(unseen)) == ("held", "ready")
+        pool.inflate(MANY * FRAME)
+        assert buffer[0] == 9
+    pool.give(seen)
+    pool.resize(MANY * FRAME)
+    assert heap.allocated == 0

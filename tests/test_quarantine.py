@@ -131,7 +131,9 @@ def test_a_whole_pool_has_none(pool):
 
 def test_what_the_kernel_says_is_broken_is_found(pool):
     with calls.Script(fail=1, times=3, error=EHWPOISON, kinds={"madvise"}):
-        assert list(pool.scan()) == [0, 1]  # the first question is about all
+        assert list(pool.scan()) == (
+            [0, 1] if pool.backing == "hugetlb" else [0, 1, 2]
+        )  # there the first is about all
     with calls.Script(fail=1, times=None, error=EHWPOISON, kinds={"madvise"}):
         assert list(pool.scan()) == list(range(16))
 

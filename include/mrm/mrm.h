@@ -507,12 +507,12 @@ typedef struct mrm_api {
      * frames that no account was promised, and that no old address shows any more: retires
      * the pool if that is what is missing, unless flags has MRM_NO_RETIRE. *done is how many
      * went, whatever is returned: MRM_OUT_OF_FRAMES if fewer were free. A system call and a
-     * shootdown for each run of neighbours and each mapping that shows it, some 2 us a frame. */
+     * shootdown for each run of neighbours and each mapping that shows it. */
     int (*pool_inflate)(mrm_pool *pool, uint32_t n, int flags, uint32_t *done);
     /* Fetch memory for n frames in the balloon, those with the lowest numbers, cleared; they
      * may be taken as they arrive, a few at a time. Several threads may fetch at once.
      * *done is how many came, whatever is returned: MRM_UNFUNDED if the kernel had no more,
-     * or the balloon. Some 0.2 ms a frame, mostly the kernel's clearing. */
+     * or the balloon. What it costs is the kernel's clearing. */
     int (*pool_deflate)(mrm_pool *pool, uint32_t n, uint32_t *done);
 
     /* ---- broken memory ----
@@ -523,8 +523,8 @@ typedef struct mrm_api {
      * is no longer charged to anybody, and never handed out. MRM_BAD_FRAME. Not in a signal handler. */
     int (*quarantine)(mrm_pool *pool, uint32_t frame);
     /* Ask the kernel which frames are broken, without a touch: the first *n are written to
-     * frames[], and *n becomes how many there are, those in quarantine too. Some 0.1 us a
-     * frame. MRM_SYSTEM_CALL where the kernel cannot say (5.14). */
+     * frames[], and *n becomes how many there are, those in quarantine too.
+     * MRM_SYSTEM_CALL where the kernel cannot say (5.14). */
     int (*pool_scan)(mrm_pool *pool, uint32_t *frames, size_t *n);
 
     /* ---- zeros, and pages that are paid for ---- */

@@ -27,6 +27,7 @@ from mrm.physical.frames cimport frames_open_stacks, frames_owner, frames_state,
 from mrm.physical.funds cimport NONE, check_name, find_fund, free_promises, refuse_fund, refuse_number
 from mrm.physical.pool cimport pool_t, pool_usable
 from mrm.physical.stack cimport mrm_store16, mrm_store32
+from mrm.physical.refusals cimport refuse_frame, word_for
 from mrm.physical.stock cimport stock_resume, stock_withdraw
 from mrm.system.failure cimport failure, mrm_fail
 
@@ -465,11 +466,10 @@ cdef int account_of(pool_t *pool, uint32_t frame, uint32_t *number) noexcept nog
     if status != MRM_OK:
         return status
     if frame >= pool.frames.count:
-        return mrm_fail(
-            failure(), MRM_BAD_FRAME, 0, 0, NULL, 0,
-            b"frame %u is none of this pool's: they are 0 to %u", frame, pool.frames.count - 1,
-        )
+        return refuse_frame(&pool.frames, frame, b"", b"looked up")
     if frames_state(&pool.frames, frame) in (MRM_FRAME_HELD, MRM_FRAME_STRICT):
         number[0] = frames_owner(&pool.frames, frame)
         return MRM_OK
-    return mrm_fail(failure(), MRM_BAD_FRAME, 0, 0, NULL, 0, b"frame %u is free: it is nobody's", frame)
+    return mrm_fail(failure(), MRM_BAD_FRAME, 0, 0, NULL, 0, b"frame %u is %s: it is nobody's", frame, word_for(
+        frames_state(&pool.frames, frame)
+    ))

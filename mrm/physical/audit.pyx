@@ -216,9 +216,12 @@ cdef int frames_audit(frames_t *frames, frame_counts_t *counts) noexcept nogil:
             failure(), MRM_NO_MEMORY, 0, 0, NULL, frames.count // 8 + 1,
             "no memory to audit %u frames: a bit for each", frames.count,
         )
-    mrm_lock(&frames.retiring)
+    # What may have to wait for the thread that clears frames comes before the lock of retires.
     mrm_lock(&frames.lock)
     stock_pause(frames)
+    mrm_unlock(&frames.lock)
+    mrm_lock(&frames.retiring)
+    mrm_lock(&frames.lock)
     status = check_lists(frames, ticked, had)
     if status == MRM_OK:
         status = check_stock(frames, ticked)

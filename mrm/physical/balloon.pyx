@@ -1,11 +1,11 @@
 """The balloon: frames whose memory went back to the kernel, and how it comes again.
 
-A frame in the balloon keeps its number and its addresses; what it lost is the memory
-behind them. Frames go in from the top of the common list, so that the low numbers,
-which takers get, stay together, and come out from the bottom. The kernel takes memory
-away by a hole in the file (PUNCH_HOLE), a run of neighbours a call: it unmaps the run
-wherever it is shown, by one invalidation for each mapping, and frees the pages, some 2 us
-each. Contents are gone: what comes back is zero, and nobody's.
+A frame in the balloon keeps its number and its addresses; what it lost is the memory behind
+them. Frames go in from the top of the common list, so that the low numbers, which takers
+get, stay together, and come out from the bottom. The kernel takes memory away by a hole in
+the file (PUNCH_HOLE), a run of neighbours a call: it unmaps the run wherever it is shown,
+by one invalidation for each mapping, and frees the pages. Contents are gone: what comes
+back is zero, and nobody's.
 
 Promises are kept by memory, so a frame in the balloon is no part of any fund: inflating
 takes frames off what the committed fund has promised to nobody, deflating adds them to
@@ -19,7 +19,7 @@ Fetching is what funding.py does, a few frames at a time: populate through the w
 which several threads do side by side, and then fallocate, which passes over what is there
 and whose answer is final. A thread has one share in hand, and what it fetched may be taken
 at once. While the kernel populates it keeps others from changing the address space, and
-so each call is short: 8 MiB, under a millisecond.
+so each call is short: 8 MiB.
 
 A thread that fetches alone does it the other way round: fallocate first, which has nothing to do
 with the address space, and then populate, which finds the pages there and only fills page tables.
@@ -32,8 +32,7 @@ A share that comes short is asked for again, frame by frame, so that what is the
 to the last frame; and what an incomplete frame got is given back.
 """
 
-from libc.errno cimport EINTR
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from mrm cimport (
     MRM_BACKING_HUGETLB, MRM_BACKING_SMALL, MRM_BACKING_THP, MRM_FRAME_INFLATED, MRM_FRAME_READY, MRM_OK,
@@ -41,14 +40,14 @@ from mrm cimport (
 )
 from mrm.physical.bitmap cimport bitmap_give, bitmap_take, bitmap_take_high
 from mrm.physical.books cimport COMMITTED, available
-from mrm.physical.common cimport SOMEBODY
+from mrm.physical.common cimport SOMEBODY, common_add
 from mrm.physical.frames cimport frames_t
 from mrm.physical.funds cimport free_promises
-from mrm.physical.pool cimport pool_t, pool_usable
+from mrm.physical.pool cimport ADVICE_COLLAPSE, ADVICE_POPULATE_WRITE, pool_fill_tables, pool_t, pool_usable
 from mrm.physical.refusals cimport holders
 from mrm.physical.stack cimport mrm_load16, mrm_store16, mrm_store32
 from mrm.physical.stock cimport stock_resume, stock_withdraw
-from mrm.system.calls cimport CALL_FALLOCATE, advise, call, is_fake
+from mrm.system.calls cimport CALL_FALLOCATE, advise, fallocate
 from mrm.system.failure cimport failure, mrm_fail
 from mrm.system.features cimport FEATURE_COLLAPSE, FEATURE_POPULATE, feature_missing
 
@@ -56,9 +55,6 @@ from mrm.system.features cimport FEATURE_COLLAPSE, FEATURE_POPULATE, feature_mis
 cdef extern from "system/lock.h" nogil:
     void mrm_lock(uint32_t *lock)
     void mrm_unlock(uint32_t *lock)
-
-cdef extern from "system/atomic.h" nogil:
-    uint8_t mrm_load8(const uint8_t *p)
 
 cdef extern from "<string.h>" nogil:
     char *strerror(int error)
@@ -69,8 +65,6 @@ cdef extern from "<errno.h>" nogil:
 
 
 cdef enum:
-    ADVICE_POPULATE_WRITE = 23  # older headers know neither
-    ADVICE_COLLAPSE = 25
     KEEP_SIZE = 1               # FALLOC_FL_...
     PUNCH_HOLE = 2
     CHUNK = 256                 # frames that go in at a time, on the C stack
@@ -87,10 +81,10 @@ cdef uint32_t run_of(const uint32_t *frames, uint32_t n, int step) noexcept nogi
 
 
 cdef uint32_t balloon_frames(pool_t *pool) noexcept nogil:
-    """Frames without memory at this moment, those on their way counted."""
+    """Frames without memory that could be used at this moment, those on their way counted, and broken ones."""
     cdef uint32_t n
     mrm_lock(&pool.frames.lock)
-    n = pool.frames.balloon.free + pool.frames.moving
+    n = pool.frames.balloon.free + pool.frames.moving + pool.frames.poisoned
     mrm_unlock(&pool.frames.lock)
     return n
 
@@ -105,7 +99,6 @@ cdef uint32_t claim(frames_t *frames, uint32_t *claimed, uint32_t most, uint32_t
     cdef uint32_t skipped[CHUNK]
     cdef uint32_t i, found, kept = 0, passed = 0
     mrm_lock(&frames.lock)
-    stock_withdraw(frames)
     free_promises(frames, COMMITTED, most)
     found = <uint32_t>bitmap_take_high(
         &frames.bitmap, claimed, min(most, available(&frames.books.fund[COMMITTED])), below[0]
@@ -122,7 +115,6 @@ cdef uint32_t claim(frames_t *frames, uint32_t *claimed, uint32_t most, uint32_t
     bitmap_give(&frames.bitmap, skipped, passed)
     frames.books.fund[COMMITTED].frames -= kept
     frames.moving += kept
-    stock_resume(frames)
     mrm_unlock(&frames.lock)
     return kept
 
@@ -137,7 +129,7 @@ cdef void unclaim(frames_t *frames, const uint32_t *claimed, uint32_t n) noexcep
         mrm_store32(&frames.frame[claimed[i]].status, MRM_FRAME_READY)
     frames.books.fund[COMMITTED].frames += n
     frames.moving -= n
-    bitmap_give(&frames.bitmap, claimed, n)
+    common_add(frames, claimed, n)
     mrm_unlock(&frames.lock)
 
 
@@ -154,14 +146,10 @@ cdef void put_in(frames_t *frames, const uint32_t *claimed, uint32_t n) noexcept
 
 cdef int64_t punch(pool_t *pool, uint32_t first, uint32_t n) noexcept nogil:
     """Take the memory of ``n`` frames from ``first`` on away; ``-errno`` if it is still there."""
-    cdef int64_t got
-    while True:
-        got = call(
-            CALL_FALLOCATE, pool.fd, PUNCH_HOLE | KEEP_SIZE, <int64_t>first << pool.layout.frame_shift,
-            <int64_t>n << pool.layout.frame_shift,
-        )
-        if got != -EINTR:
-            return got
+    return fallocate(
+        pool.fd, PUNCH_HOLE | KEEP_SIZE, <uint64_t>first << pool.layout.frame_shift,
+        <uint64_t>n << pool.layout.frame_shift,
+    )
 
 
 cdef int balloon_inflate(pool_t *pool, uint32_t n, uint32_t *done) noexcept nogil:
@@ -169,6 +157,24 @@ cdef int balloon_inflate(pool_t *pool, uint32_t n, uint32_t *done) noexcept nogi
 
     MRM_OK also when fewer could go: ``done`` says how many did, with and without a failure.
     """
+    cdef frames_t *frames = &pool.frames
+    cdef int status = inflate_from_list(pool, n, done)
+    cdef uint32_t more
+    if status == MRM_OK and done[0] < n and frames.stock.count:
+        # Those in stock last: who wants zeros waited for them to be cleared.
+        mrm_lock(&frames.lock)
+        stock_withdraw(frames)
+        mrm_unlock(&frames.lock)
+        status = inflate_from_list(pool, n - done[0], &more)
+        done[0] += more
+        mrm_lock(&frames.lock)
+        stock_resume(frames)
+        mrm_unlock(&frames.lock)
+    return status
+
+
+cdef int inflate_from_list(pool_t *pool, uint32_t n, uint32_t *done) noexcept nogil:
+    """The same, of the frames in the bitmap, from the top down."""
     cdef uint32_t claimed[CHUNK]
     cdef uint32_t found, i, run, below = pool.layout.frame_count
     cdef int64_t got
@@ -202,7 +208,7 @@ cdef int balloon_refuse(pool_t *pool, uint32_t n, uint32_t done) noexcept nogil:
     holders(&frames.books, holding, sizeof(holding))
     status = mrm_fail(
         failure(), MRM_OUT_OF_FRAMES, 0, 0, NULL, <size_t>n << pool.layout.frame_shift,
-        b"of %u frames that were to give their memory back, %u could: of the pool's %u, %u are in the balloon, and the "
+        b"of %u frames that were to give their memory back, %u did: of the pool's %u, %u are in the balloon, and the "
         b"others held, strict, shown by an old address or an exported buffer, or promised to accounts: %s; "
         b"give frames back, lower balances, or release buffers",
         n, done, frames.count, frames.balloon.free + frames.moving, holding,
@@ -213,45 +219,24 @@ cdef int balloon_refuse(pool_t *pool, uint32_t n, uint32_t done) noexcept nogil:
 
 # ---- out ---------------------------------------------------------------------------------
 
-cdef void fill_tables(pool_t *pool, uint32_t first, uint32_t n) noexcept nogil:
-    """Have the window show frames that are there, without a fault later: by touching, which changes nothing."""
-    cdef uint32_t frame
-    if not is_fake():
-        for frame in range(first, first + n):
-            mrm_load8(<const uint8_t *>mrm_address(&pool.layout, 0, frame))
-
-
-cdef bint populate(pool_t *pool, char *at, uint64_t nbytes, uint64_t most) noexcept nogil:
-    """Populate through the window, ``most`` bytes a call; whether all of it could be."""
-    cdef uint64_t offset = 0, part
-    while offset < nbytes:
-        part = min(nbytes - offset, max(most, pool.layout.frame_size))
-        if advise(at + offset, part, ADVICE_POPULATE_WRITE) < 0:
-            return False
-        offset += part
-    return True
-
-
 cdef int64_t fetch_run(pool_t *pool, uint32_t first, uint32_t n, bint alone) noexcept nogil:
     """Fetch memory for ``n`` frames from ``first`` on; ``-errno`` if some of it was not to be had."""
     cdef char *at = <char *>mrm_address(&pool.layout, 0, first)
-    cdef uint64_t nbytes = <uint64_t>n << pool.layout.frame_shift
+    cdef uint64_t nbytes = <uint64_t>n << pool.layout.frame_shift, offset = 0, part
+    cdef bint huge = pool.layout.backing == MRM_BACKING_HUGETLB
     cdef bint populates = pool.layout.backing != MRM_BACKING_SMALL and not feature_missing(FEATURE_POPULATE)
     cdef int64_t got
     # Of transparent huge pages fallocate makes small ones where the setting is "advise": populate comes first.
-    alone = alone and pool.layout.backing == MRM_BACKING_HUGETLB
-    if populates and not alone:
-        # What it says does not matter: fallocate says it again, of each page.
-        populate(pool, at, nbytes, POPULATED)
-    while True:
-        got = call(
-            CALL_FALLOCATE, pool.fd, 0, <int64_t>first << pool.layout.frame_shift, <int64_t>nbytes
-        )
-        if got != -EINTR:
-            break
-    if got == 0 and pool.layout.backing == MRM_BACKING_HUGETLB:
-        if not populates or alone and not populate(pool, at, nbytes, nbytes):
-            fill_tables(pool, first, n)
+    if populates and not (alone and huge):
+        while offset < nbytes:
+            part = min(nbytes - offset, max(<uint64_t>POPULATED, pool.layout.frame_size))
+            # What it says does not matter: fallocate says it again, of each page.
+            if advise(at + offset, part, ADVICE_POPULATE_WRITE) < 0:
+                break
+            offset += part
+    got = fallocate(pool.fd, 0, <uint64_t>first << pool.layout.frame_shift, nbytes)
+    if got == 0 and huge and (alone or not populates):
+        pool_fill_tables(pool, first, n)
     if got == 0 and pool.layout.backing == MRM_BACKING_THP and not feature_missing(FEATURE_COLLAPSE):
         advise(at, nbytes, ADVICE_COLLAPSE)
     return got
@@ -259,24 +244,22 @@ cdef int64_t fetch_run(pool_t *pool, uint32_t first, uint32_t n, bint alone) noe
 
 cdef uint32_t fetch(pool_t *pool, const uint32_t *claimed, uint32_t n, bint alone, int64_t *got) noexcept nogil:
     """Fetch memory for frames, ascending; how many of the first got it."""
-    cdef uint32_t i = 0, run, end
+    cdef uint32_t i = 0, run, end = 0
     got[0] = 0
+    # The kernel undoes what a signal interrupts of ordinary memory: frame by frame it comes to an end.
+    if pool.layout.backing != MRM_BACKING_HUGETLB:
+        end = n
     while i < n:
-        run = run_of(claimed + i, n - i, 1)
+        run = 1 if i < end else run_of(claimed + i, n - i, 1)
         got[0] = fetch_run(pool, claimed[i], run, alone)
-        if got[0] < 0:
-            end = i + run
-            while i < end:
-                got[0] = fetch_run(pool, claimed[i], 1, alone)
-                if got[0] < 0:
-                    break
-                i += 1
-            if got[0] < 0:
-                # Pages of this frame may have come, and of others: the balloon holds none.
-                punch(pool, claimed[i], end - i)
-                return i
-        else:
+        if got[0] == 0:
             i += run
+        elif run > 1:
+            end = i + run       # frame by frame up to there: what is there is kept
+        else:
+            # Pages of this frame may have come, and of others after it: the balloon holds none.
+            punch(pool, claimed[i], run_of(claimed + i, n - i, 1))
+            return i
     return n
 
 
@@ -286,7 +269,7 @@ cdef void take_out(frames_t *frames, const uint32_t *fetched, uint32_t n) noexce
     for i in range(n):
         mrm_store32(&frames.frame[fetched[i]].status, MRM_FRAME_READY)
     frames.books.fund[COMMITTED].frames += n
-    bitmap_give(&frames.bitmap, fetched, n)
+    common_add(frames, fetched, n)
 
 
 cdef int pool_deflate(pool_t *pool, uint32_t n, uint32_t *done) noexcept nogil:

@@ -1,8 +1,10 @@
 """The common list: free frames that no account is charged for.
 
-It is a bitmap, so that the lowest frame, or a run, is found at once. What leaves it is
-charged to an account, what comes back is taken off: here and nowhere else, under the
-free lists' lock, so that the books and the lists always agree. An account's stacks
+It is a bitmap, so that the lowest frame, or a run, is found at once. What takers get from it
+is charged to an account, what they give back is taken off: here, under the free lists'
+lock, so that the books and the lists always agree. (Frames that lose their memory leave
+it uncharged: their worth goes out of a fund, in balloon.pyx and quarantine.pyx. Those that
+a restart finds begin charged: holding.pyx.) An account's stacks
 (frames.pyx) hold frames that it is charged for already: between them and their users no
 book is touched, which is why an account costs what a plain free list does.
 
@@ -29,7 +31,6 @@ from mrm.physical.frames cimport frames_owner
 from mrm.physical.stack cimport (
     FOREIGN, NO_FRAME, ZERO, mrm_load32, mrm_store16, mrm_store32, stack_depth, stack_pop_many, stack_t,
 )
-
 from mrm.physical.stock cimport stock_refill, stock_take, stock_take_clean
 
 
@@ -149,6 +150,18 @@ cdef void discharge(frames_t *frames, uint32_t owner, uint32_t n) noexcept nogil
     books_end(frames, account)
 
 
+cdef void common_refill(frames_t *frames) noexcept nogil:
+    """Fill the stock up, a little, if something is missing there."""
+    if frames.stock.count < frames.stock.wanted:
+        stock_refill(frames, False)
+
+
+cdef void common_add(frames_t *frames, const uint32_t *free, size_t n) noexcept nogil:
+    """Put frames in the list that no account is charged for, and what the stock misses of them into stock."""
+    bitmap_give(&frames.bitmap, free, n)
+    common_refill(frames)
+
+
 cdef void common_give(frames_t *frames, const uint32_t *given, size_t n, bint is_run) noexcept nogil:
     """Put frames that were claimed in the list; each account that gave some is charged for that many less.
 
@@ -165,10 +178,9 @@ cdef void common_give(frames_t *frames, const uint32_t *given, size_t n, bint is
     discharge(frames, last, <uint32_t>(n - begin))
     if is_run:
         bitmap_give_run(&frames.bitmap, given[0], <uint32_t>n)
+        common_refill(frames)
     else:
-        bitmap_give(&frames.bitmap, given, n)
-    if frames.stock.count < frames.stock.wanted:
-        stock_refill(frames)
+        common_add(frames, given, n)
 
 
 cdef inline void note_contents(frames_t *frames, uint32_t account, uint32_t frame) noexcept nogil:
@@ -192,21 +204,18 @@ cdef void common_return(frames_t *frames, uint32_t account, uint32_t *popped, si
     for i in range(n):
         note_contents(frames, account, popped[i])
     uncharge(&frames.books, &frames.books.account[account], <uint32_t>n)
-    bitmap_give(&frames.bitmap, popped, n)
-    if frames.stock.count < frames.stock.wanted:
-        stock_refill(frames)
+    common_add(frames, popped, n)
 
 
 cdef uint32_t common_exchange(frames_t *frames, uint32_t account, uint32_t popped) noexcept nogil:
     """A frame of zeros for one popped off an account's stacks, which is charged for neither more nor less.
 
-    NO_FRAME if none is in stock.
+    NO_FRAME if none is in stock. A refill comes after it, of one or several.
     """
     cdef uint32_t clean = stock_take_clean(frames)
     if clean != NO_FRAME:
         note_contents(frames, account, popped)
         bitmap_give(&frames.bitmap, &popped, 1)
-        stock_refill(frames)
     return clean
 
 

@@ -14,13 +14,14 @@ from mrm.physical.stack cimport NO_FRAME, STATE_BITS, frame_t, mrm_load16, mrm_l
 cdef struct stock_t:
     uint32_t wanted             # frames that it is to have; under the lock
     uint32_t count              # in both lists and in the thread's hand; under the lock
+    uint32_t below              # where the next refill looks on in the bitmap, downwards; under the lock
     uint32_t zeroed             # in the list of clean ones
     uint32_t waiting            # who want that nothing is in its hand
     uint32_t turn               # odd while something may be
     uint32_t work               # goes up when there is something to clear
     uint32_t sleeping           # whether the thread waits for that
     uint32_t stop               # whether it is to end
-    uint32_t state              # of the thread: THREAD_...
+    uint32_t state              # of the thread: NO_THREAD, STARTING, RUNNING, REFUSED (zeroing.pyx)
     int32_t refused             # why it is not there: an errno
     uint32_t door               # lock of starting and stopping
     uint64_t thread             # pthread_t
@@ -76,8 +77,10 @@ cdef void frames_close(frames_t *frames) noexcept nogil
 
 # All of these are thread-safe; take and give of one frame take no lock while the
 # processor's own stack serves. The account exists; how is MRM_OVERDRAFT, MRM_ZEROED, both or 0.
-# With LATER, frames_take gives LATER back, and no frame, where it would have to clear one, or to wait.
+# With LATER, frames_take gives LATER back where it would have to clear a frame, with that frame, which
+# frames_take_cleared has to go on with; or where it would have to wait, with NO_FRAME.
 cdef int frames_take(frames_t *frames, uint32_t account, int how, uint32_t *frame) noexcept nogil
+cdef int frames_take_cleared(frames_t *frames, uint32_t account, uint32_t *frame) noexcept nogil
 cdef int frames_take_many(
     frames_t *frames, uint32_t account, int how, uint32_t *taken, size_t n
 ) noexcept nogil

@@ -44,8 +44,8 @@ from mrm.physical.books cimport (
     MOST_ACCOUNTS, MOST_FUNDS, POOL_ACCOUNT, account_t, books_open, entitled, fund_t, overdrawn,
 )
 from mrm.physical.common cimport (
-    books_begin, books_end, common_exchange, common_give, common_return, common_take, common_take_run, flush_stacks,
-    in_stacks,
+    books_begin, books_end, common_exchange, common_give, common_refill, common_return, common_take, common_take_run,
+    flush_stacks, in_stacks,
 )
 from mrm.physical.ledger cimport aligned, figures_t, head_t, ledger_close, ledger_open
 from mrm.physical.refusals cimport refuse_frame, refuse_in_array, refuse_reuse, refuse_run, refuse_take
@@ -234,6 +234,7 @@ cdef uint32_t cleared(frames_t *frames, uint32_t account, uint32_t frame) noexce
     if mrm_load32(&frames.stock.zeroed):
         mrm_lock(&frames.lock)
         clean = common_exchange(frames, account, frame)
+        common_refill(frames)
         mrm_unlock(&frames.lock)
     if clean == NO_FRAME:
         clear(frames, frame)
@@ -241,15 +242,21 @@ cdef uint32_t cleared(frames_t *frames, uint32_t account, uint32_t frame) noexce
     return clean
 
 
-cdef int hold_cleared(frames_t *frames, uint32_t frame, stack_t *stack, int how, uint32_t *taken) noexcept nogil:
-    """Hold a frame of zeros in the place of one off its list; with LATER, put that back instead."""
-    cdef uint32_t number = <uint32_t>(stack - frames.stacks)
-    if how & LATER:
-        push(frames, stack, &frame, 1)
-        return LATER
-    frame = cleared(frames, number >> frames.cpu_shift, frame)
-    hold(frames, frame, number)
-    taken[0] = frame
+cdef int frames_take_cleared(frames_t *frames, uint32_t account, uint32_t *frame) noexcept nogil:
+    """Hold a frame of zeros in the place of ``frame``, which ``frames_take`` left to be cleared."""
+    frame[0] = cleared(frames, account, frame[0])
+    hold(frames, frame[0], <uint32_t>(own_stack(frames, account) - frames.stacks))
+    return MRM_OK
+
+
+cdef inline int take_one(
+    frames_t *frames, uint32_t account, int how, uint32_t found, stack_t *stack, uint32_t *frame
+) noexcept nogil:
+    """Hold a frame that was taken off its list; with LATER one that wants clearing stays in the caller's hand."""
+    frame[0] = found
+    if wants_clearing(frames, found, how):
+        return LATER if how & LATER else frames_take_cleared(frames, account, frame)
+    hold(frames, found, <uint32_t>(stack - frames.stacks))
     return MRM_OK
 
 
@@ -347,13 +354,10 @@ cdef int take_from_others(frames_t *frames, uint32_t account, int how, stack_t *
         stack_push(frames.frame, stack, batch + 1, n - 1)
     books_end(frames, payer)
     mrm_unlock(&frames.lock)
-    if n == 0:
-        return LATER if waits and how & LATER else refuse_take(frames, account, how, 1, 0)
-    if wants_clearing(frames, batch[0], how):
-        return hold_cleared(frames, batch[0], stack, how, frame)
-    hold(frames, batch[0], <uint32_t>(stack - frames.stacks))
-    frame[0] = batch[0]
-    return MRM_OK
+    if n:
+        return take_one(frames, account, how, batch[0], stack, frame)
+    frame[0] = NO_FRAME
+    return LATER if waits and how & LATER else refuse_take(frames, account, how, 1, 0)
 
 
 cdef int frames_take(frames_t *frames, uint32_t account, int how, uint32_t *frame) noexcept nogil:
@@ -363,11 +367,7 @@ cdef int frames_take(frames_t *frames, uint32_t account, int how, uint32_t *fram
     if top == NO_FRAME:
         return take_from_others(frames, account, how, stack, frame)
     note_depth(stack, mrm_load16(&frames.frame[top].depth) - 1)
-    if wants_clearing(frames, top, how):
-        return hold_cleared(frames, top, stack, how, frame)
-    hold(frames, top, <uint32_t>(stack - frames.stacks))
-    frame[0] = top
-    return MRM_OK
+    return take_one(frames, account, how, top, stack, frame)
 
 
 cdef int take_many_from_others(
@@ -395,6 +395,25 @@ cdef int take_many_from_others(
     return MRM_OK if found == n else refuse_take(frames, account, how, n, found)
 
 
+cdef void exchange_many(frames_t *frames, uint32_t account, int how, uint32_t *taken, size_t n) noexcept nogil:
+    """Put frames of zeros from stock in the place of those that want clearing, as far as there are some."""
+    cdef uint32_t clean
+    cdef size_t i = 0
+    while i < n and not wants_clearing(frames, taken[i], how):
+        i += 1
+    if i == n:
+        return
+    mrm_lock(&frames.lock)
+    for i in range(i, n):
+        if wants_clearing(frames, taken[i], how):
+            clean = common_exchange(frames, account, taken[i])
+            if clean == NO_FRAME:
+                break
+            taken[i] = clean
+    common_refill(frames)
+    mrm_unlock(&frames.lock)
+
+
 cdef size_t count_free(frames_t *frames, uint32_t account, int how) noexcept nogil:
     """Frames that an account could take now."""
     cdef size_t n
@@ -407,7 +426,7 @@ cdef size_t count_free(frames_t *frames, uint32_t account, int how) noexcept nog
 cdef int frames_take_many(
     frames_t *frames, uint32_t account, int how, uint32_t *taken, size_t n
 ) noexcept nogil:
-    """Take ``n`` frames, or none: warm ones when few, else the lowest, ascending.
+    """Take ``n`` frames, or none: warm ones when few, else the lowest, ascending but for those exchanged for zeros.
 
     ``taken`` is not looked at when ``n`` is more than there are frames.
     """
@@ -422,12 +441,15 @@ cdef int frames_take_many(
         status = take_many_from_others(frames, account, how, stack, taken, n)
     else:
         note_depth(stack, mrm_load16(&frames.frame[taken[n - 1]].depth) - 1)
-    if status == MRM_OK:
-        for i in range(n):
-            if wants_clearing(frames, taken[i], how):
-                taken[i] = cleared(frames, account, taken[i])
-            hold(frames, taken[i], <uint32_t>(stack - frames.stacks))
-    return status
+    if status != MRM_OK:
+        return status
+    if mrm_load32(&frames.stock.zeroed):
+        exchange_many(frames, account, how, taken, n)
+    for i in range(n):
+        if wants_clearing(frames, taken[i], how):
+            clear(frames, taken[i])
+        hold(frames, taken[i], <uint32_t>(stack - frames.stacks))
+    return MRM_OK
 
 
 cdef int64_t gather_run(frames_t *frames, uint32_t account, int how, uint32_t n, uint32_t *longest) noexcept nogil:
@@ -565,7 +587,7 @@ cdef int frames_give(frames_t *frames, uint32_t frame, int reuse) noexcept nogil
 cdef int frames_give_many(frames_t *frames, const uint32_t *given, size_t n, int reuse) noexcept nogil:
     """Give ``n`` frames back, or none when one of them cannot be."""
     cdef uint32_t state = MRM_FRAME_READY if reuse == MRM_REUSE_NOW else MRM_FRAME_STRICT
-    cdef uint64_t epoch = mrm_load64(&frames.figures.epoch)
+    cdef uint64_t epoch = 0
     cdef bint is_run = True, is_one_owners = True
     cdef stack_t *stack
     cdef size_t i
@@ -574,6 +596,8 @@ cdef int frames_give_many(frames_t *frames, const uint32_t *given, size_t n, int
         return refuse_reuse(reuse)
     if n == 0:
         return MRM_OK
+    if state == MRM_FRAME_STRICT:
+        epoch = mrm_load64(&frames.figures.epoch)   # before the first is claimed; commits write to that line
     for i in range(n):
         is_run &= given[i] == given[0] + <uint32_t>i
         if not claim(frames, given[i], state):

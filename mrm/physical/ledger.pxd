@@ -12,12 +12,11 @@ cdef enum:
     LEDGER_LINE = 128           # bytes that are written apart from others: two cache lines
 
 
-# What a watcher reads first. The first four fields stay where they are in every layout, so that
+# What a watcher reads first. The first three fields stay where they are in every layout, so that
 # any watcher can say what it does not know.
 cdef struct head_t:
     char magic[8]               # "mrmbooks", once the rest is there
     uint32_t layout             # LEDGER_LAYOUT
-    uint32_t head_bytes         # sizeof(head_t)
     char version[32]            # of mrm, as text
     uint32_t sizes[8]           # of the structs that follow, in the order of head_sizes()
     uint32_t state              # STATE_OPEN, or STATE_CLOSED when the pool has ended; atomic
@@ -52,8 +51,7 @@ cdef struct figures_t:
 
 
 cdef struct ledger_t:
-    uint32_t state              # STATE_OPEN, or STATE_FORKED in a child: then memory is not there
-    int fd                      # of the shared memory; -1 where the books are private
+    int fd                      # of the shared memory; -1 where the books are private, and in a child
     int call                    # what was refused, so that they are: CALL_...
     int error                   # ... and its errno
     char *memory

@@ -35,11 +35,11 @@ from mrm.physical.books cimport account_t, fund_t
 from mrm.physical.stack cimport frame_t, stack_t
 from mrm.system.calls cimport (
     CALL_CLOSE, CALL_FALLOCATE, CALL_FCNTL, CALL_FTRUNCATE, CALL_MADVISE, CALL_MEMFD_CREATE, CALL_MMAP, CALL_MUNMAP,
-    advise, call, is_fake, map_file,
+    advise, call, fallocate, is_fake, map_file,
 )
 from mrm.system.events cimport line_number, line_text
 from mrm.system.failure cimport failure, mrm_fail
-from mrm.system.ranges cimport STATE_CLOSED, STATE_FORKED, STATE_OPEN
+from mrm.system.ranges cimport STATE_CLOSED, STATE_OPEN
 
 
 cdef extern from "system/atomic.h" nogil:
@@ -120,7 +120,7 @@ cdef int64_t make_file(ledger_t *ledger, const char *name, bint reserve) noexcep
         return fd
     got = refused(ledger, CALL_FTRUNCATE, call(CALL_FTRUNCATE, fd, <int64_t>ledger.nbytes))
     if got >= 0 and reserve:
-        got = refused(ledger, CALL_FALLOCATE, call(CALL_FALLOCATE, fd, 0, 0, <int64_t>ledger.nbytes))
+        got = refused(ledger, CALL_FALLOCATE, fallocate(<int>fd, 0, 0, ledger.nbytes))
     if got >= 0:
         return fd
     call(CALL_CLOSE, fd)
@@ -164,7 +164,6 @@ cdef ledger_t *ledger_open(const head_t *head, const char *name, bint reserve) n
     if ledger != NULL:
         ledger.fd = -1
         ledger.nbytes = nbytes
-        ledger.state = STATE_OPEN
         # The fake's files and addresses are none.
         if is_fake() or not share(ledger, name, reserve):
             ledger.to_free = calloc(1, nbytes + LEDGER_LINE)
@@ -181,7 +180,6 @@ cdef ledger_t *ledger_open(const head_t *head, const char *name, bint reserve) n
     published = <head_t *>ledger.memory
     strncpy(published.name, name, LEDGER_NAME - 1)
     published.layout = LEDGER_LAYOUT
-    published.head_bytes = sizeof(head_t)
     head_sizes(published.sizes)
     if ledger.fd >= 0:
         mrm_lock(&list_lock)
@@ -241,7 +239,6 @@ cdef void forked() noexcept nogil:
     while ledger != NULL:
         call(CALL_CLOSE, ledger.fd)
         ledger.fd = -1
-        ledger.state = STATE_FORKED
         ledger.memory = NULL
         ledger = ledger.next
 

@@ -7,6 +7,12 @@ from mrm.physical.frames cimport frames_t
 from mrm.system.ranges cimport range_t
 
 
+cdef enum:
+    # Older headers know neither.
+    ADVICE_POPULATE_WRITE = 23  # MADV_POPULATE_WRITE (5.14)
+    ADVICE_COLLAPSE = 25        # MADV_COLLAPSE: make huge pages of this now (6.1)
+
+
 cdef struct pool_t:
     uint32_t state              # STATE_OPEN, or STATE_FORKED in a child
     uint32_t users              # Pool objects, views, reservations, handles: 0 ends it
@@ -49,3 +55,4 @@ cdef int64_t map_frames(
     pool_t *pool, void *at, uint32_t first, uint32_t n, int protection, bint populate
 ) noexcept nogil
 cdef int map_whole(pool_t *pool, char *at, bint dumped) noexcept nogil
+cdef void pool_fill_tables(pool_t *pool, uint32_t first, uint32_t n) noexcept nogil

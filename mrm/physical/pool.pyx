@@ -6,18 +6,11 @@ power of two, of which stride 0 is the window, where every frame has an address 
 pool's life. The others are the views' (space/views.pyx). Since the arena is aligned to
 its own size, view number, frame and offset are bit fields of any address in it.
 
-Whole mappings always end on a GiB, even if the pool does not: the kernel shares page
-tables only between mappings that cover whole aligned GiBs, and links such a GiB by one
-entry. (A GiB is what a table of 2 MiB pages spans. It is 64 GiB where base pages have
-16 KiB; where it is too much for the addresses that there are, nothing is shared, and
-mappings end with the pool: pages.pyx.) The part beyond the file traps (SIGBUS). A writable mapping of hugetlbfs would
-make the file longer, up to the mapping's end, and a touch there would take a huge page
-that nobody funded; so such a mapping is made read-only and made writable afterwards,
-which does not lengthen the file.
-
-Window and views carry the same advice, since only mappings with the same flags share
-page tables: not copied by fork, and not in core dumps. If the window is to be dumped,
-a view that nobody sees (the keeper) keeps the shared tables in its place.
+Window and views are whole mappings, which share page tables (whole.pyx): they end on a
+GiB, even if the pool does not. (A GiB is what a table of 2 MiB pages spans. It is 64 GiB
+where base pages have 16 KiB; where it is too much for the addresses that there are, nothing
+is shared, and mappings end with the pool: pages.pyx.) If the window is to be dumped, a
+view that nobody sees (the keeper) keeps the shared tables in its place.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -25,20 +18,21 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from mrm cimport (
-    MRM_API_VERSION, MRM_BACKING_HUGETLB, MRM_BACKING_THP, MRM_BAD_FRAME, MRM_FORKED, MRM_FRAME_HELD,
-    MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, MRM_SYSTEM_CALL, mrm_address, mrm_stats,
+    MRM_API_VERSION, MRM_BACKING_HUGETLB, MRM_BACKING_THP, MRM_FORKED, MRM_FRAME_HELD,
+    MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, mrm_address, mrm_stats,
 )
 from mrm.physical.audit cimport frames_audit, frames_count
 from mrm.physical.frames cimport frame_counts_t, frames_close, frames_open, frames_state
-from mrm.physical.zeroing cimport zeroing_end
 from mrm.physical.ledger cimport ledger_line
-from mrm.system.calls cimport CALL_CLOSE, CALL_MADVISE, CALL_MMAP, CALL_MPROTECT, advise, call, is_fake, map_file
+from mrm.physical.refusals cimport refuse_frame
+from mrm.physical.whole cimport map_whole_file, whole_bytes
+from mrm.physical.zeroing cimport zeroing_end
+from mrm.system.calls cimport CALL_CLOSE, advise, call, is_fake, map_file
 from mrm.system.events cimport events_on, line_begin, line_end, line_number, line_t
 from mrm.system.failure cimport failure, mrm_fail
 from mrm.system.features cimport FEATURE_COLLAPSE, FEATURE_POPULATE, feature_missing, features_try
 from mrm.system.pages cimport address_bits, sharing_span
 from mrm.system.ranges cimport RANGE_ARENA, STATE_FORKED, STATE_OPEN, range_release, range_reserve
-from mrm.system.room cimport ROOM_TEXT, why_refused
 
 
 cdef extern from "system/atomic.h" nogil:
@@ -51,17 +45,13 @@ cdef extern from "system/atomic.h" nogil:
 
 cdef extern from "<sys/mman.h>" nogil:
     enum:
-        PROT_READ, PROT_WRITE, MAP_SHARED, MAP_FIXED, MAP_NORESERVE, MAP_POPULATE
-        MADV_DONTFORK, MADV_DONTDUMP, MADV_HUGEPAGE
+        MAP_SHARED, MAP_FIXED, MAP_NORESERVE, MAP_POPULATE, MADV_HUGEPAGE
 
 cdef extern from "<string.h>" nogil:
-    char *strerror(int error)
     char *strdup(const char *text)
 
 
 cdef enum:
-    ADVICE_POPULATE_WRITE = 23  # MADV_POPULATE_WRITE: older headers do not know it (5.14)
-    ADVICE_COLLAPSE = 25        # MADV_COLLAPSE: make huge pages of this now (6.1)
     FEWEST_VIEWS = 4
     DEFAULT_VIEWS = 64          # for a large pool; as many as fit into the default arena otherwise
     MOST_VIEWS = 1 << 20
@@ -92,35 +82,15 @@ cdef int64_t map_frames(
 cdef int map_whole(pool_t *pool, char *at, bint dumped) noexcept nogil:
     """Show every frame at ``at``, as a mapping that shares page tables with the others."""
     cdef size_t nbytes = <size_t>pool.layout.frame_count << pool.layout.frame_shift
-    cdef size_t whole = pool.whole
-    cdef int what = CALL_MMAP
-    cdef char text[ROOM_TEXT]
-    cdef int64_t got = map_file(
-        at, whole, PROT_READ | PROT_WRITE if whole == nbytes else PROT_READ,
-        MAP_SHARED | MAP_FIXED | MAP_NORESERVE, pool.fd, 0,
-    )
-    if got > 0 and whole != nbytes:
-        what = CALL_MPROTECT
-        got = call(CALL_MPROTECT, <int64_t>at, <int64_t>whole, PROT_READ | PROT_WRITE)
-    if got >= 0:
-        what = CALL_MADVISE
-        got = advise(at, whole, MADV_DONTFORK)
-    if got >= 0 and not dumped:
-        got = advise(at, whole, MADV_DONTDUMP)
-    if got >= 0:
-        if pool.layout.backing == MRM_BACKING_THP:
-            # Advice only: page_size_of() tells what came of it.
-            advise(at, whole, MADV_HUGEPAGE)
-        return MRM_OK
-    return mrm_fail(
-        failure(), MRM_SYSTEM_CALL, what, <int>-got, at, whole,
-        b"cannot map the pool's %zu bytes at %p (%s).%s",
-        whole, at, strerror(<int>-got), why_refused(<int>-got, 0, text),
-    )
+    cdef int status = map_whole_file(pool.fd, at, nbytes, pool.whole, True, dumped)
+    if status == MRM_OK and pool.layout.backing == MRM_BACKING_THP:
+        # Advice only: page_size_of() tells what came of it.
+        advise(at, pool.whole, MADV_HUGEPAGE)
+    return status
 
 
-cdef void _fill_window(pool_t *pool, uint32_t funded) noexcept nogil:
-    """Page tables for the window of huge pages: no touch through it takes a fault, and views can link them.
+cdef void pool_fill_tables(pool_t *pool, uint32_t first, uint32_t n) noexcept nogil:
+    """Page tables for huge pages that are there: no touch through the window takes a fault, and views can link them.
 
     0.3 us a page. Without MADV_POPULATE_WRITE each page is touched, which changes nothing in
     it, and makes it writable too: the mapping is shared, and may be written. The frames are
@@ -130,11 +100,11 @@ cdef void _fill_window(pool_t *pool, uint32_t funded) noexcept nogil:
     if is_fake():
         return
     if not feature_missing(FEATURE_POPULATE) and advise(
-        pool.window, <size_t>funded << pool.layout.frame_shift, ADVICE_POPULATE_WRITE
+        pool_address(pool, first), <size_t>n << pool.layout.frame_shift, ADVICE_POPULATE_WRITE
     ) == 0:
         return
-    for frame in range(funded):
-        mrm_load8(<const uint8_t *>mrm_address(&pool.layout, 0, frame))
+    for frame in range(first, first + n):
+        mrm_load8(<const uint8_t *>pool_address(pool, frame))
 
 
 # ---- opening and closing -------------------------------------------------------
@@ -186,7 +156,7 @@ cdef int pool_open(
         )
         free(pool)
         return status
-    pool.whole = (nbytes + span - 1) & ~(span - 1) if span else nbytes
+    pool.whole = whole_bytes(nbytes, backing == MRM_BACKING_HUGETLB)
     status = frames_open(&pool.frames, frame_count, funded, frame_shift, name, reserve)
     if status != MRM_OK:
         free(pool)
@@ -221,7 +191,7 @@ cdef int pool_open(
         return status
     if backing == MRM_BACKING_HUGETLB:
         features_try(fd, 1 << frame_shift)
-        _fill_window(pool, funded)
+        pool_fill_tables(pool, 0, funded)
     elif backing == MRM_BACKING_THP:
         features_try(-1, 0)
         # fallocate under shmem_enabled=advise gave small pages; where this kernel can, they
@@ -300,16 +270,8 @@ cdef int _check_held(pool_t *pool, const uint32_t *frames, size_t n) noexcept no
     if status != MRM_OK:
         return status
     for i in range(n):
-        if frames[i] >= pool.layout.frame_count:
-            return mrm_fail(
-                failure(), MRM_BAD_FRAME, 0, 0, NULL, 0,
-                b"frame %u is none of this pool's: they are 0 to %u", frames[i], pool.layout.frame_count - 1,
-            )
-        if frames_state(&pool.frames, frames[i]) != MRM_FRAME_HELD:
-            return mrm_fail(
-                failure(), MRM_BAD_FRAME, 0, 0, pool_address(pool, frames[i]), pool.layout.frame_size,
-                b"frame %u is free: take it before its contents are changed", frames[i],
-            )
+        if frames[i] >= pool.layout.frame_count or frames_state(&pool.frames, frames[i]) != MRM_FRAME_HELD:
+            return refuse_frame(&pool.frames, frames[i], b"", b"changed")
     return MRM_OK
 
 

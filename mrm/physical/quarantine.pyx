@@ -20,15 +20,15 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint32_t
 
 from mrm cimport (
-    MRM_FRAME_HELD, MRM_FRAME_INFLATED, MRM_FRAME_POISONED, MRM_FRAME_READY, MRM_OK, MRM_SYSTEM_CALL,
-    mrm_address,
+    MRM_BACKING_HUGETLB, MRM_FRAME_HELD, MRM_FRAME_INFLATED, MRM_FRAME_POISONED, MRM_FRAME_READY, MRM_OK,
+    MRM_SYSTEM_CALL, mrm_address,
 )
 from mrm.physical.bitmap cimport bitmap_has, bitmap_withhold
 from mrm.physical.books cimport POOL_ACCOUNT, account_t, available, set_balance, uncharge
 from mrm.physical.common cimport books_begin, books_end, flush_stacks
 from mrm.physical.frames cimport frames_owner, frames_t
 from mrm.physical.pool cimport pool_t, pool_usable
-from mrm.physical.refusals cimport refuse_frame
+from mrm.physical.refusals cimport refuse_quarantine
 from mrm.physical.stack cimport STATE_BITS, mrm_cas32, mrm_load32, mrm_store32
 from mrm.physical.stock cimport stock_resume, stock_withdraw
 from mrm.system.calls cimport CALL_MADVISE, advise
@@ -38,6 +38,9 @@ from mrm.system.failure cimport failure, mrm_fail
 cdef extern from "system/lock.h" nogil:
     void mrm_lock(uint32_t *lock)
     void mrm_unlock(uint32_t *lock)
+
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
 
 cdef extern from "<string.h>" nogil:
     char *strerror(int error)
@@ -49,7 +52,8 @@ cdef extern from "<errno.h>" nogil:
 
 cdef enum:
     ADVICE_POPULATE_READ = 22   # older headers do not know it (5.14)
-    CHUNK = 64                  # frames that are asked about at a time, under the lock
+    CHUNK = 64                  # frames that are asked about at a time, under the lock: huge pages, which are there
+    TRIES = 10000               # looks at a frame that is in somebody's hand
 
 
 # ---- out of use ---------------------------------------------------------------------------
@@ -106,17 +110,23 @@ cdef bint take_out(frames_t *frames, uint32_t frame) noexcept nogil:
 cdef int pool_quarantine(pool_t *pool, uint32_t frame) noexcept nogil:
     """Take a frame out of use for good."""
     cdef frames_t *frames = &pool.frames
+    cdef uint32_t tries = 0
     cdef bint done = False
     cdef int status = pool_usable(pool)
     if status != MRM_OK:
         return status
-    if frame < frames.count:
+    while frame < frames.count and not done and tries < TRIES:
         mrm_lock(&frames.lock)
         stock_withdraw(frames)      # all free frames are in the bitmap, or a stack
         done = take_out(frames, frame)
         stock_resume(frames)
         mrm_unlock(&frames.lock)
-    return MRM_OK if done else refuse_frame(frames, frame, b"", b"taken out of use")
+        if mrm_load32(&frames.frame[frame].status) & STATE_BITS != MRM_FRAME_READY:
+            break
+        # On its way between a stack and a taker, for some instructions.
+        sched_yield()
+        tries += 1
+    return MRM_OK if done else refuse_quarantine(frames, frame)
 
 
 # ---- found ----------------------------------------------------------------------------------
@@ -139,20 +149,22 @@ cdef int pool_scan(pool_t *pool, uint32_t *broken, size_t *n) noexcept nogil:
     cdef frames_t *frames = &pool.frames
     cdef size_t room = n[0]
     cdef uint32_t frame = 0, end, run, i
+    # Asking fills page tables, which takes a table a frame where pages are small.
+    cdef uint32_t chunk = CHUNK if pool.layout.backing == MRM_BACKING_HUGETLB else 1
     cdef int64_t got = 0
     cdef int status = pool_usable(pool)
     n[0] = 0
     if status != MRM_OK:
         return status
     while frame < frames.count:
-        end = min(frame + CHUNK, frames.count)
+        end = min(frame + chunk, frames.count)
         mrm_lock(&frames.lock)
         while frame < end:
             run = with_memory(frames, frame, end)
             got = ask(pool, frame, run) if run else 0
             if got == -EHWPOISON:
                 for i in range(frame, frame + run):
-                    if ask(pool, i, 1) == -EHWPOISON:
+                    if run == 1 or ask(pool, i, 1) == -EHWPOISON:
                         if n[0] < room:
                             broken[n[0]] = i
                         n[0] += 1

@@ -6,10 +6,12 @@ from mrm.physical.books cimport books_t
 from mrm.physical.frames cimport frames_t
 
 
+cdef const char *word_for(uint32_t state) noexcept nogil
 cdef int refuse_frame(
     const frames_t *frames, uint32_t frame, const char *place, const char *deed
 ) noexcept nogil
 cdef int refuse_in_array(const frames_t *frames, const uint32_t *given, size_t i) noexcept nogil
+cdef int refuse_quarantine(const frames_t *frames, uint32_t frame) noexcept nogil
 cdef int refuse_mapping(uint32_t frame) noexcept nogil
 cdef int refuse_alias(uint32_t frame) noexcept nogil
 cdef int refuse_take(const frames_t *frames, uint32_t account, int how, size_t n, size_t found) noexcept nogil

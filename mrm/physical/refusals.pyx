@@ -82,6 +82,27 @@ cdef int refuse_in_array(const frames_t *frames, const uint32_t *given, size_t i
     return refuse_frame(frames, given[i], place, b"given")
 
 
+cdef int refuse_quarantine(const frames_t *frames, uint32_t frame) noexcept nogil:
+    """Say why a frame cannot be taken out of use for good."""
+    cdef uint32_t state
+    cdef const char *way = b"somebody else gets it at this moment: quarantine it when he has given it back"
+    if frame >= frames.count:
+        return refuse_frame(frames, frame, b"", b"taken out of use")
+    state = frames_state(frames, frame)
+    if state == MRM_FRAME_HELD:
+        return refuse_frame(frames, frame, b"", b"taken out of use")
+    if state == MRM_FRAME_STRICT:
+        way = b"retire first"
+    elif state == MRM_FRAME_INFLATED:
+        way = b"it has no memory that could be broken"
+    elif state == MRM_FRAME_POISONED:
+        way = b"nothing more is to be done"
+    return mrm_fail(
+        failure(), MRM_BAD_FRAME, 0, 0, NULL, 0, "frame %u cannot be taken out of use: it is %s; %s", frame,
+        word_for(state), way,
+    )
+
+
 cdef int refuse_mapping(uint32_t frame) noexcept nogil:
     """Say that as many slots show ``frame`` as can be counted."""
     return mrm_fail(
@@ -154,12 +175,15 @@ cdef const char *in_balloon(uint32_t inflated, char *text, size_t nbytes) noexce
 
 cdef int refuse_take(const frames_t *frames, uint32_t account, int how, size_t n, size_t found) noexcept nogil:
     """Say that of ``n`` frames only ``found`` are free for an account."""
-    cdef uint32_t strict = mrm_load32(&frames.strict_count)
+    cdef uint32_t strict = mrm_load32(&frames.strict_count), inflated
     cdef char balloon[40]
-    cdef uint32_t inflated = frames.balloon.free + frames.moving
-    cdef int64_t held = <int64_t>frames.count - <int64_t>found - strict - inflated - frames.poisoned
+    cdef int64_t held = <int64_t>frames.count - <int64_t>found - strict
     if mrm_load32(&frames.books.accounts) > POOL_ACCOUNT + 1:
         return refuse_promise(frames, account, how, n, found)
+    mrm_lock(<uint32_t *>&frames.lock)
+    inflated = frames.balloon.free + frames.moving
+    held -= inflated + frames.poisoned
+    mrm_unlock(<uint32_t *>&frames.lock)
     return mrm_fail(
         failure(), MRM_OUT_OF_FRAMES, 0, 0, NULL, 0,
         "of %zu frames asked for, %zu are free: this pool has %u, and of these %u are held and %u strict%s; "

@@ -40,11 +40,11 @@ cdef enum:
     FOREIGN = 0x80              # in a stack: it holds what another account left in it
 
 
-# What is kept of a frame: 16 bytes. A frame is in one place: in a stack, in the
-# common list, in the strict list, or held.
+# What is kept of a frame: 16 bytes. A frame is in one place: in a stack, in the common
+# list (its bitmap or its stock), in the strict list, in the balloon, or held or broken.
 cdef struct frame_t:
     uint32_t next               # the frame below it in its stack or list, or NO_FRAME
-    uint32_t status             # MRM_FRAME_READY, HELD or STRICT | ZERO, FOREIGN | live mappings << 8
+    uint32_t status             # MRM_FRAME_READY, HELD, STRICT, INFLATED or POISONED | ZERO, FOREIGN | mappings << 8
     uint32_t epoch              # STRICT: the retire that it waits for, as its number
     uint16_t pending            # deferred aliases: old addresses that still show it
     uint16_t depth              # in a stack: frames up to this one; else number of the stack it was taken from

@@ -9,7 +9,7 @@ cdef void stock_open(frames_t *frames) noexcept nogil
 
 # Not thread-safe: frames_t.lock is held around each of these. Pause and withdraw let it go
 # for as long as the thread has a frame in hand, and want a resume.
-cdef void stock_refill(frames_t *frames) noexcept nogil
+cdef void stock_refill(frames_t *frames, bint whole) noexcept nogil
 cdef uint32_t stock_take(frames_t *frames, uint32_t *taken, uint32_t n) noexcept nogil
 cdef uint32_t stock_take_clean(frames_t *frames) noexcept nogil
 cdef void stock_pause(frames_t *frames) noexcept nogil

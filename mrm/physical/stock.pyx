@@ -12,10 +12,11 @@ instruction for as long as others work, and nobody must wait for it meanwhile. T
 changed by compare and swap, as stacks are; only who moves frames between them and the
 bitmap holds the free lists' lock.
 
-One case is left: a taker needs the very frame that is in its hand, as all others are gone,
-and was promised it. Then he waits, without the lock (``stock_pause``). The thread looks
-whether anybody waits after every 64 KiB, puts what it has back on the dirty list, and takes
-no other until all have what they need.
+What is left are those who need the very frame that may be in its hand: a taker who was
+promised it, as all others are gone; who wants a run, or to inflate, and found too few; who
+ends an account, audits, or sets the stock. They wait, without the lock (``stock_pause``). The
+thread looks whether anybody waits after every 64 KiB, puts what it has back on the dirty
+list, and takes no other until all have what they need.
 
 ``turn`` says whether something may be in its hand: it is odd from before a frame leaves the
 dirty list until after it has come to a list again. Who counts himself as waiting first and
@@ -54,6 +55,7 @@ cdef enum:
 
 cdef void stock_open(frames_t *frames) noexcept nogil:
     """Nothing in stock, and no thread; the memory is zeros."""
+    frames.stock.below = frames.count
     frames.stock.clean.head = NO_FRAME
     frames.stock.dirty.head = NO_FRAME
 
@@ -68,17 +70,23 @@ cdef void call_thread(frames_t *frames) noexcept nogil:
         mrm_wake(&frames.stock.work)
 
 
-cdef void stock_refill(frames_t *frames) noexcept nogil:
-    """Take what is missing from the top of the bitmap, as far as there is something."""
+cdef void stock_refill(frames_t *frames, bint whole) noexcept nogil:
+    """Take what is missing from the top of the bitmap, as far as there is something.
+
+    One chunk is looked at, unless the ``whole`` is to be: takers and givers come by here
+    often, and free frames that must be left out may be many. The next one goes on below.
+    """
     cdef uint32_t chunk[CHUNK]
-    cdef uint32_t i, n, passed, dirtied = 0, below = frames.count
+    cdef uint32_t i, n, passed, dirtied = 0
     if mrm_load32(&frames.stock.waiting):
         return
-    while frames.stock.count < frames.stock.wanted and below:
+    if whole:
+        frames.stock.below = frames.count
+    while frames.stock.count < frames.stock.wanted:
         n = <uint32_t>bitmap_take_high(
-            &frames.bitmap, chunk, min(frames.stock.wanted - frames.stock.count, <uint32_t>CHUNK), below
+            &frames.bitmap, chunk, min(frames.stock.wanted - frames.stock.count, <uint32_t>CHUNK), frames.stock.below
         )
-        below = chunk[n - 1] if n else 0
+        frames.stock.below = chunk[n - 1] if n else frames.count
         passed = 0
         for i in range(n):
             if mrm_load16(&frames.frame[chunk[i]].pending):
@@ -92,6 +100,8 @@ cdef void stock_refill(frames_t *frames) noexcept nogil:
                 dirtied += 1
         frames.stock.count += n - passed
         bitmap_give(&frames.bitmap, chunk, passed)
+        if n == 0 or not whole:
+            break
     if dirtied:
         call_thread(frames)
 
@@ -155,7 +165,7 @@ cdef void stock_resume(frames_t *frames) noexcept nogil:
     """End what ``stock_pause`` or ``stock_withdraw`` began; the last one fills the stock up."""
     if mrm_sub32(&frames.stock.waiting, 1):
         return
-    stock_refill(frames)
+    stock_refill(frames, True)
     if <uint32_t>mrm_load64(&frames.stock.dirty.head) != NO_FRAME:
         call_thread(frames)
 

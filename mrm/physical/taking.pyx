@@ -13,6 +13,7 @@ from mrm cimport (
     MRM_BAD_ARGUMENT, MRM_OK, MRM_OUT_OF_FRAMES, MRM_OVERDRAFT, MRM_POOL_ACCOUNT, MRM_ZEROED, mrm_pool, mrm_shortage,
 )
 from mrm.physical.frames cimport frames_give, frames_give_many, frames_take, frames_take_many, frames_take_run
+from mrm.physical.funds cimport refuse_number
 from mrm.physical.ledger cimport ledger_line
 from mrm.physical.pool cimport pool_t, pool_usable
 from mrm.physical.zeroing cimport zeroing_keep
@@ -120,10 +121,7 @@ cdef int refuse(pool_t *pool, uint32_t account, int how) noexcept nogil:
             failure(), MRM_BAD_ARGUMENT, 0, 0, NULL, 0,
             b"how is MRM_OVERDRAFT (%d), MRM_ZEROED (%d), both or 0, not %d", <int>MRM_OVERDRAFT, <int>MRM_ZEROED, how,
         )
-    return mrm_fail(
-        failure(), MRM_BAD_ARGUMENT, 0, 0, NULL, 0,
-        b"account %u is none of this pool's, or closed: account_open() gives out their numbers", account,
-    )
+    return refuse_number(b"account", account)
 
 
 cdef inline bint may_take(pool_t *pool, uint32_t account, int how) noexcept nogil:

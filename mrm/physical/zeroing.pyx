@@ -4,7 +4,7 @@ Off unless asked for; one a pool. It knows no Python, blocks every signal, which
 program's own threads, and runs under SCHED_IDLE: when a processor has nothing else to do.
 Any process may lower a thread so. Where it may not, as under a filter of system calls,
 there is no thread, and that is said: at full priority it would take from the mutators what
-it is to save them. What it shares with others is made so that nobody waits for it (stock.pyx).
+it is to save them. What it shares with others is made so that few ever wait for it (stock.pyx).
 
 It sleeps while there is nothing to clear, and is woken only by who puts a dirty frame into
 the stock, which happens on the slow paths of taking and giving.

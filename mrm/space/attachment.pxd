@@ -1,6 +1,5 @@
 """Addresses of another process's frames."""
 
-from libc.stddef cimport size_t
 from libc.stdint cimport uint32_t
 
 from mrm.system.ranges cimport range_t

@@ -15,9 +15,13 @@ from mrm cimport (
 )
 from mrm.physical.frames cimport frames_mappings
 from mrm.physical.pool cimport pool_t, pool_usable
-from mrm.physical.taking cimport account_take_many, pool_give
+from mrm.physical.taking cimport account_take_many, pool_give_many
 from mrm.space.reservation cimport reservation_release, reservation_retain, reservation_t
 from mrm.system.failure cimport failure, mrm_fail
+
+
+cdef enum:
+    CHUNK = 256                 # frames that are given back at a time, on the C stack
 
 
 cdef int batch_begin(reservation_t *reservation, batch_t **begun) noexcept nogil:
@@ -38,14 +42,16 @@ cdef int batch_begin(reservation_t *reservation, batch_t **begun) noexcept nogil
 cdef void batch_abort(batch_t *batch) noexcept nogil:
     """End the batch; what was not committed is forgotten, and frames taken for it are given back."""
     cdef pool_t *pool = batch.reservation.pool
-    cdef size_t i
-    for i in range(batch.count):
+    cdef uint32_t given[CHUNK]
+    cdef size_t i, n = 0
+    for i in range(batch.count if pool_usable(pool) == MRM_OK else 0):
         # One that a slot shows all the same, as undoing a commit failed, stays held.
-        if (
-            batch.ops[i].taken and pool_usable(pool) == MRM_OK
-            and not frames_mappings(&pool.frames, batch.ops[i].source)
-        ):
-            pool_give(pool, batch.ops[i].source, MRM_REUSE_NOW)
+        if batch.ops[i].taken and not frames_mappings(&pool.frames, batch.ops[i].source):
+            given[n] = batch.ops[i].source
+            n += 1
+        if n == CHUNK or (n and i + 1 == batch.count):
+            pool_give_many(pool, given, n, MRM_REUSE_NOW)
+            n = 0
     reservation_release(batch.reservation)
     free(batch.ops)
     free(batch)
@@ -104,18 +110,16 @@ cdef int batch_map_from(
     cdef int status
     if n > pool.layout.frame_count:
         return account_take_many(pool, account, how, NULL, n)   # which says that there are not as many
-    # Noted without frames first, so that nothing can fail once they are taken.
-    status = _add(batch, OP_MAP, slots, NULL, n, 0, 0, protection)
-    if status != MRM_OK:
-        return status
-    batch.count -= n
+    # First, since whoever is told of a shortage may do anything, with this batch, too.
     status = account_take_many(pool, account, how, frames, n)
     if status != MRM_OK:
         return status
-    for i in range(n):
-        batch.ops[batch.count + i].source = frames[i]
-        batch.ops[batch.count + i].taken = True
-    batch.count += n
+    status = _add(batch, OP_MAP, slots, frames, n, 0, 0, protection)
+    if status != MRM_OK:
+        pool_give_many(pool, frames, n, MRM_REUSE_NOW)
+        return status
+    for i in range(batch.count - n, batch.count):
+        batch.ops[i].taken = True
     return MRM_OK
 
 

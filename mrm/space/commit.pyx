@@ -450,9 +450,12 @@ cdef int _retire_one(reservation_t *r, mrm_report *report) noexcept nogil:
 
 cdef int reservation_retire(reservation_t *r, mrm_report *report) noexcept nogil:
     """Take every deferred alias of the reservation away: the frames' old addresses trap."""
-    cdef uint64_t begun = frames_retire_begin(&r.pool.frames)
-    cdef int status
+    cdef uint64_t begun
+    cdef int status = pool_usable(r.pool)
     _clear_report(report)
+    if status != MRM_OK:
+        return status
+    begun = frames_retire_begin(&r.pool.frames)
     status = _retire_one(r, report)
     if status == MRM_OK:
         frames_retire_end(&r.pool.frames, begun)

@@ -45,6 +45,8 @@ cdef int64_t call(
 cdef int64_t map_file(void *at, size_t nbytes, int prot, int flags, int fd, uint64_t offset) noexcept nogil
 cdef int64_t seal(void *at, size_t nbytes) noexcept nogil
 cdef int64_t advise(void *at, size_t nbytes, int advice) noexcept nogil
+# ... and of files; interrupted by a signal, it goes on.
+cdef int64_t fallocate(int fd, int mode, uint64_t offset, uint64_t nbytes) noexcept nogil
 
 cdef const char *call_name(int which) noexcept nogil
 cdef uint64_t calls_made() noexcept nogil

@@ -16,7 +16,7 @@ hundred times less than the cheapest call.
 import errno as _errno
 import os as _os
 
-from libc.errno cimport ENOMEM, errno
+from libc.errno cimport EINTR, ENOMEM, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc
 
@@ -190,6 +190,15 @@ cdef int64_t seal(void *at, size_t nbytes) noexcept nogil:
 cdef int64_t advise(void *at, size_t nbytes, int advice) noexcept nogil:
     """madvise; 0 or ``-errno``."""
     return call(CALL_MADVISE, <int64_t>at, <int64_t>nbytes, advice)
+
+
+cdef int64_t fallocate(int fd, int mode, uint64_t offset, uint64_t nbytes) noexcept nogil:
+    """Space in a file, or a hole (mode); 0 or ``-errno``. A signal in between makes it begin anew."""
+    cdef int64_t got
+    while True:
+        got = call(CALL_FALLOCATE, fd, mode, <int64_t>offset, <int64_t>nbytes)
+        if got != -EINTR:
+            return got
 
 
 cdef const char *call_name(int which) noexcept nogil:

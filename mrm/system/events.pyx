@@ -44,6 +44,7 @@ cdef extern from "<stdio.h>" nogil:
 cdef extern from "system/atomic.h" nogil:
     uint64_t mrm_load64(const uint64_t *p)
     uint64_t mrm_add64(uint64_t *p, uint64_t v)
+    bint mrm_cas64(uint64_t *p, uint64_t *expected, uint64_t v)
 
 
 cdef enum:
@@ -173,7 +174,10 @@ cdef void line_text(line_t *line, const char *field, const char *value) noexcept
 
 cdef void line_end(line_t *line) noexcept nogil:
     """Write the line."""
+    # Whoever says how many were lost takes them off before: two that write at once do not both.
     cdef uint64_t missing = mrm_load64(&lost)
+    while missing and not mrm_cas64(&lost, &missing, 0):
+        pass
     if missing:
         line_number(line, b"lost", <int64_t>missing)
     if line.as_json:
@@ -181,10 +185,8 @@ cdef void line_end(line_t *line) noexcept nogil:
         line.n += 1
     line.text[line.n] = c'\n'
     line.n += 1
-    if call(CALL_WRITE, log_fd, <int64_t>line.text, <int64_t>line.n) == <int64_t>line.n:
-        mrm_add64(&lost, <uint64_t>-<int64_t>missing)
-    else:
-        mrm_add64(&lost, 1)
+    if call(CALL_WRITE, log_fd, <int64_t>line.text, <int64_t>line.n) != <int64_t>line.n:
+        mrm_add64(&lost, missing + 1)
 
 
 # ---- from Python -------------------------------------------------------------------------
