@@ -135,13 +135,14 @@ def test_many_frames_are_sampled_and_it_is_said(huge):
             # As many frames as no test can have: a file with the head of this one, and records made up.
             head = bytearray(os.pread(books.fd, 4096, 0))
     at = {name: i for i, name in enumerate(("frames", "shift", "stacks", "cpu", "accounts", "funds"))}
-    fields = struct.calcsize("8sII32s8IIIIi")
+    fields = struct.calcsize("8sI32s8I3Ii")
+    places = struct.calcsize("8sI32s8I3Ii6I0Q")
     struct.pack_into("I", head, fields + 4 * at["frames"], frames)
-    records = struct.unpack_from("Q", head, fields + 24 + 8 * 3)[0]
+    records = struct.unpack_from("Q", head, places + 8 * 3)[0]
     fd = os.memfd_create("made up")
     try:
         accounts = records + 16 * frames
-        struct.pack_into("Q", head, fields + 24 + 8 * 4, accounts)
+        struct.pack_into("Q", head, places + 8 * 4, accounts)
         os.ftruncate(fd, accounts + 1024 * 1024)
         os.pwrite(fd, head, 0)
         state = next(n for n, name in mrm._core.frame_states().items() if name == "held")

@@ -142,7 +142,7 @@ def test_the_balloon_says_what_it_did(log):
         2 * FRAME,
     )
     assert (told["inflate"]["place"], told["inflate"]["name"]) == ("system", "b")
-    assert "2 could" in told["inflate"]["error"]
+    assert "2 did" in told["inflate"]["error"]
     assert (told["deflate"]["wanted"], told["deflate"]["frames"]) == (1, 1)
     assert "error" not in told["deflate"]
 

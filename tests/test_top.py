@@ -125,8 +125,8 @@ def test_the_same_user_may_look():
 @pytest.mark.parametrize(
     ("at", "value", "words"),
     [(8, struct.pack("I", 77), "of mrm 0.1.0 (books of layout 77)"),
-     (16, b"9.9.9\0", None),
-     (48 + 4 * 5, struct.pack("I", 999), "watch it with the mrm command of that version"),
+     (12, b"9.9.9\0", None),
+     (12 + 32 + 4 * 5, struct.pack("I", 999), "watch it with the mrm command of that version"),
      (0, b"nonsense", "no books of a pool")],
 )  # fmt: skip
 def test_books_of_another_layout_are_refused(mine, at, value, words):
@@ -161,7 +161,7 @@ def test_books_that_end_too_early_are_refused(mine):
 def test_unknown_books_of_a_process_are_told_and_left_out_of_lists():
     code = """
     fd = os.memfd_create("mrm-books:strange")
-    os.write(fd, b"mrmbooks" + bytes([9]) + bytes(7) + b"0.9" + bytes(4096))
+    os.write(fd, b"mrmbooks" + bytes([9]) + bytes(3) + b"0.9" + bytes(4096))
     ready()
     """
     with owner(code) as process:
