@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import signal
 import time
 
 import pytest
@@ -256,14 +257,18 @@ def test_a_child_of_fork_does_not_own(heap):
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(writing)
-        os.read(reading, 1)
+        os.write(writing, b"x")  # the handlers of fork have run
+        signal.pause()
         os._exit(0)
-    os.close(reading)
-    pool.close()
-    mrm.Pool(SIZE, path=heap, keep=True).close()
-    os.close(writing)
-    os.waitpid(child, 0)
+    try:
+        assert os.read(reading, 1) == b"x"
+        pool.close()
+        mrm.Pool(SIZE, path=heap, keep=True).close()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reading)
+        os.close(writing)
 
 
 BUSY = """
