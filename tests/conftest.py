@@ -3,13 +3,17 @@
 import gc
 import os
 import pathlib
+import subprocess
 
 import pytest
-from helpers import FRAME, open_files, own_mappings
+from helpers import FRAME, open_files, own_mappings, stamp_all
+from limited import own_mounts
+from sharing import KINDS, SIZE, options_of
 
 import mrm
 import mrm.system.calls
 import mrm.system.features
+from mrm.tools.watch.find import owned
 
 _WANTED = 32 * FRAME
 # MRM_TEST_WITHOUT=all, or names with commas between: the whole run goes the ways of a kernel
@@ -78,6 +82,14 @@ def pool(huge):
 
 
 @pytest.fixture
+def mine(pool):
+    """A pool of this process, and its books as whoever watches finds them."""
+    (books,) = owned(os.getpid())
+    with books:
+        yield pool, books
+
+
+@pytest.fixture
 def reservation(pool):
     """64 empty slots; compared with the kernel's mappings at the end."""
     reservation = pool.reserve(64)
@@ -106,6 +118,50 @@ def pytest_collection_finish():
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def private_mounts():
+    """From the first mount on, mounts are this process's own: they go with it, even if it is killed."""
+    try:
+        own_mounts()
+    except OSError as error:
+        pytest.skip(f"needs root, and the right to mount: {error}")
+
+
+@pytest.fixture
+def hugetlbfs(tmp_path, private_mounts):
+    """``hugetlbfs(frames)`` is a mount of that size, as a path; gone with the test."""
+    points = []
+
+    def make(frames):
+        point = tmp_path / f"huge-{len(points)}"
+        point.mkdir()
+        options = f"pagesize={FRAME >> 10}K,size={frames * FRAME}"
+        command = ["mount", "-t", "hugetlbfs", "-o", options, "none", str(point)]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip(f"no hugetlbfs can be mounted here with {options}")
+        points.append(point)
+        return point
+
+    yield make
+    for point in points:
+        subprocess.run(["umount", str(point)], check=True)
+
+
+@pytest.fixture
+def mount(hugetlbfs, needs_huge):
+    """A hugetlbfs mount of 32 frames."""
+    return hugetlbfs(32)
+
+
+@pytest.fixture(params=KINDS)
+def shared(request):
+    """A stamped pool on each kind of file that can be shared."""
+    with mrm.Pool(SIZE, **options_of(request.param, request)) as pool:
+        stamp_all(pool)
+        yield pool
+        pool.audit()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import time
 
 import mrm
 import mrm.system.calls
@@ -175,6 +176,14 @@ def mapping_count():
     return sum("[vsyscall]" not in line for line in pathlib.Path("/proc/self/maps").read_text().splitlines())
 
 
+def huge_pages_mapped():
+    """Bytes of huge pages that this process has mapped, each mapping counted."""
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("HugetlbPages:"):
+            return int(line.split()[1]) << 10
+    return 0
+
+
 def interrupts(row):
     """Interrupts of one row of /proc/interrupts that all processors have received so far."""
     for line in pathlib.Path("/proc/interrupts").read_text().splitlines():
@@ -182,6 +191,14 @@ def interrupts(row):
         if name.strip() == row:
             return sum(int(figure) for figure in figures.split() if figure.isdigit())
     return 0
+
+
+def wait_until(holds, seconds=60):
+    """Wait until it does; where it never will, fail."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.001)
 
 
 @contextlib.contextmanager
@@ -240,7 +257,7 @@ def in_child(code, huge="off", timeout=60):
             capture_output=True,
             text=True,
             timeout=timeout,
-            env=_environment(),
+            env=environment(),
             check=False,
         )
     )
@@ -250,26 +267,60 @@ def _source(code, huge):
     return _PREAMBLE.format(tests=str(ROOT / "tests"), huge=huge) + textwrap.dedent(code)
 
 
-def _environment():
-    # The package that is tested, which need not be the checkout's.
-    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(mrm.__file__).parents[1])}
-    environment.pop("PYTHONFAULTHANDLER", None)
-    return environment
+def environment():
+    """A child's environment: it finds the package that is tested, which need not be the checkout's."""
+    variables = {**os.environ, "PYTHONPATH": str(pathlib.Path(mrm.__file__).parents[1])}
+    variables.pop("PYTHONFAULTHANDLER", None)
+    return variables
 
 
+@contextlib.contextmanager
+def other_process(code, *arguments, **options):
+    """Another process that runs Python, with pipes to it and from it; whatever happens, it is gone in the end."""
+    command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment(), **pipes, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextlib.contextmanager
 def start(code, huge="off", **options):
-    """A child that goes on after it has said "busy": the process, to be ended by ``kill``."""
-    command = [sys.executable, "-c", _source(code, huge)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=_environment(), **options)
-    assert child.stdout.readline() == "busy\n"
-    return child
+    """A child as ``in_child`` has it, that goes on after it has said "busy"; gone in the end."""
+    with other_process(_source(code, huge), **options) as child:
+        assert child.stdout.readline() == "busy\n"
+        yield child
 
 
 def kill(child):
     """End a child that was started, by SIGKILL."""
     child.kill()
     child.wait()
-    child.stdout.close()
+
+
+def state(pid):
+    """R for running, S for asleep, T for stopped, Z for a zombie; None if it is gone."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def alive(pid):
+    """Whether a process is there and no zombie."""
+    return state(pid) not in (None, "Z")
+
+
+def waits(pid):
+    """Whether a process's first thread is asleep for good: three looks, and it has not run in between."""
+    looks = set()
+    for _ in range(3):
+        status = pathlib.Path(f"/proc/{pid}/task/{pid}/status").read_text().splitlines()
+        looks.add(tuple(line for line in status if line.startswith(("State:", "voluntary_ctxt_switches:"))))
+        time.sleep(0.02)
+    return len(looks) == 1 and "State:\tS" in looks.pop()[0]
 
 
 def after_fork(function):

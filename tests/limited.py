@@ -80,14 +80,18 @@ def ends_well(code, *said, huge="off", timeout=180):
     before = pages()
     ending = in_child(_USES + code, huge, timeout)
     assert (ending.out.splitlines(), ending.code) == (list(said), 0), ending
-    # Elsewhere there may be others who take and give huge pages meanwhile.
-    assert pages() == before or not THROWAWAY, "huge pages are not as they were"
+    assert as_it_was(before), "huge pages are not as they were"
 
 
 def pages():
     """The kernel's pool of huge pages of a frame's size: (total, free, reserved, surplus)."""
     found = huge_pages()
     return (0, 0, 0, 0) if found is None else (found.total, found.free, found.reserved, found.surplus)
+
+
+def as_it_was(before):
+    """Whether ``pages()`` are; on a machine that is not ours alone others take and give them meanwhile."""
+    return pages() == before or not THROWAWAY
 
 
 def refused(attempt, *words):

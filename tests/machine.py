@@ -3,7 +3,8 @@
 A machine that is thrown away afterwards says so by ``MRM_THROWAWAY=1`` in the
 environment: there tests may set sysctls, mount, make control groups, take processors
 offline and use up all huge pages. `make matrix` boots such machines; on any other, these
-tests are skipped, with the reason.
+tests are skipped, with the reason. Anywhere else one setting is changed, where it may be:
+nr_hugepages, by a few pages, which are put back.
 
 The tests may lie beside an installed mrm, without its sources: `make wheels` copies them to
 such a place. What is about the sources is skipped there, and where there is no compiler,
@@ -24,7 +25,7 @@ COMPILER = shutil.which((os.environ.get("CC") or sysconfig.get_config_var("CC") 
 
 THROWAWAY = os.environ.get("MRM_THROWAWAY") == "1"
 
-#: For tests that change settings of the whole machine.
+#: For tests that change settings of the whole machine, but for nr_hugepages by a few pages, put back by a keeper.
 throwaway = pytest.mark.skipif(
     not THROWAWAY,
     reason="changes settings of the whole machine: `make matrix` runs it in one that is thrown away",

@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import madeup
 import pytest
+from helpers import environment, wait_until, waits
+from madeup import POOL
 
 from mrm.errors import ArgumentError
 from mrm.physical import keeper, kernelpool
@@ -19,14 +21,12 @@ pytest.importorskip("click")
 pytest.importorskip("rich")
 
 MIB = 1 << 20
-POOL = "sys/kernel/mm/hugepages/hugepages-2048kB"
 
 
 def run_python(*arguments: str, **options) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
     return subprocess.run(
         [sys.executable, *arguments],
-        env=environment,
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=60,
@@ -113,14 +113,13 @@ def test_failures_have_their_exit_codes(monkeypatch, capsys):
 @pytest.fixture
 def kernel(tmp_path, monkeypatch):
     """A machine with 10 huge pages, 4 of them free, and memory for up to 100."""
-    for name, text in {
-        f"{POOL}/nr_hugepages": "10\n",
-        f"{POOL}/free_hugepages": "4\n",
-        "proc/meminfo": "MemFree: 204800 kB\n",
-        "proc/buddyinfo": "Node 0, zone Normal 1 1 1 1 1 1 1 1 1 2 3\n",
-    }.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
+    files = {
+        f"{POOL}/nr_hugepages": 10,
+        f"{POOL}/free_hugepages": 4,
+        "proc/meminfo": "MemFree: 204800 kB",
+        "proc/buddyinfo": "Node 0, zone Normal 1 1 1 1 1 1 1 1 1 2 3",
+    }
+    madeup.write(tmp_path, files)
 
     def write(file, number):
         if file.endswith("compact_memory"):
@@ -267,11 +266,11 @@ def test_with_restores_after_a_signal(kernel, number):
             os._exit(fund.run_with(20 * MIB, ["sleep", "30"], kernel))
         finally:
             os._exit(99)
-    deadline = time.monotonic() + 20
-    while pool(kernel)[0] != 16 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.2)
-    children = Path(f"/proc/{child}/task/{child}/children").read_text().split()
+    wait_until(lambda: pool(kernel)[0] == 16)
+    children = Path(f"/proc/{child}/task/{child}/children")
+    # The keeper of the setting, and the command.
+    wait_until(lambda: len(children.read_text().split()) == 2 and waits(child))
+    children = children.read_text().split()
     os.kill(child, number)
     if number == signal.SIGINT:
         os.kill(int(children[-1]), number)

@@ -5,6 +5,7 @@ import textwrap
 import time
 
 import pytest
+from madeup import POOL, write
 
 import mrm
 from mrm.errors import FundingError
@@ -15,16 +16,6 @@ from mrm.tools.doctor.finding import NOTE, OK, PROBLEM, STATUSES, WARNING
 from mrm.tools.doctor.findings import findings
 from mrm.tools.doctor.rights import rights
 from mrm.tools.doctor.sight import FILES, sight
-
-POOL = "sys/kernel/mm/hugepages/hugepages-2048kB"
-
-
-def write(root, files):
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{text}\n")
-    return root
 
 
 def by_name(found):

@@ -8,7 +8,8 @@ import sys
 import threading
 
 import pytest
-from helpers import FRAME, ROOT, in_child
+from helpers import FRAME, ROOT, environment, in_child
+from machine import needs_checkout
 
 import mrm
 from mrm.system import calls, events
@@ -34,8 +35,11 @@ LINE = re.compile(
 
 
 def run(monkeypatch, where, form=None, name=NAME):
-    """The story, in a fresh process, which is told where to log."""
-    monkeypatch.setenv("MRM_LOG", where)
+    """The story, in a fresh process, which is told where to log, or nothing of it."""
+    if where is None:
+        monkeypatch.delenv("MRM_LOG", raising=False)
+    else:
+        monkeypatch.setenv("MRM_LOG", where)
     if form:
         monkeypatch.setenv("MRM_LOG_FORMAT", form)
     ending = in_child(f"name = {name!r}\n{STORY}")
@@ -80,9 +84,9 @@ def test_a_story_is_told(monkeypatch, tmp_path, form, where):
     assert [event["time"] for event in told] == sorted(event["time"] for event in told)
 
 
-def test_nothing_is_written_unless_asked(monkeypatch):
-    monkeypatch.delenv("MRM_LOG", raising=False)
-    assert run(monkeypatch, "") == ""
+@pytest.mark.parametrize("where", [None, ""])
+def test_nothing_is_written_unless_asked(monkeypatch, where):
+    assert run(monkeypatch, where) == ""
     assert not events.is_on()
     with calls.Script(kinds=["write"]) as script, mrm.Pool(FRAME, huge="off") as pool:
         pool.retire()
@@ -91,14 +95,14 @@ def test_nothing_is_written_unless_asked(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("environment", "words"),
+    ("asked", "words"),
     [({"MRM_LOG": "/nowhere/at/all"}, "/nowhere/at/all cannot be written: No such file"),
      ({"MRM_LOG": "stderr", "MRM_LOG_FORMAT": "xml"}, "MRM_LOG_FORMAT is line or json, not 'xml'")],
 )  # fmt: skip
-def test_a_log_that_cannot_be_had_is_warned_of_and_stops_nothing(environment, words):
+def test_a_log_that_cannot_be_had_is_warned_of_and_stops_nothing(asked, words):
     done = subprocess.run(
         [sys.executable, "-c", "import mrm; print(mrm.system.events.is_on())"],
-        env={**os.environ, **environment, "PYTHONPATH": os.path.dirname(os.path.dirname(mrm.__file__))},
+        env={**environment(), **asked},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout == "False\n"
@@ -138,7 +142,7 @@ def test_the_balloon_says_what_it_did(log):
         2 * FRAME,
     )
     assert (told["inflate"]["place"], told["inflate"]["name"]) == ("system", "b")
-    assert "2 could" in told["inflate"]["error"]
+    assert "2 did" in told["inflate"]["error"]
     assert (told["deflate"]["wanted"], told["deflate"]["frames"]) == (1, 1)
     assert "error" not in told["deflate"]
 
@@ -210,6 +214,7 @@ def test_a_child_logs_under_its_own_number(log):
     assert [(e["event"], e["pid"]) for e in told] == [("child", child), ("parent", os.getpid())]
 
 
+@needs_checkout
 def test_the_documentation_names_both_variables():
     text = (ROOT / "docs/watching.md").read_text()
     assert "MRM_LOG" in text

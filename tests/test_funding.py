@@ -14,6 +14,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from helpers import environment
 
 from mrm.errors import ArgumentError, BackingWarning, FundingError
 from mrm.physical import labour, placement
@@ -356,18 +357,6 @@ def test_a_million_frames_take_calls_by_the_gibibyte_and_not_by_the_frame():
 # ---- files on a hugetlbfs mount --------------------------------------------------------
 
 
-@pytest.fixture
-def hugetlbfs(tmp_path):
-    """A hugetlbfs mount of 64 MiB."""
-    point = tmp_path / "huge"
-    point.mkdir()
-    mount = ["mount", "-t", "hugetlbfs", "-o", "pagesize=2M,size=64M", "none", str(point)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("needs root, and the right to mount a hugetlbfs")
-    yield point
-    subprocess.run(["umount", str(point)], check=True)
-
-
 def keep(got):
     """Let the frames stay, and close their file."""
     got.finish()
@@ -376,57 +365,57 @@ def keep(got):
 
 @needs_huge_pages
 class TestPath:
-    def test_directory_gives_a_file_without_a_name(self, hugetlbfs):
-        got = fund(4 * FRAME_SIZE, path=hugetlbfs)
+    def test_directory_gives_a_file_without_a_name(self, mount):
+        got = fund(4 * FRAME_SIZE, path=mount)
         assert (got.backing, got.path) == (HUGETLB, None)
-        assert list(hugetlbfs.iterdir()) == []
+        assert list(mount.iterdir()) == []
         os.close(got.fd)
 
-    def test_unnamed_on_an_old_kernel(self, hugetlbfs, features):
+    def test_unnamed_on_an_old_kernel(self, mount, features):
         features()
         with calls.Script(fail=2, kinds=["openat"], error=errno.EOPNOTSUPP, record=False):
-            got = fund(4 * FRAME_SIZE, path=hugetlbfs)
-        assert list(hugetlbfs.iterdir()) == []
+            got = fund(4 * FRAME_SIZE, path=mount)
+        assert list(mount.iterdir()) == []
         os.close(got.fd)
 
-    def test_name_is_kept(self, hugetlbfs):
-        got = fund(4 * FRAME_SIZE, path=hugetlbfs / "heap")
+    def test_name_is_kept(self, mount):
+        got = fund(4 * FRAME_SIZE, path=mount / "heap")
         keep(got)
-        assert got.path == str(hugetlbfs / "heap")
-        assert (hugetlbfs / "heap").stat().st_size == 4 * FRAME_SIZE
-        os.close(fund(2 * FRAME_SIZE, path=hugetlbfs / "heap").fd)  # nobody has it any more: dropped
-        assert (hugetlbfs / "heap").stat().st_size == 2 * FRAME_SIZE
+        assert got.path == str(mount / "heap")
+        assert (mount / "heap").stat().st_size == 4 * FRAME_SIZE
+        os.close(fund(2 * FRAME_SIZE, path=mount / "heap").fd)  # nobody has it any more: dropped
+        assert (mount / "heap").stat().st_size == 2 * FRAME_SIZE
 
-    def test_empty_file_is_taken_and_left_as_it_was_on_failure(self, hugetlbfs):
-        (hugetlbfs / "heap").touch()
+    def test_empty_file_is_taken_and_left_as_it_was_on_failure(self, mount):
+        (mount / "heap").touch()
         with pytest.raises(FundingError, match="size= option"):
-            fund(64 * FRAME_SIZE, path=hugetlbfs / "heap")
-        assert (hugetlbfs / "heap").stat().st_size == 0
-        os.close(fund(4 * FRAME_SIZE, path=hugetlbfs / "heap").fd)
-        assert (hugetlbfs / "heap").stat().st_size == 4 * FRAME_SIZE
+            fund(64 * FRAME_SIZE, path=mount / "heap")
+        assert (mount / "heap").stat().st_size == 0
+        os.close(fund(4 * FRAME_SIZE, path=mount / "heap").fd)
+        assert (mount / "heap").stat().st_size == 4 * FRAME_SIZE
 
-    def test_every_system_call_failing_in_turn(self, hugetlbfs):
-        for path in (hugetlbfs, hugetlbfs / "heap"):
+    def test_every_system_call_failing_in_turn(self, mount):
+        for path in (mount, mount / "heap"):
             with calls.Script(kinds=FAILING) as counting:
                 keep(fund(2 * FRAME_SIZE, path=path))
-            (hugetlbfs / "heap").unlink(missing_ok=True)
+            (mount / "heap").unlink(missing_ok=True)
             for turn in range(1, counting.counted + 1):
                 files = open_files()
                 with calls.Script(fail=turn, kinds=sorted(set(FAILING) - {"munmap"})) as script:
                     try:
                         keep(fund(2 * FRAME_SIZE, path=path))
-                        (hugetlbfs / "heap").unlink(missing_ok=True)
+                        (mount / "heap").unlink(missing_ok=True)
                     except FundingError:
                         pass
                 assert open_files() == files, script.calls()
-                assert list(hugetlbfs.iterdir()) == [], script.calls()
+                assert list(mount.iterdir()) == [], script.calls()
 
 
 # ---- a real control group -----------------------------------------------------------------
 
 
 @pytest.fixture
-def group(tmp_path):
+def group(tmp_path, private_mounts):
     """A control group that limits huge pages, of a hierarchy of the test's own."""
     mount = tmp_path / "hugetlb"
     mount.mkdir()
@@ -470,9 +459,7 @@ for threads in (1, 2):
     else:
         sys.exit("funded beyond the limit")
 """
-    root = str(Path(__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": root}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr

@@ -3,11 +3,11 @@
 import ctypes
 import errno
 import os
-import subprocess
+import signal
 import time
 
 import pytest
-from helpers import FRAME, commit, in_child, kill, open_files, stamp, stamp_all, stamp_at, start
+from helpers import FRAME, commit, in_child, open_files, stamp, stamp_all, stamp_at, start
 from limited import needs_pages
 
 import mrm
@@ -21,26 +21,6 @@ FRAMES = 16
 SIZE = FRAMES * FRAME
 # What a close that is made to fail leaves open, and munmap, is the test's doing.
 FAILING = sorted(set(calls.KINDS) - {"close", "munmap"})
-
-
-@pytest.fixture
-def mount(tmp_path):
-    """A hugetlbfs mount of 32 frames."""
-    point = tmp_path / "huge"
-    point.mkdir()
-    command = [
-        "mount",
-        "-t",
-        "hugetlbfs",
-        "-o",
-        f"pagesize={FRAME >> 10}K,size={32 * FRAME}",
-        "none",
-        str(point),
-    ]
-    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("needs root, and the right to mount a hugetlbfs")
-    yield point
-    subprocess.run(["umount", str(point)], check=True)
 
 
 @pytest.fixture
@@ -277,14 +257,18 @@ def test_a_child_of_fork_does_not_own(heap):
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(writing)
-        os.read(reading, 1)
+        os.write(writing, b"x")  # the handlers of fork have run
+        signal.pause()
         os._exit(0)
-    os.close(reading)
-    pool.close()
-    mrm.Pool(SIZE, path=heap, keep=True).close()
-    os.close(writing)
-    os.waitpid(child, 0)
+    try:
+        assert os.read(reading, 1) == b"x"
+        pool.close()
+        mrm.Pool(SIZE, path=heap, keep=True).close()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reading)
+        os.close(writing)
 
 
 BUSY = """
@@ -318,9 +302,8 @@ signal.pause()
 def test_an_owner_killed_in_the_middle_of_everything(heap):
     """Its books went with it: what is found is held, the audit says so, and untouched frames are as they were."""
     for turn in range(3):
-        child = start(BUSY.format(size=SIZE, path=str(heap)))
-        time.sleep(0.05 * turn)
-        kill(child)
+        with start(BUSY.format(size=SIZE, path=str(heap))):
+            time.sleep(0.05 * turn)
         with mrm.Pool(SIZE, path=heap, keep=True) as pool:
             stats = pool.audit()
             assert (stats.held, stats.ready, stats.mapped, stats.pending) == (FRAMES, 0, 0, 0)
@@ -332,7 +315,7 @@ def test_an_owner_killed_in_the_middle_of_everything(heap):
 def test_an_owner_killed_while_it_funded(mount):
     """What it had fetched by then is zero or kept; the rest is fetched now."""
     path = mount / "heap"
-    child = start(
+    with start(
         f"""
 import mrm.physical.kept as kept, mrm.physical.filling as filling
 made = filling.system_call
@@ -347,8 +330,8 @@ def slow(name, *arguments):
 filling.system_call = slow
 mrm.Pool({SIZE}, path={str(path)!r})
 """
-    )
-    kill(child)
+    ):
+        pass  # it is killed
     assert (path.stat().st_size, pages_at(str(path))) == (SIZE, 5)
     with mrm.Pool(SIZE, path=path, keep=True) as pool:
         assert list(pool.kept) == [0, 1, 2, 3, 4]
@@ -444,6 +427,8 @@ def test_every_system_call_failing_in_turn_leaves_the_file_as_it_was(heap, size,
         assert state(heap) == before, script.calls()
         if script.counted < turn:
             break
+    else:
+        pytest.fail("the end was not reached")
     assert failed >= 5
 
 

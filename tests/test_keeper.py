@@ -4,29 +4,26 @@ Most of it on made-up kernels, where a setting is a file. The last tests change 
 setting by a few pages, where they may, and only ever compare what the keeper says that it did.
 """
 
+import contextlib
 import multiprocessing
 import multiprocessing.spawn
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 import tempfile
 import textwrap
-import time
 import warnings
 
 import pytest
+from helpers import alive, other_process, state, wait_until, waits
 from machine import needs_nodes, throwaway
+from madeup import POOL, write
 
 import mrm
 from mrm.errors import ArgumentError, ClosedError, ForkedError, FundingError, SettingWarning
 from mrm.physical import kernelpool
 from mrm.physical.keeping import Keeper
-from mrm.system.pages import huge_pages_folder
 
-POOL = f"sys/kernel/mm/hugepages/{huge_pages_folder()}"
-PACKAGE = pathlib.Path(mrm.__file__).parents[1]
 MAY_CHANGE = kernelpool.writable() and kernelpool.pages().available >= 16
 
 real = pytest.mark.skipif(
@@ -41,10 +38,8 @@ def kernel(tmp_path):
 
 
 def made_up(root):
-    for name, number in {"nr_hugepages": 20, "surplus_hugepages": 0, "nr_overcommit_hugepages": 2}.items():
-        (root / POOL / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / POOL / name).write_text(f"{number}\n")
-    return root
+    settings = {"nr_hugepages": 20, "surplus_hugepages": 0, "nr_overcommit_hugepages": 2}
+    return write(root, {f"{POOL}/{name}": number for name, number in settings.items()})
 
 
 def now(root, name="nr_hugepages"):
@@ -52,35 +47,37 @@ def now(root, name="nr_hugepages"):
     return int(text) if text else None  # a file in between, which a setting of the kernel never is
 
 
-def wait_until(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+@contextlib.contextmanager
+def owner_of(code, *arguments):
+    """A process that has a keeper: itself, what it has changed, and the keeper's process; both gone in the end."""
+    with other_process(code, *arguments) as owner:
+        changed, keeper = map(int, owner.stdout.readline().split())
+        try:
+            yield owner, changed, keeper
+        finally:
+            owner.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(keeper, signal.SIGCONT)  # stopped, it would not see that its owner is gone
+            wait_until(lambda: not alive(keeper))
 
 
-def run(code, *arguments):
-    """A process of its own, ready when it has said a line."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), *arguments],
-        env={**os.environ, "PYTHONPATH": str(PACKAGE)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    return process, process.stdout.readline().split()
-
-
-def state(pid):
-    """R for running, S for asleep, T for stopped, Z for a zombie; None if it is gone."""
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-
-
-def alive(pid):
-    """Whether a process is there and no zombie."""
-    return state(pid) not in (None, "Z")
+@contextlib.contextmanager
+def sends_when_this_waits(pid, number):
+    """A process that sends a signal once this one waits, as it does when its order is on its way."""
+    code = f"""
+    import os, sys
+    sys.path.insert(0, {os.path.dirname(__file__)!r})
+    from helpers import wait_until, waits
+    print("busy", flush=True)
+    sys.stdin.readline()
+    wait_until(lambda: waits({os.getpid()}))
+    os.kill({pid}, {int(number)})
+    """
+    with other_process(code) as sender:
+        assert sender.stdout.readline() == "busy\n"
+        sender.stdin.write("now\n")
+        sender.stdin.flush()
+        yield
 
 
 # ---- changes -------------------------------------------------------------------------
@@ -193,11 +190,16 @@ def test_if_it_is_killed_at_work_nobody_says_more_than_is_known(kernel):
     os.kill(keeper.pid, signal.SIGSTOP)  # it has not read the order when it ends
     pid = keeper.pid
     wait_until(lambda: state(pid) == "T")
-    killer = subprocess.Popen([sys.executable, "-c", f"import os, time; time.sleep(0.3); os.kill({pid}, 9)"])
-    with pytest.raises(FundingError, match="whether it did nobody knows") as refused:
-        keeper.change(-1)
+    try:
+        with (
+            sends_when_this_waits(pid, signal.SIGKILL),
+            pytest.raises(FundingError, match="whether it did nobody knows") as refused,
+        ):
+            keeper.change(-1)
+    finally:
+        if alive(pid):
+            os.kill(pid, signal.SIGCONT)
     assert "-4" in str(refused.value)
-    killer.wait()
     keeper.close()
     assert now(kernel) == 20
 
@@ -261,12 +263,12 @@ OWNER = """
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_an_owner_that_is_killed(kernel, number):
-    owner, (changed, pid) = run(OWNER.format(then="time.sleep(600)"), str(kernel))
-    assert (int(changed), now(kernel)) == (-6, 14)
-    owner.send_signal(number)
-    owner.communicate()
-    wait_until(lambda: not alive(int(pid)))
-    assert now(kernel) == 20
+    with owner_of(OWNER.format(then="time.sleep(600)"), str(kernel)) as (owner, changed, keeper):
+        assert (changed, now(kernel)) == (-6, 14)
+        owner.send_signal(number)
+        owner.wait()
+        wait_until(lambda: not alive(keeper))
+        assert now(kernel) == 20
 
 
 def test_an_owner_that_is_killed_in_the_middle_of_a_change(kernel):
@@ -274,22 +276,20 @@ def test_an_owner_that_is_killed_in_the_middle_of_a_change(kernel):
     then = (
         "import os, signal; os.kill(keeper.pid, signal.SIGSTOP); print('now', flush=True); keeper.change(-9)"
     )
-    owner, (_, pid) = run(OWNER.format(then=then), str(kernel))
-    try:
+    with owner_of(OWNER.format(then=then), str(kernel)) as (owner, _, keeper):
         assert owner.stdout.readline() == "now\n"
-        wait_until(lambda: state(owner.pid) == "S")  # it waits for the answer
+        wait_until(lambda: waits(owner.pid))  # for the answer
         owner.kill()
-        owner.communicate()
-    finally:
-        os.kill(int(pid), signal.SIGCONT)
-    wait_until(lambda: not alive(int(pid)))
-    assert now(kernel) == 20
+        owner.wait()
+        os.kill(keeper, signal.SIGCONT)
+        wait_until(lambda: not alive(keeper))
+        assert now(kernel) == 20
 
 
 def test_an_owner_that_just_ends_has_put_things_back_by_then(kernel):
-    owner, (_changed, pid) = run(OWNER.format(then=""), str(kernel))
-    owner.communicate()
-    assert (owner.returncode, now(kernel), alive(int(pid))) == (0, 20, False)
+    with owner_of(OWNER.format(then=""), str(kernel)) as (owner, _, keeper):
+        owner.wait()
+        assert (owner.returncode, now(kernel), alive(keeper)) == (0, 20, False)
 
 
 @pytest.mark.parametrize(
@@ -305,19 +305,17 @@ def test_a_child_that_lives_on_keeps_nothing_up(kernel, fork):
     print(child, flush=True)
     time.sleep(600)
     """
-    owner, (_, pid) = run(
-        OWNER.format(then=textwrap.indent(textwrap.dedent(then), "    ").lstrip()), str(kernel)
-    )
-    child = int(owner.stdout.readline())
-    try:
-        owner.kill()
-        owner.wait()
-        assert alive(child)
-        wait_until(lambda: not alive(int(pid)))
-        assert now(kernel) == 20
-    finally:
-        os.kill(child, signal.SIGKILL)
-        owner.stdout.close()
+    code = OWNER.format(then=textwrap.indent(textwrap.dedent(then), "    ").lstrip())
+    with owner_of(code, str(kernel)) as (owner, _, keeper):
+        child = int(owner.stdout.readline())
+        try:
+            owner.kill()
+            owner.wait()
+            assert alive(child)
+            wait_until(lambda: not alive(keeper))
+            assert now(kernel) == 20
+        finally:
+            os.kill(child, signal.SIGKILL)
 
 
 def test_a_child_has_no_keeper(kernel):
@@ -351,14 +349,12 @@ def test_ctrl_c_while_waiting_loses_no_count(kernel):
         os.kill(keeper.pid, signal.SIGSTOP)
         before = signal.signal(signal.SIGALRM, signal.default_int_handler)
         try:
-            signal.setitimer(signal.ITIMER_REAL, 0.2)
-            with pytest.raises(KeyboardInterrupt):
+            with sends_when_this_waits(os.getpid(), signal.SIGALRM), pytest.raises(KeyboardInterrupt):
                 keeper.change(-3)
+            assert keeper.sums == {("nr_hugepages", None): -1}
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
-        assert keeper.sums == {("nr_hugepages", None): -1}
-        os.kill(keeper.pid, signal.SIGCONT)
+            os.kill(keeper.pid, signal.SIGCONT)
         assert keeper.change(-2) == -2
         assert keeper.sums == {("nr_hugepages", None): -6}
         assert now(kernel) == 14
@@ -381,15 +377,14 @@ def test_the_real_setting_comes_back_after_kill_9(change):
     """
     for _ in range(5):
         before = kernelpool.pages()
-        owner, (changed, pid) = run(code)
-        between = kernelpool.pages()
-        owner.kill()
-        owner.communicate()
-        wait_until(lambda pid=pid: not alive(int(pid)))
-        after = kernelpool.pages()
-        quiet = between.total - before.total == int(changed)
+        with owner_of(code) as (owner, changed, keeper):
+            between = kernelpool.pages()
+            owner.kill()
+            wait_until(lambda keeper=keeper: not alive(keeper))
+            after = kernelpool.pages()
+        quiet = between.total - before.total == changed
         if quiet and after.total == before.total:
-            assert int(changed) == change
+            assert changed == change
             return
     pytest.fail(f"{before}, by {changed} {between}, and in the end {after}")
 

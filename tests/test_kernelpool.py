@@ -6,20 +6,17 @@ import os
 import threading
 
 import pytest
+from madeup import NODE, POOL, write
 
 from mrm.errors import ArgumentError
 from mrm.physical import keeper, kernelpool
 from mrm.physical.keeper import NR
-from mrm.system.pages import huge_pages_folder
-
-POOL = f"sys/kernel/mm/hugepages/{huge_pages_folder()}"
-NODE = f"sys/devices/system/node/node1/hugepages/{huge_pages_folder()}"
 
 
 @pytest.fixture
 def kernel(tmp_path):
     """A machine of two nodes with 12 huge pages, 2 of them surplus; 5 and no surplus on node 1."""
-    for name, text in {
+    files = {
         f"{POOL}/nr_hugepages": 12,
         f"{POOL}/free_hugepages": 4,
         f"{POOL}/surplus_hugepages": 2,
@@ -28,10 +25,8 @@ def kernel(tmp_path):
         f"{NODE}/surplus_hugepages": 0,
         "sys/devices/system/node/online": "0-1",
         "proc/meminfo": "MemFree: 204800 kB",
-    }.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(f"{text}\n")
-    return tmp_path
+    }
+    return write(tmp_path, files)
 
 
 def number(root, name):

@@ -4,11 +4,8 @@ The last tests are for machines with a kernel command line of their own; they kn
 what they see, and say what it takes otherwise.
 """
 
-import subprocess
-import sys
-
 import pytest
-from helpers import ROOT
+from helpers import other_process
 from limited import ends_well, needs_pages, needs_root, pages, set_sysctl
 from machine import throwaway
 
@@ -157,10 +154,7 @@ print(taken, flush=True)
 def test_all_pages_taken_by_another_between_our_look_and_our_call():
     """It takes all that are free and gives them back, over and over; we open pools meanwhile."""
     before = pages()
-    other = subprocess.Popen(
-        [sys.executable, "-c", _OTHER, "20"], stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": str(ROOT)}
-    )
-    try:
+    with other_process(_OTHER, "20") as other:
         assert other.stdout.readline() == "began\n"
         funded = denied = 0
         for _ in range(4000):
@@ -175,9 +169,7 @@ def test_all_pages_taken_by_another_between_our_look_and_our_call():
                 denied += 1
         assert funded, denied
         assert int(other.stdout.readline()) > 0
-    finally:
         other.wait(120)
-        other.stdout.close()
     assert denied > 0, "the other process never was in the way"
     assert pages() == before
 

@@ -9,7 +9,9 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from test_autoscale import FRAME, POOL, FakePool, Kernel, actions, in_group, scaler, wait_until
+from helpers import FRAME, wait_until
+from madeup import POOL, Kernel, ScaledPool
+from test_autoscale import actions, in_group, scaler
 
 from mrm.errors import FundingError
 from mrm.physical import keeper, kernelpool
@@ -18,8 +20,6 @@ from mrm.physical.keeper import NR
 from mrm.physical.keeping import Keeper
 from mrm.physical.scaling import Marks, Near, Policy, Reading
 from mrm.tools.fund import available
-
-STALL = (("memory", "stalls of 150 ms in 1 s"),)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def now():
 def test_a_pool_below_its_minimum_is_brought_there_in_steps(kernel):
     """Nothing else that there is a timer for: the steps follow each other, and then it lies in poll."""
     kernel.free = 100
-    pool = FakePool(kernel, funded=4, held=4)
+    pool = ScaledPool(kernel, funded=4, held=4)
     root = kernel.root
     with Autoscaler(
         pool, 30 * FRAME, 80 * FRAME, headroom=0, leave_free=0, step=8 * FRAME, root=root
@@ -52,7 +52,7 @@ def test_a_pool_below_its_minimum_is_brought_there_in_steps(kernel):
 
 def test_a_pool_that_could_not_get_its_minimum_tries_again(kernel):
     kernel.free = 10
-    pool = FakePool(kernel, funded=4, held=4)
+    pool = ScaledPool(kernel, funded=4, held=4)
     marks = {"headroom": 0, "leave_free": 0, "step": 8 * FRAME, "calm": 0, "interval": 0.01}
     with Autoscaler(pool, 30 * FRAME, 80 * FRAME, root=kernel.root, **marks) as scale:
         wait_until(lambda: scale.stats().by_timer >= 3)
@@ -67,7 +67,7 @@ def test_a_pool_that_could_not_get_its_minimum_tries_again(kernel):
 
 def test_looks_that_follow_at_once_are_no_wakings_by_the_timer(kernel):
     kernel.free = 100
-    pool = FakePool(kernel, funded=4, held=4)
+    pool = ScaledPool(kernel, funded=4, held=4)
     with Autoscaler(pool, 30 * FRAME, 80 * FRAME, step=FRAME, root=kernel.root, interval=600) as scale:
         wait_until(lambda: pool.funded == 30)
         assert (scale.stats().by_timer, scale.stats().wakeups) == (0, 0)
@@ -76,7 +76,7 @@ def test_looks_that_follow_at_once_are_no_wakings_by_the_timer(kernel):
 def test_broken_frames_are_no_memory(kernel, now):
     """A pool of 30 of which 4 are broken is below a minimum of 30."""
     kernel.free = 60
-    pool = FakePool(kernel, funded=30, held=20)
+    pool = ScaledPool(kernel, funded=30, held=20)
     pool.broken = 4
     scaler(pool, now, headroom=0)
     assert actions(pool) == [("deflate", 4, "pool")]
@@ -89,7 +89,7 @@ def test_each_branch_says_once_what_it_cannot_do(kernel, now):
     """Memory is short, which to="pool" cannot help, and the kernel has no page to grow by."""
     in_group(kernel, ",memory_hugetlb_accounting", memory_max=160 * FRAME, memory_current=155 * FRAME)
     kernel.free = 12
-    pool = FakePool(kernel, held=58)
+    pool = ScaledPool(kernel, held=58)
     scale = scaler(pool, now)
     for _ in range(40):
         now.time += 0.25
@@ -165,7 +165,7 @@ def test_a_lock_that_cannot_be_had_at_all_is_not_no_lock(kernel, monkeypatch):
 
 
 def test_limits_are_found_every_ten_seconds_and_read_each_time(kernel, now):
-    pool = FakePool(kernel)
+    pool = ScaledPool(kernel)
     scale = scaler(pool, now)
     in_group(kernel, hugetlb__max=70 * FRAME, hugetlb__current=64 * FRAME)
     scale.turn()
@@ -185,7 +185,7 @@ def test_file_cache_is_looked_at_where_the_limit_is_near(kernel, now):
     """Of 160 frames 10 are to be left: 2 are, and 20 of what is used is cache; 40 are, and nobody asks."""
     in_group(kernel, memory_max=160 * FRAME, memory_current=158 * FRAME)
     kernel.write("cg/g/memory.stat", f"anon 0\ninactive_file {15 * FRAME}\nactive_file {5 * FRAME}")
-    pool = FakePool(kernel)
+    pool = ScaledPool(kernel)
     pool.backing = "thp"
     scaler(pool, now)
     assert actions(pool) == []

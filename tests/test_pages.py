@@ -12,7 +12,8 @@ from facts import MREMAP, has
 from helpers import ROOT, steps_of
 
 import mrm
-from mrm.physical import cgroups, funding, limits
+from mrm.physical import cgroups, filling, funding, limits
+from mrm.physical.order import Order
 from mrm.system import pages
 from mrm.system.calls import Script
 
@@ -190,14 +191,14 @@ def test_messages_say_the_size(machine, tmp_path):
     assert f"no huge pages of {size}" in said and f"hugepages-{machine.frame // KIB}kB" in said
     with pytest.raises(mrm.ArgumentError, match=f"multiple of {size}"):
         funding.fund(machine.frame + 1)
-    order = funding._Order(machine.frame, "off", None, None, False, None, None, None)
+    order = Order(machine.frame, "off", None, None, False, None, None, None)
     assert funding._what(order, funding.HUGETLB) == f"{size} of huge pages of {size}"
     assert funding._what(order, funding.SMALL) == f"{size} of pages of {machine.base // KIB} KiB"
 
 
 def test_parts_are_whole_frames(machine):
-    order = funding._Order(3000 * machine.frame, "off", None, None, False, None, None, None)
-    parts = [part.nbytes for part in funding._parts(order, -1, 0)]
+    order = Order(3000 * machine.frame, "off", None, None, False, None, None, None)
+    parts = [part.nbytes for part in filling._parts(order, -1, 0)]
     assert sum(parts) == 3000 * machine.frame and not any(nbytes % machine.frame for nbytes in parts)
     assert order.threads_for(funding.HUGETLB) >= 1
 

@@ -198,6 +198,8 @@ def test_whatever_the_kernel_refuses_no_frame_is_lost(pool, heap, times):
         assert heap.allocated == 0
         if script.counted < k:
             break
+    else:
+        pytest.fail("the end was not reached")
     assert seen >= {"done", "SystemCallError" if times else "InconsistentError"}
 
 

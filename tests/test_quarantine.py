@@ -10,12 +10,11 @@ import subprocess
 import sys
 
 import pytest
-from helpers import FRAME, FakePool, commit
+from helpers import FRAME, FakePool, commit, environment
 from machine import throwaway
 
 import mrm
 import mrm.system.calls as calls
-import mrm.system.features
 
 EHWPOISON = 133  # the errno module does not know it
 
@@ -121,8 +120,10 @@ def test_the_balloon_leaves_them_alone(pool):
 
 
 def test_a_whole_pool_has_none(pool):
-    if "MADV_POPULATE_WRITE" in mrm.system.features.missing_features():
-        pytest.skip("this kernel does not say it")
+    try:
+        pool.scan()
+    except mrm.SystemCallError as refused:
+        pytest.skip(str(refused))
     pool.inflate(6 * FRAME)
     assert list(pool.scan()) == []
     assert pool.audit().inflated == 6  # nothing was fetched by asking
@@ -173,8 +174,10 @@ with mrm.Pool(8 * F, huge="require", name="breaks") as pool:
     address = pool.address(5)
     if sys.argv[1] == "touch":
         ctypes.c_uint8.from_address(address).value
-    for frame in pool.scan():
-        pool.quarantine(frame)
+    for _ in range(2):  # what is in quarantine is broken still
+        for frame in pool.scan():
+            if pool.state_of(frame) != "poisoned":
+                pool.quarantine(frame)
     for frame in pool.take(7):
         pool[frame][:4] = b"good"
         assert frame != 5
@@ -185,7 +188,8 @@ with mrm.Pool(8 * F, huge="require", name="breaks") as pool:
 
 def touches(word):
     """A process that breaks the memory of frame 5, and touches it, or not."""
-    return subprocess.run([sys.executable, "-c", _TOUCHES, word], capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-c", _TOUCHES, word]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
 
 
 @throwaway

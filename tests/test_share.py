@@ -1,264 +1,32 @@
-"""Frames shared with other processes: tickets, attachments, workers, and deaths on either side."""
+"""Frames shared with other processes: tickets, workers, and deaths on either side."""
 
-import ctypes
+import contextlib
 import errno
 import gc
-import mmap
 import os
 import pickle
 import signal
 import socket
-import subprocess
 import warnings
-from pathlib import Path
 
-import numpy as np
 import pytest
 from helpers import (
     FRAME,
-    after_fork,
+    huge_pages_mapped,
     in_child,
     kill,
     open_files,
-    own_mappings,
     stamp,
     stamp_all,
     stamp_at,
     start,
 )
-from limited import needs_pages, needs_root, pages
+from limited import as_it_was, needs_root, pages
+from sharing import FRAMES, KINDS, SIZE, STAMPED, options_of
 
 import mrm
 import mrm.system.calls as calls
 from mrm.physical.kept import pages_at
-
-pytestmark = needs_pages(64)
-
-FRAMES = 16
-SIZE = FRAMES * FRAME
-STAMPED = [0x5EED << 32 | frame for frame in range(FRAMES)]
-FAILING = sorted(set(calls.KINDS) - {"close"})
-
-
-@pytest.fixture
-def mount(tmp_path):
-    """A hugetlbfs mount of 32 frames."""
-    point = tmp_path / "huge"
-    point.mkdir()
-    command = [
-        "mount",
-        "-t",
-        "hugetlbfs",
-        "-o",
-        f"pagesize={FRAME >> 10}K,size={32 * FRAME}",
-        "none",
-        str(point),
-    ]
-    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("needs root, and the right to mount a hugetlbfs")
-    yield point
-    subprocess.run(["umount", str(point)], check=True)
-
-
-@pytest.fixture(params=["huge memfd", "small memfd", "unnamed", "named"])
-def shared(request):
-    """A stamped pool on each kind of file that can be shared."""
-    kind = request.param
-    if kind.endswith("memfd"):
-        options = {"huge": "off" if kind.startswith("small") else "require"}
-    else:
-        mount = request.getfixturevalue("mount")
-        options = {"path": mount / "heap" if kind == "named" else mount}
-    with mrm.Pool(SIZE, **options) as pool:
-        stamp_all(pool)
-        yield pool
-        pool.audit()
-
-
-# ---- in one process -------------------------------------------------------------------
-
-
-def test_an_attachment_shows_what_the_owner_does(shared):
-    with shared.share() as ticket, mrm.attach(ticket) as frames:
-        assert (len(frames), frames.frame_size, frames.size) == (FRAMES, FRAME, SIZE)
-        assert (frames.writable, ticket.writable, ticket.frames, ticket.frame_size) == (
-            False,
-            False,
-            FRAMES,
-            FRAME,
-        )
-        assert [stamp_at(frames.address(f)) for f in range(FRAMES)] == STAMPED
-        assert frames.address(3) == frames.base + 3 * FRAME
-        stamp(shared.address(7), 7)
-        assert stamp_at(frames.address(7)) == 7
-        frame = shared.take()
-        shared.give(frame)  # nobody is asked
-        assert "16 frames, for reading, at 0x" in repr(frames)
-        assert "16 frames, for reading" in repr(ticket)
-    assert frames.closed
-    assert repr(frames) == "<mrm.Attachment closed>"
-    frames.close()
-
-
-def test_a_writable_one_is_written_through(shared):
-    with shared.share(writable=True) as ticket, mrm.attach(ticket) as frames:
-        assert frames.writable
-        stamp(frames.address(2), 22)
-        frames[3][:3] = b"abc"
-        assert stamp_at(shared.address(2)) == 22
-        assert bytes(memoryview(frames.buffer(3))[:3]) == ctypes.string_at(shared.address(3), 3) == b"abc"
-
-
-def test_it_takes_no_page(shared):
-    before = pages()
-    with shared.share(writable=True) as ticket, mrm.attach(ticket) as frames:
-        for f in range(FRAMES):
-            stamp(frames.address(f), f)
-        if shared.backing == "hugetlb":
-            assert pages() == before
-
-
-def test_reading_only_is_the_kernels_word(shared):
-    with shared.share() as ticket, mrm.attach(ticket) as frames:
-        with pytest.raises(PermissionError):
-            calls.system_call("mprotect", frames.base, FRAME, 3)
-        with pytest.raises(mrm.ArgumentError, match="for reading only: ask the owner"):
-            mrm.attach(ticket, writable=True)
-        if ticket.path is None:
-            with pytest.raises(mrm.SystemCallError) as caught:
-                mrm.attach(ticket.fileno(), writable=True)
-            assert caught.value.errno == errno.EACCES
-            with pytest.raises(PermissionError):
-                mmap.mmap(ticket.fileno(), FRAME)
-            assert os.fstat(ticket.fileno()).st_mode & 0o777 == 0o600
-        memory = frames[1]
-        assert memory.readonly
-        with pytest.raises(TypeError):
-            memory[0] = 1
-        memory.release()
-
-
-def test_a_write_through_a_readers_address_is_a_signal():
-    ending = in_child(
-        """
-        pool = mrm.Pool(2 * FRAME, huge=huge)
-        frames = mrm.attach(pool.share())
-        poke(pool.address(0)); say(peek(frames.address(0)))
-        poke(frames.address(0), 2)
-        """,
-        huge="require",
-    )
-    assert (ending.out, ending.signal) == ("1\n", signal.SIGSEGV)
-
-
-def test_buffers_pin_it_and_keep_it(shared):
-    with shared.share(writable=True) as ticket:
-        frames = mrm.attach(ticket)
-    array = np.frombuffer(frames[4], dtype=np.uint64)
-    assert array[0] == STAMPED[4]
-    with pytest.raises(mrm.PinnedError, match="1 exported buffers look through it"):
-        frames.close()
-    array[0] = 44
-    assert ctypes.c_uint64.from_address(shared.address(4)).value == 44
-    kept = frames[5].obj
-    del array
-    frames.close()
-    with pytest.raises(mrm.ClosedError):
-        memoryview(kept)
-    del kept
-
-
-def test_what_is_not_closed_is_told(shared):
-    with shared.share() as ticket:
-        frames = mrm.attach(ticket)
-    assert mrm.live_handles()["attachments"] == 1
-    memory = frames[2]
-    del frames
-    assert mrm.live_handles()["attachments"] == 1  # the buffer keeps it
-    with pytest.warns(ResourceWarning, match="<mrm.Attachment: 16 frames, for reading, .* was never closed"):
-        del memory
-        gc.collect()
-    assert mrm.live_handles()["attachments"] == 0
-
-
-def test_it_outlives_pool_and_ticket(huge):
-    pool = mrm.Pool(2 * FRAME, huge=huge)
-    stamp_all(pool)
-    before = pages()
-    with pool.share() as ticket:
-        frames = mrm.attach(ticket)
-    pool.close()
-    assert [stamp_at(frames.address(f)) for f in range(2)] == STAMPED[:2]
-    assert pages() == before
-    frames.close()
-    if huge == "require":
-        assert pages()[1] == before[1] + 2
-
-
-def test_arguments(shared):
-    with pytest.raises(TypeError, match="made by mrm.attach"):
-        mrm.Attachment()
-    with shared.share() as ticket, mrm.attach(ticket) as frames:
-        for wrong in (-1, FRAMES, 2**70):
-            with pytest.raises(mrm.FrameError, match="they are 0 to 15"):
-                frames.address(wrong)
-            with pytest.raises(mrm.FrameError):
-                frames.buffer(wrong)
-        with pytest.raises(TypeError):
-            frames.address("1")
-        with pytest.raises(TypeError):
-            iter(frames)
-    for use in (len, lambda f: f.base, lambda f: f.address(0), lambda f: f[0], lambda f: f.__enter__()):
-        with pytest.raises(mrm.ClosedError):
-            use(frames)
-    for wrong in (None, True, 1.5, b"x"):
-        with pytest.raises(mrm.ArgumentError, match="a Ticket, a path or a descriptor"):
-            mrm.attach(wrong)
-    with pytest.raises(mrm.ArgumentError, match="no open descriptor"):
-        mrm.attach(9999)
-    if ticket.path is None:
-        with pytest.raises(mrm.ClosedError, match="ticket is closed"):
-            mrm.attach(ticket)
-        with pytest.raises(mrm.ClosedError):
-            pickle.dumps(ticket)
-    else:
-        with pytest.raises(mrm.ArgumentError, match="goes by name"):
-            ticket.fileno()
-
-
-def test_what_holds_no_frames_is_refused(tmp_path, mount):
-    (tmp_path / "file").write_bytes(b"x" * 4096)
-    (mount / "empty").touch()
-    with pytest.raises(mrm.ArgumentError, match="neither on a hugetlbfs nor in shared memory|has 4096 bytes"):
-        mrm.attach(tmp_path / "file")
-    with pytest.raises(mrm.ArgumentError, match="has 0 bytes, which is no frame"):
-        mrm.attach(mount / "empty")
-    with pytest.raises(mrm.SystemCallError, match=r"cannot be attached to \(openat: No such file"):
-        mrm.attach(mount / "nothing")
-    with pytest.raises(mrm.ArgumentError, match="no regular file"), open("/dev/null") as null:
-        mrm.attach(null.fileno())
-
-
-def test_an_address_of_it_is_no_pools(shared):
-    with shared.share() as ticket, mrm.attach(ticket) as frames:
-        assert mrm.classify(frames.address(1)).kind == "nothing"
-
-
-def test_after_fork_the_child_attaches_by_itself(shared):
-    with shared.share() as ticket, mrm.attach(ticket) as frames:
-
-        def child():
-            with pytest.raises(mrm.ForkedError, match="attach in the child"):
-                frames.address(0)
-            assert repr(frames) == "<mrm.Attachment of the parent process>"
-            with mrm.attach(ticket) as own:
-                return [stamp_at(own.address(f)) for f in range(FRAMES)]
-
-        assert after_fork(child) == STAMPED
-        at = frames.address(0)
-        assert after_fork(lambda: stamp_at(at)) == signal.SIGSEGV
-        assert stamp_at(at) == STAMPED[0]
-
 
 # ---- tickets that go elsewhere ----------------------------------------------------------
 
@@ -306,11 +74,10 @@ def test_a_restarted_owner_and_those_attached_meet_again(mount):
         mrm.attach(ticket)
 
 
+@pytest.mark.parametrize("shared", [kind for kind in KINDS if kind != "named"], indirect=True)
 def test_a_descriptor_goes_through_a_socket(shared):
     ours, theirs = socket.socketpair()
     with ours, theirs, shared.share() as ticket:
-        if ticket.path is not None:
-            pytest.skip("goes by name")
         socket.send_fds(ours, [b"frames"], [ticket.fileno()])
         _, (fd,), _, _ = socket.recv_fds(theirs, 16, 1)
         try:
@@ -381,12 +148,8 @@ say("done")
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 @pytest.mark.parametrize("kind", ["named", "huge memfd", "small memfd"])
-def test_workers_attach(method, kind, mount):
-    options = (
-        {"path": str(mount / "heap")}
-        if kind == "named"
-        else {"huge": "off" if "small" in kind else "require"}
-    )
+def test_workers_attach(method, kind, request):
+    options = {name: str(value) for name, value in options_of(kind, request).items()}
     tests = os.path.dirname(os.path.abspath(__file__))
     ending = in_child(
         WORKERS.format(method=method, size=4 * FRAME, options=options, tests=tests), timeout=180
@@ -431,7 +194,7 @@ signal.pause()
 """
 
 
-def test_page_tables_are_shared_between_processes():
+def test_page_tables_are_shared_between_processes(needs_huge):
     """The owner's with those that write, and among those that read: no fault for a frame."""
     with mrm.Pool(48 * FRAME, huge="require") as pool:
         # Whether this kernel does was found by trying, when the first such pool was opened.
@@ -440,10 +203,10 @@ def test_page_tables_are_shared_between_processes():
         for writable, others in ((True, 0), (False, 1)):
             with pool.share(writable=writable) as ticket:
                 code = TOUCH.format(fd=ticket.fileno(), writable=writable)
-                children = [start(code, pass_fds=[ticket.fileno()]) for _ in range(others + 1)]
-                assert int(children[-1].stdout.readline()) < 16
-                for child in children:
-                    kill(child)
+                with contextlib.ExitStack() as children:
+                    for _ in range(others + 1):
+                        last = children.enter_context(start(code, pass_fds=[ticket.fileno()]))
+                    assert int(last.stdout.readline()) < 16
         pool.audit()
 
 
@@ -452,23 +215,20 @@ def test_page_tables_are_shared_between_processes():
 
 def test_an_owner_is_killed_and_the_attachment_keeps_the_pages(mount):
     path = mount / "heap"
-    free = pages()[1]
-    owner = start(
-        f"pool = mrm.Pool({SIZE}, path={str(path)!r}); stamp_all(pool); say('busy'); signal.pause()\n"
-    )
-    with mrm.attach(path) as frames:
+    before, mapped = pages(), huge_pages_mapped()
+    code = f"pool = mrm.Pool({SIZE}, path={str(path)!r}); stamp_all(pool); say('busy'); signal.pause()\n"
+    with start(code) as owner, mrm.attach(path) as frames:
         kill(owner)
         assert [stamp_at(frames.address(f)) for f in range(FRAMES)] == STAMPED
         path.unlink()
         assert [stamp_at(frames.address(f)) for f in range(FRAMES)] == STAMPED
-        assert pages()[1] == free - FRAMES  # seen as taken from the machine's pool ...
-        status = Path("/proc/self/status").read_text()
-        assert f"HugetlbPages:\t{SIZE >> 10:8} kB" in status  # ... by this process
-    assert pages()[1] == free
+        assert huge_pages_mapped() == mapped + SIZE  # seen as this process's
+    assert huge_pages_mapped() == mapped
+    assert as_it_was(before)
 
 
 def test_an_owner_of_a_memfd_is_killed_and_the_attachment_keeps_the_pages(huge):
-    free = pages()[1]
+    before, mapped = pages(), huge_pages_mapped()
     ours, theirs = socket.socketpair()
     with ours, theirs:
         child = os.fork()
@@ -481,34 +241,37 @@ def test_an_owner_of_a_memfd_is_killed_and_the_attachment_keeps_the_pages(huge):
                 signal.pause()
             finally:
                 os._exit(1)
-        theirs.close()
-        _, (fd,), _, _ = socket.recv_fds(ours, 1, 1)
-    frames = mrm.attach(fd)
-    os.close(fd)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+        try:
+            theirs.close()
+            _, (fd,), _, _ = socket.recv_fds(ours, 1, 1)
+            frames = mrm.attach(fd)
+            os.close(fd)
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
     assert [stamp_at(frames.address(f)) for f in range(FRAMES)] == STAMPED
+    assert huge_pages_mapped() == mapped + (SIZE if huge == "require" else 0)
     frames.close()
-    assert pages()[1] == free
+    assert huge_pages_mapped() == mapped
+    assert as_it_was(before)
 
 
 def test_one_that_is_attached_is_killed_and_the_owner_goes_on(mount):
     path = mount / "heap"
     with mrm.Pool(SIZE, path=path) as pool:
         stamp_all(pool)
-        before = pages()
-        worker = start(
-            f"frames = mrm.attach({str(path)!r}, writable=True)\n"
-            "import threading\n"
-            "def work():\n"
-            "    while True:\n"
-            "        stamp(frames.address(3), 33)\n"
-            "threading.Thread(target=work, daemon=True).start()\n"
-            "say('busy'); signal.pause()\n"
-        )
-        with pool.open_view() as view:
+        code = f"""
+        frames = mrm.attach({str(path)!r}, writable=True)
+        import threading
+        def work():
+            while True:
+                stamp(frames.address(3), 33)
+        threading.Thread(target=work, daemon=True).start()
+        say('busy'); signal.pause()
+        """
+        with start(code) as worker, pool.open_view() as view:
             kill(worker)
-            assert pages() == before
+            assert pages_at(str(path)) == FRAMES
             pool.audit()
             assert [stamp_at(view.address(f)) for f in range(FRAMES) if f != 3] == [
                 s for f, s in enumerate(STAMPED) if f != 3
@@ -532,65 +295,6 @@ def test_a_page_that_the_owner_gave_back_is_fetched_by_a_look(mount):
 
 
 # ---- failures -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("times", [1, None])
-@pytest.mark.parametrize("writable", [False, True])
-def test_every_system_call_failing_in_turn(shared, writable, times):
-    kinds = FAILING if times else sorted(set(FAILING) - {"munmap"})
-
-    def share_and_attach():
-        with shared.share(writable=writable) as ticket:
-            return mrm.attach(ticket)
-
-    failed = 0
-    for turn in range(1, 100):
-        files, mappings = open_files(), own_mappings()
-        made = None
-        # A mapping that cannot be undone stays, which is the kernel's doing: so all fail only up to there.
-        with calls.Script(fail=turn, times=times, error=errno.ENOMEM, kinds=kinds) as script:
-            try:
-                made = share_and_attach()
-            except mrm.Error as error:
-                failed += 1
-                assert isinstance(error, (mrm.SystemCallError, mrm.AddressSpaceError))
-                assert error.errno == errno.ENOMEM
-        if made is not None:
-            assert stamp_at(made.address(1)) == STAMPED[1]
-            made.close()
-        assert open_files() == files, script.calls()
-        assert own_mappings() == mappings, script.calls()
-        if script.counted < turn:
-            break
-    assert failed >= 4
-    assert mrm.live_handles()["attachments"] == 0
-
-
-def test_a_close_that_fails_leaves_it_open(shared):
-    with shared.share() as ticket:
-        frames = mrm.attach(ticket)
-    with (
-        calls.Script(fail=1, times=2, kinds=["mmap", "munmap"]),
-        pytest.raises(mrm.SystemCallError, match="try again"),
-    ):
-        frames.close()
-    assert stamp_at(frames.address(1)) == STAMPED[1]
-    frames.close()
-
-
-def test_a_file_that_its_owner_is_opening_is_not_attached_to(mount):
-    path = mount / "heap"
-    mrm.Pool(2 * FRAME, path=path).close()
-    fd = os.open(path, os.O_RDWR)
-    from mrm.physical import locks
-
-    with (
-        locks.unattached(fd, str(path), "this is a test"),
-        pytest.raises(mrm.ArgumentError, match="being opened by its owner at this moment"),
-    ):
-        mrm.attach(path)
-    os.close(fd)
-    mrm.attach(path).close()
 
 
 def test_without_proc_only_names_are_shared(mount):

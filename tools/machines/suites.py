@@ -6,9 +6,12 @@ is in none, with the reason; tests/test_machines.py checks that none is forgotte
 
 SUITES = {
     # what a pool is: frames, free lists, figures, arguments
-    "frames": ("test_frames", "test_pool", "test_accounts"),
+    "frames": ("test_frames", "test_pool", "test_funds", "test_accounts"),
     # what becomes of them: cleared ahead, given back, broken, watched
-    "economy": ("test_zeroing", "test_balloon", "test_quarantine", "test_top", "test_events"),
+    "economy": (
+        *("test_zeroing", "test_balloon", "test_balloon_system", "test_quarantine"),
+        *("test_books", "test_top", "test_events"),
+    ),
     # what the kernel lacks, and what is done without it
     "features": ("test_features",),
     # addresses: views, slots, batches, and the counts of calls and shootdowns
@@ -17,7 +20,7 @@ SUITES = {
         *("test_lifetimes", "test_shootdowns", "test_paying"),
     ),
     # random sequences against a model
-    "model": ("test_model", "test_accounts_model"),
+    "model": ("test_model", "test_accounts_model", "test_balloon_model"),
     # every system call failing in turn
     "failures": ("test_system_calls",),
     # threads, children, signal handlers
@@ -25,9 +28,15 @@ SUITES = {
     # how a pool comes to its frames
     "funding": ("test_funding", "test_limits", "test_limits_in_use", "test_kernelpool", "test_keeper"),
     # a named file opened again, and frames in several processes
-    "sharing": ("test_keep", "test_share"),
+    "sharing": ("test_keep", "test_share", "test_attachment"),
     # events of the kernel, and what a pool makes of them
-    "pressure": ("test_pressure", "test_autoscale", "test_mended"),
+    "pressure": (
+        "test_pressure",
+        "test_autoscale",
+        "test_autoscale_thread",
+        "test_autoscale_pools",
+        "test_mended",
+    ),
     # limits of a process, a control group, a mount, a filter
     "limits": ("test_limits_process", "test_limits_seccomp", "test_limits_mounts", "test_limits_cgroups"),
     # settings of the whole machine, on its command line too

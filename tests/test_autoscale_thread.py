@@ -1,0 +1,128 @@
+"""Autoscaler's thread: what wakes it, and what ends it; on a made-up pool and kernel."""
+
+import gc
+import os
+import threading
+import time
+
+import pytest
+from helpers import FRAME, wait_until
+from madeup import Kernel, ScaledPool
+
+from mrm.physical.autoscale import Autoscaler
+
+
+@pytest.fixture
+def kernel(tmp_path):
+    return Kernel(tmp_path)
+
+
+@pytest.fixture
+def pool(kernel):
+    return ScaledPool(kernel)
+
+
+def running(pool, **options):
+    sizes = {"headroom": 20 * FRAME, "leave_free": 10 * FRAME, "step": 8 * FRAME, "interval": 0.01} | options
+    return Autoscaler(pool, 30 * FRAME, 80 * FRAME, root=pool.kernel.root, **sizes)
+
+
+def version_1(kernel):
+    """A group whose events the test can make: the eventfd is known by what is written."""
+    kernel.write("proc/self/cgroup", "4:memory:/g")
+    kernel.write("proc/self/mountinfo", "29 23 0:26 / /cg rw - cgroup cgroup rw,memory")
+    for name in ("memory.pressure_level", "cgroup.event_control"):
+        kernel.write(f"cg/g/{name}", "")
+    return lambda: int((kernel.root / "cg/g/cgroup.event_control").read_text().split()[0])
+
+
+def test_the_thread_watches_and_ends(pool):
+    with running(pool) as scale:
+        assert scale.running
+        pool.kernel.free = 0
+        wait_until(lambda: pool.calls)
+        wait_until(lambda: scale.stats().by_timer >= 3)
+        assert scale.stats().wakeups >= scale.stats().by_timer
+        assert "free pages and frames every 0.01 s" in scale.log[0]
+        assert "no pressure stall information" in scale.log[0]
+    assert not scale.running
+    assert [each for each in threading.enumerate() if each.name == "mrm autoscale"] == []
+    scale.close()
+    woken = scale.stats().wakeups
+    time.sleep(0.05)
+    assert scale.stats().wakeups == woken
+
+
+def test_without_what_a_timer_is_for_only_events_wake_it(kernel):
+    fd = version_1(kernel)
+    pool = ScaledPool(kernel)
+    pool.backing = "thp"
+    with running(pool, headroom=0) as scale:
+        time.sleep(0.1)
+        assert scale.stats().wakeups == 0
+        os.eventfd_write(fd(), 1)
+        wait_until(lambda: pool.calls)
+        assert pool.calls == [("inflate", 8, "the")]
+        stats = scale.stats()
+        assert (stats.wakeups, stats.by_event, stats.by_timer) == (1, 1, 0)
+        assert stats.cpu_seconds > 0
+
+
+def test_events_about_memory_that_no_limit_counts_are_not_watched(kernel):
+    """Huge pages are not in the group's memory: giving them back would not help it."""
+    version_1(kernel)
+    with running(ScaledPool(kernel)) as scale:
+        assert "memory.pressure_level" not in scale.log[0]
+
+
+def test_dropped_it_ends(pool):
+    scalers = [running(pool)]
+    wait_until(lambda: scalers[0].stats().wakeups)
+    scalers.clear()
+    gc.collect()
+    wait_until(lambda: not [each for each in threading.enumerate() if each.name == "mrm autoscale"])
+
+
+def test_when_the_pool_is_closed_it_ends_by_itself(pool):
+    scale = running(pool)
+    pool.closed = True
+    wait_until(lambda: not scale.running)
+    assert "the pool is closed" in scale.log[-1]
+    scale.close()
+
+
+def test_whoever_is_told_may_raise(pool):
+    told = []
+
+    def tell(entry):
+        told.append(entry)
+        if entry.action == "shrink":
+            raise ValueError("no")
+
+    with running(pool, tell=tell) as scale:
+        pool.kernel.free = 0
+        wait_until(lambda: pool.calls)
+        wait_until(lambda: "tell raised ValueError('no')" in scale.log[-1])
+        pool.kernel.free = 0
+        wait_until(lambda: len(pool.calls) > 1)
+    assert [entry.action for entry in told] == ["watch", "shrink"]
+
+
+def test_a_child_after_fork_has_no_thread_and_no_descriptor_of_it(kernel):
+    fd = version_1(kernel)
+    pool = ScaledPool(kernel)
+    pool.backing = "small"
+    with running(pool) as scale:
+        watched = fd()
+        child = os.fork()
+        if child == 0:
+            try:
+                try:
+                    os.fstat(watched)
+                except OSError:
+                    scale.close()
+                    os._exit(0 if not scale.running else 2)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert scale.running
