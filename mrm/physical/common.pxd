@@ -18,7 +18,7 @@ cdef uint32_t common_take(
     frames_t *frames, uint32_t account, uint32_t *taken, uint32_t least, uint32_t n
 ) noexcept nogil
 cdef int64_t common_take_run(frames_t *frames, uint32_t account, uint32_t n) noexcept nogil
-cdef void common_give(frames_t *frames, const uint32_t *given, size_t n, bint is_run) noexcept nogil
+cdef void common_give(frames_t *frames, const uint32_t *given, size_t n, bint is_run, bint is_one_owners) noexcept nogil
 cdef void common_refill(frames_t *frames) noexcept nogil
 cdef void common_add(frames_t *frames, const uint32_t *free, size_t n) noexcept nogil
 cdef void common_return(frames_t *frames, uint32_t account, uint32_t *popped, size_t n) noexcept nogil

@@ -538,10 +538,12 @@ cdef inline void push(frames_t *frames, stack_t *stack, const uint32_t *given, s
         spill(frames, stack)
 
 
-cdef void give_past(frames_t *frames, const uint32_t *given, size_t n, bint is_run) noexcept nogil:
+cdef void give_past(
+    frames_t *frames, const uint32_t *given, size_t n, bint is_run, bint is_one_owners
+) noexcept nogil:
     """Put frames that were claimed in the common list."""
     mrm_lock(&frames.lock)
-    common_give(frames, given, n, is_run)
+    common_give(frames, given, n, is_run, is_one_owners)
     mrm_unlock(&frames.lock)
 
 
@@ -571,7 +573,7 @@ cdef int frames_give(frames_t *frames, uint32_t frame, int reuse) noexcept nogil
             return refuse_frame(frames, frame, b"", b"given")
         stack = &frames.stacks[mrm_load16(&frames.frame[frame].depth)]
         if mrm_load32(&stack.common):
-            give_past(frames, &frame, 1, False)
+            give_past(frames, &frame, 1, False, True)
         else:
             push(frames, stack, &frame, 1)
         return MRM_OK
@@ -590,6 +592,7 @@ cdef int frames_give_many(frames_t *frames, const uint32_t *given, size_t n, int
     cdef uint64_t epoch = 0
     cdef bint is_run = True, is_one_owners = True
     cdef stack_t *stack
+    cdef uint32_t owner = 0
     cdef size_t i
     cdef int status
     if reuse != MRM_REUSE_NOW and reuse != MRM_REUSE_AFTER_RETIRE:
@@ -606,14 +609,16 @@ cdef int frames_give_many(frames_t *frames, const uint32_t *given, size_t n, int
                 i -= 1
                 mrm_store32(&frames.frame[given[i]].status, MRM_FRAME_HELD)
             return status
-        is_one_owners &= frames_owner(frames, given[i]) == frames_owner(frames, given[0])
+        if i == 0:
+            owner = frames_owner(frames, given[0])
+        is_one_owners &= frames_owner(frames, given[i]) == owner
     if state == MRM_FRAME_STRICT:
         push_strict(frames, given, n, epoch)
         return MRM_OK
     if n < LARGE and is_one_owners:
-        stack = own_stack(frames, frames_owner(frames, given[0]))
+        stack = own_stack(frames, owner)
         if not mrm_load32(&stack.common):
             push(frames, stack, given, n)
             return MRM_OK
-    give_past(frames, given, n, is_run)
+    give_past(frames, given, n, is_run, is_one_owners)
     return MRM_OK

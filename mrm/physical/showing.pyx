@@ -127,7 +127,7 @@ cdef void frames_retire_end(frames_t *frames, uint64_t begun) noexcept nogil:
             last = frame
         if n == CHUNK or (n and next == NO_FRAME):
             mrm_lock(&frames.lock)
-            common_give(frames, ready, n, False)
+            common_give(frames, ready, n, False, False)
             mrm_sub32(&frames.strict_count, <uint32_t>n)
             mrm_unlock(&frames.lock)
             total += <uint32_t>n
