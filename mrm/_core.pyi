@@ -20,14 +20,14 @@ from mrm.stats import Ballooned, Mapping, Place, PoolStats
 
 class Pool:
     name: str | None
-    numa_node: int | None
+    numa_node: int | Literal["interleave", "local"] | None
     def __init__(
         self,
         size: int | str,
         *,
         maximum: int | str | None = None,
         huge: str = "prefer",
-        numa_node: int | None = None,
+        numa_node: int | Literal["interleave", "local"] | None = None,
         path: str | os.PathLike[str] | None = None,
         name: str | None = None,
         dump: bool = False,
@@ -138,6 +138,8 @@ class Pool:
     def account_of(self, frame: SupportsIndex) -> Account: ...
     def keep_zeroed(self, n: SupportsIndex) -> None: ...
     def on_shortage(self, callback: Callable[[str, int], object] | None) -> None: ...
+    def node_of(self, frame: SupportsIndex) -> int | None: ...
+    def _missing_by_node(self) -> dict[int, int]: ...
     def state_of(
         self, frame: SupportsIndex
     ) -> Literal["ready", "released", "strict", "held", "inflated", "poisoned"]: ...

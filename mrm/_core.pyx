@@ -26,6 +26,7 @@ from mrm._arrays cimport Numbers, new_array, own_numbers
 from mrm._batch cimport Report
 from mrm._capi import _C_API, api_address  # no-cython-lint: the capsule's name says that it is here
 from mrm._live cimport LIVE_POOLS, live_changed
+from mrm._nodes cimport balloon_by_node, node_of_frame
 from mrm._opening cimport open_pool
 from mrm._reservation cimport check_reservation, make_reservation
 from mrm._view cimport Window, make_view, make_window
@@ -80,8 +81,11 @@ cdef class Pool:
         ``"require"`` takes huge pages or fails with the way out; ``"prefer"`` falls back
         to shared memory with transparent huge pages and then to small ones, with one
         BackingWarning; ``"off"`` takes small pages.
-    numa_node : int, optional
+    numa_node : int, "interleave" or "local", optional
         Take the frames from this node; an error says what it has if that is too little.
+        ``"interleave"``: from all nodes in turn. ``"local"``: a share from each, and whoever takes
+        gets frames of the node that its processor is on, then of the nearest, down to the last one
+        anywhere. See docs/tuning.md.
     path : str or os.PathLike, optional
         A file or directory on a hugetlbfs mount, to have the frames in a file there. A file
         that a living pool has is refused; of any other, the contents are dropped, unless
@@ -813,6 +817,25 @@ cdef class Pool:
         """A frame's state: ``"ready"``, ``"released"``, ``"strict"``, ``"held"``, ``"inflated"``, ``"poisoned"``."""
         cdef uint32_t f = _frame_of(self, frame)
         return FRAME_STATES[frames_state(&self.open_one().frames, f)]
+
+    @cython.critical_section
+    def node_of(self, frame):
+        """The NUMA node that a frame's memory lies on, as the kernel says; None if it says none.
+
+        So it is of frames that have no memory (inflated), and, but for huge pages, of those that this
+        process has not touched yet. Costs a system call.
+        """
+        cdef uint32_t f = _frame_of(self, frame)
+        cdef pool_t *pool = self.open_one()
+        pool_retain(pool)
+        try:
+            return node_of_frame(pool, f)
+        finally:
+            pool_release(pool)
+
+    def _missing_by_node(self):
+        """Frames in the balloon that belong to each node, where frames do; for _balloon.py."""
+        return balloon_by_node(self.open_one())
 
     # ---- contents ------------------------------------------------------------------
 

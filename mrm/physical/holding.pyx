@@ -14,6 +14,7 @@ from mrm cimport MRM_FRAME_HELD, MRM_FRAME_READY
 from mrm.physical.bitmap cimport bitmap_give, bitmap_take_run
 from mrm.physical.books cimport NOBODY, POOL_ACCOUNT, charge, uncharge
 from mrm.physical.common cimport books_begin, books_end
+from mrm.physical.near cimport near_home
 from mrm.physical.stack cimport mrm_store16, mrm_store32
 
 
@@ -36,7 +37,9 @@ cdef void frames_hold_first(frames_t *frames, uint32_t n, const uint32_t *holes,
     bitmap_take_run(&frames.bitmap, n)      # the lowest, and all are free
     charge(&frames.books, &frames.books.account[<int>POOL_ACCOUNT], n)
     for i in range(n):
-        mrm_store16(&frames.frame[i].depth, <unsigned short>stack)
+        mrm_store16(
+            &frames.frame[i].depth, <unsigned short>(stack if frames.nodes == NULL else near_home(frames, stack, i))
+        )
         mrm_store32(&frames.frame[i].status, MRM_FRAME_HELD)
     for k in range(count):
         mrm_store16(&frames.frame[holes[k]].depth, <unsigned short>(NOBODY << frames.cpu_shift))
