@@ -23,6 +23,7 @@ from mrm.physical.kernelpool import pages
 from mrm.physical.labour import Task, labour
 from mrm.physical.limits import explain_shortage
 from mrm.physical.placement import bind_thread
+from mrm.physical.spread import levelling, missing_on
 from mrm.sizes import format_size, parse_size
 from mrm.stats import Ballooned
 from mrm.system.events import event
@@ -123,7 +124,7 @@ class _Job:
         self._number = pool.number  # which a closed pool does not tell any more
         # Only huge pages have a pool in the kernel; all other memory is the system's.
         self.where = place if pool.backing == "hugetlb" else "system"
-        self.node = pool.numa_node
+        self.node = pool.numa_node if isinstance(pool.numa_node, int) else None
         self.wanted = wanted
         self.frame_size = pool.frame_size
         self.done = 0
@@ -231,22 +232,33 @@ class _Giving(_Job):
         between; who finds these makes others surplus, which go when they are let go of.
         """
         keeper = self.pool._keeper()
-        surplus = pages(self.node).surplus
-        if surplus < n:
-            keeper.check(-n, self.node)
+        before = self.pool._missing_by_node()
+        surplus = {node: pages(node).surplus for node in before or [self.node]}
+        if sum(surplus.values()) < n:
+            for node in surplus:
+                keeper.check(-n, node)
         done, error = self.pool._inflate(n, self._retire)
-        if surplus < done:
+        for node, went in self._went(before, done).items():
+            more = max(0, went - surplus.get(node, 0))
             try:
-                taken = keeper.change(surplus - done, self.node)
+                taken = -keeper.change(-more, node)
             except Error as refused:
                 return done, error or refused
-            if taken > surplus - done and error is None:
+            if taken < more and error is None:
                 error = FundingError(
-                    f"their memory is in the kernel's pool of huge pages, of which {-taken} pages went on to the "
+                    f"their memory is in the kernel's pool of huge pages, of which {taken} pages went on to the "
                     "system, as no more could be taken out of it",
-                    nbytes=(done - surplus + taken) * self.frame_size,
+                    nbytes=(more - taken) * self.frame_size,
                 )
         return done, error
+
+    def _went(self, before: dict[int, int], done: int) -> dict[int | None, int]:
+        """How many frames went in on each node; of the machine's, where others are at it at the same time."""
+        now = self.pool._missing_by_node()
+        went: dict[int | None, int] = {node: now[node] - n for node, n in before.items()}
+        if not before or sum(went.values()) != done or min(went.values()) < 0:
+            return {self.node: done}
+        return went
 
 
 class _Fetching(_Job):
@@ -272,7 +284,10 @@ class _Fetching(_Job):
     def _from_system(self, n: int) -> tuple[int, Error | None]:
         """Have the kernel's pool get huge pages from the system, and fetch those."""
         keeper = self.pool._keeper()
-        added = keeper.change(n, self.node)
+        shares: dict[int | None, int] = {self.node: n}
+        if missing := self.pool._missing_by_node():
+            shares = dict(levelling(missing, n))
+        added = sum(keeper.change(share, node) for node, share in shares.items())
         done, error = self.pool._deflate(added) if added else (0, None)
         if done < added:
             try:
@@ -297,7 +312,8 @@ class _Fetching(_Job):
         if not isinstance(error, FundingError) or error.call != "fallocate" or self._backing != HUGETLB:
             return super().cause(error)
         missing = (self.wanted - self.done) * self.frame_size
-        said = explain_shortage(missing, error.errno, self.node, call=error.call)
+        said = missing_on(levelling(self.pool._missing_by_node(), missing // self.frame_size))
+        said = said or explain_shortage(missing, error.errno, self.node, call=error.call)
         return f"{error.call} says {error.strerror}. {said}"
 
 

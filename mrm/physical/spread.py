@@ -119,17 +119,16 @@ class Spread:
     @property
     def words(self) -> str:
         """Where the frames are, to go on with a sentence."""
-        on = f'on NUMA {numbered(self.nodes)} by numa_node="{self.kind}"'
+        wish = f'numa_node="{self.kind}"'
         if self.kind == "interleave":
-            return f"{on}: pages in turn, " + ", ".join(
-                f"{n} from node {node}" for node, n in self.found.items()
-            )
+            shares = ", ".join(f"{n} from node {node}" for node, n in self.found.items())
+            return f"{wish} has its pages in turn, {shares}"
         stretches = [part for part in self.parts if part.count]
         named = stretches if len(stretches) <= 16 else stretches[:15]
         said = [f"frames {part.first} to {part.end - 1} on node {part.node}" for part in named]
         if len(named) < len(stretches):
             said.append(f"and {len(stretches) - len(named)} stretches more")
-        return f"{on}: {', '.join(said)}"
+        return f"{wish} has {', '.join(said)}"
 
     @property
     def uneven(self) -> str:
@@ -276,6 +275,14 @@ def _room(node: int, backing: int, most: int) -> int:
     if available is None:
         return most
     return min(most, max(0, (available - _SLACK) * 64 // 65) // frame_size())
+
+
+def levelling(has: dict[int, int], n: int) -> dict[int, int]:
+    """``n`` frames of these, so that what each node has left is as even as it can be: as nodes_share divides them."""
+    left = dict(has)
+    for _ in range(min(n, sum(has.values()))):
+        left[max(left, key=lambda node: left[node])] -= 1
+    return {node: has[node] - left[node] for node in has}
 
 
 def missing_on(by_node: dict[int, int]) -> str:
