@@ -62,14 +62,13 @@ class Local:
                     self.node[len(self.node)] = node
         self.held = []
         self.without = set(range(frames, maximum or frames))
+        self.lying = {node: {f for f in self.node if self.node[f] == node} for node in self.nodes}
 
     def order(self, processor):
         return order_of(self.table, self.table.processors[processor], self.nodes)
 
     def free(self, node):
-        return [
-            f for f in self.node if self.node[f] == node and f not in self.held and f not in self.without
-        ]
+        return self.lying[node] - set(self.held) - self.without
 
     def nearest(self, processor, n):
         """How many of ``n`` frames should come from each node."""
@@ -82,10 +81,10 @@ class Local:
 
     def check(self, taken, wanted):
         found = {}
+        assert not set(taken) & (set(self.held) | self.without)
+        assert len(set(taken)) == len(taken)
+        self.held += taken
         for frame in taken:
-            assert frame not in self.held
-            assert frame not in self.without
-            self.held.append(frame)
             found[self.node[frame]] = found.get(self.node[frame], 0) + 1
         assert found == wanted
 
@@ -215,23 +214,20 @@ def test_a_run_lies_on_the_nearest_node_that_has_one(table):
     with local(table, 20 * len(table.memory)) as model:
         on(0)
         for node in model.order(0):
-            first = model.pool.take_run(16)
-            model.check(range(first, first + 16), {node: 16})
+            model.check(model.pool.take_run(16), {node: 16})
 
 
 @pytest.mark.parametrize("table", TABLES, ids=named)
 def test_a_run_that_no_node_has_spans_several(table):
     with local(table, 20 * len(table.memory)) as model:
         on(0)
-        first = model.pool.take_run(25)
-        nodes = {model.node[f] for f in range(first, first + 25)}
-        assert len(nodes) == 2
-        whole = model.pool
-        whole.give(range(first, first + 25))
-        first = whole.take_run(len(whole))
-        assert first == 0
-        whole.give(range(len(whole)))
-        model.check([whole.take()], {model.order(0)[0]: 1})
+        pool = model.pool
+        run = pool.take_run(25)
+        assert len({model.node[f] for f in run}) == 2
+        pool.give(run)
+        assert pool.take_run(len(pool)) == range(len(pool))
+        pool.give(range(len(pool)))
+        model.check([pool.take()], {model.order(0)[0]: 1})
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -243,10 +239,9 @@ def test_runs_within_an_interval_are_the_lowest_there(seed):
     with local(table, frames) as model:
         pool = model.pool
         taken = pool.take(frames)
-        free = {f for f in taken if chance.random() < chance.choice([0.5, 0.9, 0.97])}
-        pool.give(sorted(free))
-        spread = pool.account("none")  # its stacks are empty: all that is free is in the bitmap
-        spread.fund(0)
+        density = chance.choice([0.5, 0.9, 0.97])
+        free = {f for f in taken if chance.random() < density}
+        pool.give(sorted(free))  # past the stacks, as so many are: all that is free is in the bitmap
         for _ in range(60):
             n = chance.choice([1, 2, 3, 7, 20, 64, 65, 130])
             processor = chance.randrange(2)
@@ -264,11 +259,11 @@ def test_runs_within_an_interval_are_the_lowest_there(seed):
                 with pytest.raises(mrm.OutOfFrames):
                     pool.take_run(n)
                 continue
-            assert pool.take_run(n) == wanted
+            assert pool.take_run(n) == range(wanted, wanted + n)
             free -= set(range(wanted, wanted + n))
             if chance.random() < 0.3 and len(free) < frames - 100:
                 back = chance.sample(sorted(set(range(frames)) - free), 64)
-                pool.give(back)  # so many pass the stacks by
+                pool.give(back)
                 free |= set(back)
         pool.give(sorted(set(range(frames)) - free))
 
@@ -322,8 +317,9 @@ def test_what_is_lent_comes_from_near_too(table):
 def test_zeros_from_stock_are_of_the_nearest_node(table):
     with local(table, 10 * len(table.memory)) as model:
         pool = model.pool
-        dirty = pool.take(len(pool))
-        pool.give(dirty)
+        pool.give(pool.take(len(pool)))
+        heap = pool.account("heap")
+        heap.fund(len(pool))
         pool.keep_zeroed(3 * len(table.memory))
         pool.audit()
         while pool.stats().zeroed < 3 * len(table.memory):
@@ -332,14 +328,15 @@ def test_zeros_from_stock_are_of_the_nearest_node(table):
         late = pool.stats().cleared_late
         for _ in range(3):
             wanted = model.nearest(0, 1)
-            model.check([pool.take(zeroed=True)], wanted)
+            model.check([heap.take(zeroed=True)], wanted)
         assert pool.stats().cleared_late == late
         for _ in range(len(pool) - 3):
             wanted = model.nearest(0, 1)
-            model.check([pool.take(zeroed=True)], wanted)
+            model.check([heap.take(zeroed=True)], wanted)
         pool.audit()
         pool.give(model.held)
         pool.audit()
+        heap.close()
 
 
 # ---- the balloon -------------------------------------------------------------------------------
