@@ -68,7 +68,7 @@ def topology(root: Path = ROOT) -> Topology:
     distances: dict[int, tuple[int, ...]] = {}
     for node in online:
         words = read_text(base / f"node{node}/distance").split()
-        if all(word.isdigit() for word in words):
+        if words and all(word.isdigit() for word in words):
             distances[node] = tuple(map(int, words))
         # Links are there for processors that are offline, too, on some kernels; the list has the others.
         for link in base.glob(f"node{node}/cpu[0-9]*"):
