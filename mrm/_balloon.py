@@ -22,7 +22,6 @@ from mrm.physical.backings import HUGETLB, SMALL, THP, shortage_beforehand, usef
 from mrm.physical.kernelpool import pages
 from mrm.physical.labour import Task, labour
 from mrm.physical.limits import explain_shortage
-from mrm.physical.placement import bind_thread
 from mrm.physical.spread import levelling, missing_on
 from mrm.sizes import format_size, parse_size
 from mrm.stats import Ballooned
@@ -137,15 +136,12 @@ class _Job:
         self._changed = threading.Lock()  # guards all of these
         self._began = time.perf_counter()
 
-    def prepare(self) -> None:
-        """What every thread does first."""
-
     def run(self, threads: int, progress: Progress | None) -> Ballooned:
         """Do it, and say what was done."""
         self.threads = threads
         total = self.wanted * self.frame_size
         told = None if progress is None else lambda _: progress(self.done * self.frame_size, total)
-        labour(self._shares(), threads, prepare=self.prepare, progress=told)
+        labour(self._shares(), threads, progress=told)
         outcome = self.outcome()
         event(
             self.kind, pool=self._number, name=self.pool.name, wanted=self.wanted, frames=self.done,
@@ -286,7 +282,7 @@ class _Fetching(_Job):
         keeper = self.pool._keeper()
         shares: dict[int | None, int] = {self.node: n}
         if missing := self.pool._missing_by_node():
-            shares = dict(levelling(missing, n))
+            shares = {node: share for node, share in levelling(missing, n).items()}  # noqa: C416 - of wider keys
         added = sum(keeper.change(share, node) for node, share in shares.items())
         done, error = self.pool._deflate(added) if added else (0, None)
         if done < added:
@@ -301,11 +297,6 @@ class _Fetching(_Job):
                 nbytes=(n - done) * self.frame_size,
             )
         return done, error
-
-    def prepare(self) -> None:
-        """Fetch on the pool's own node, if it has one."""
-        if self.node is not None:
-            bind_thread(self.node)
 
     def cause(self, error: Error) -> str:
         """The same, with what this machine has, where it was that."""

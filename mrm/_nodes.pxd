@@ -7,6 +7,6 @@ from mrm.physical.pool cimport pool_t
 
 
 cdef nodes_t *nodes_made(object spread) except? NULL
-cdef int follow_spread(pool_t *pool, object spread) except -1
+cdef int follow_node(pool_t *pool, object numa_node, object spread) except -1
 cdef dict balloon_by_node(pool_t *pool)
 cdef object node_of_frame(pool_t *pool, uint32_t frame)

@@ -10,7 +10,7 @@ from mrm.physical.nodes cimport nodes_open, nodes_t
 from mrm.physical.placement import node_at
 from mrm.physical.pool cimport pool_address, pool_t
 from mrm.system.failure cimport check
-from mrm.system.policy cimport POLICY_INTERLEAVE, policy_add, policy_begin
+from mrm.system.policy cimport POLICY_BIND, POLICY_INTERLEAVE, policy_add, policy_begin
 
 
 cdef extern from "system/lock.h" nogil:
@@ -36,9 +36,12 @@ cdef nodes_t *nodes_made(object spread) except? NULL:
     return nodes
 
 
-cdef int follow_spread(pool_t *pool, object spread) except -1:
+cdef int follow_node(pool_t *pool, object numa_node, object spread) except -1:
     """Have what is fetched later come from where the rest came from, too."""
-    if spread is not None and spread.kind == "interleave":
+    if isinstance(numa_node, int):
+        policy_begin(&pool.policy, POLICY_BIND)
+        policy_add(&pool.policy, numa_node)
+    elif spread is not None and spread.kind == "interleave":
         policy_begin(&pool.policy, POLICY_INTERLEAVE)
         for node in spread.nodes:
             policy_add(&pool.policy, node)

@@ -9,7 +9,7 @@ from time import monotonic
 from libc.stdint cimport uint32_t
 
 from mrm._arrays cimport Numbers, own_numbers
-from mrm._nodes cimport follow_spread, nodes_made
+from mrm._nodes cimport follow_node, nodes_made
 from mrm._ways import describe
 from mrm.errors import ArgumentError
 from mrm.physical.backings import NAMES
@@ -82,7 +82,7 @@ cdef pool_t *open_pool(
                 nodes,
             )
         check(status)
-        follow_spread(pool, funded.spread)
+        follow_node(pool, numa_node, funded.spread)
         status = views_attach(pool)
         check(status)
         unseen = why_unseen(pool.frames.ledger)

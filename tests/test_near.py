@@ -55,7 +55,7 @@ class Local:
         )
         self.nodes = sorted(table.memory)
         self.node = {}
-        for first, count in ((0, frames), (frames, (maximum or frames) - frames)):
+        for count in (frames, (maximum or frames) - frames):
             for i, node in enumerate(self.nodes):
                 share = count // len(self.nodes) + (i < count % len(self.nodes))
                 for _ in range(share):
@@ -201,8 +201,8 @@ def test_arrays_come_from_the_nearest_nodes_and_ascend_there(table):
         model.check(taken, wanted)
         nodes = [node for node, _ in itertools.groupby(model.node[frame] for frame in taken)]
         assert nodes == [node for node in model.order(1) if node in wanted]
-        for _, frames in itertools.groupby(taken, lambda frame: model.node[frame]):
-            frames = list(frames)
+        for _, group in itertools.groupby(taken, lambda frame: model.node[frame]):
+            frames = list(group)
             assert frames == list(range(frames[0], frames[0] + len(frames)))
 
 
@@ -373,18 +373,6 @@ def test_the_balloon_levels_what_is_left():
         assert balloon(model) == {0: 0, 1: 0}
 
 
-def masks(script):
-    """(policy mode, nodes, frames) of each fallocate, in order, and the last policy that was set."""
-    found, now = [], (0, None)
-    for name, arguments, _ in script.calls():
-        if name == "set_mempolicy":
-            now = arguments[0], arguments[1]
-        elif name == "fallocate" and arguments[1] == 0:
-            first, n = arguments[2] // FRAME, arguments[3] // FRAME
-            found.append((now[0], range(first, first + n)))
-    return found, now[0]
-
-
 @pytest.mark.parametrize("kind", ["local", "interleave"])
 def test_memory_is_fetched_under_a_policy_and_the_threads_own_is_put_back(kind):
     with (
@@ -468,7 +456,7 @@ def test_threads_on_different_nodes_keep_to_their_own_while_there_is_some(table)
                     elif mine:
                         pool.give(mine.pop())
                 pool.give(mine)
-            except BaseException as failure:  # noqa: BLE001 - it is raised below
+            except BaseException as failure:
                 failures.append(failure)
 
         threads = [threading.Thread(target=body, args=(i % 2,)) for i in range(2)]

@@ -332,7 +332,7 @@ def test_threads_pinned_to_different_nodes_have_frames_of_their_own():
                     mine = list(pool.take(3)) if turn % 2 else [pool.take(), pool.take()]
                     strays.extend((node, f) for f in mine if where[f] != node)
                     pool.give(mine)
-            except BaseException as failure:  # noqa: BLE001 - it is raised below
+            except BaseException as failure:
                 failures.append(failure)
 
         threads = [threading.Thread(target=body, args=(NODES[i % 2],)) for i in range(4)]
@@ -367,19 +367,23 @@ def test_memory_comes_back_to_the_node_that_it_was_on(threads):
 
 def test_a_node_that_is_short_gives_what_it_has_and_the_others_the_rest(uneven):
     rich, poor = uneven
-    has = free(poor)
-    with mrm.Pool(2 * FRAME, maximum=(2 * has + 10) * FRAME, huge="require", numa_node="local") as pool:
-        done = pool.deflate((2 * has + 4) * FRAME)  # half of which would be too much for the poor one
-        assert (free(poor), done.frames) == (0, 2 * has + 4)
-        short = pool.deflate(8 * FRAME)
+    with mrm.Pool(2 * FRAME, maximum=2 * free(poor) * FRAME, huge="require", numa_node="local") as pool:
+        with mrm.Pool((free(poor) - 3) * FRAME, huge="require", numa_node=poor):
+            done = pool.deflate(8 * FRAME)  # half of which is more than the poor one has
+            assert (free(poor), done.frames, done.error) == (0, 8, None)
+            missing = pool._missing_by_node()
+            assert missing[poor] - missing[rich] == 2
+            short = pool.deflate(pool.maximum - pool.size)
+            assert short.frames == missing[rich]
+            assert f"NUMA node {poor} has 0 of" in str(short.error)
+            assert f"--node {poor}`" in str(short.error)
+            pool.audit()
+        assert pool.deflate(missing[poor] * FRAME)
         pool.audit()
-        assert short.frames < 8
-        assert f"NUMA node {poor} has 0 of" in str(short.error)
-        assert f"--node {poor}`" in str(short.error)
 
 
 def test_unequal_shares_are_funded_with_a_warning(uneven):
-    rich, poor = uneven
+    _, poor = uneven
     frames = 2 * free(poor) + 4
     before = {node: free(node) for node in NODES}
     with pytest.warns(mrm.BackingWarning, match=f"{free(poor)} on node {poor}") as caught:

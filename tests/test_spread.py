@@ -1,4 +1,4 @@
-"""Where the frames of spread pools come from: shares, shortages, words; on made-up machines of two and of eight nodes."""
+"""Where the frames of spread pools come from: shares, shortages, words; on made-up machines of several nodes."""
 
 import ctypes
 import re
@@ -25,14 +25,16 @@ def opened(frames, kind, **options):
 
 @pytest.mark.parametrize("wrong", ["", "Local", "everywhere", "0", True, False, 0.0, b"local", ["local"]])
 def test_what_is_no_node_is_refused_with_what_is_allowed(wrong):
-    with pytest.raises(mrm.ArgumentError, match=r'numa_node is one of 0.*, "interleave" or "local", not ') as caught:
+    with pytest.raises(
+        mrm.ArgumentError, match=r'numa_node is one of 0.*, "interleave" or "local", not '
+    ) as caught:
         mrm.Pool(FRAME, huge="off", numa_node=wrong)
     assert repr(wrong) in str(caught.value)
 
 
 @pytest.mark.parametrize("wrong", [-1, -2, 4095])
 def test_a_node_that_is_not_there_is_refused_with_what_is_allowed(wrong):
-    with pytest.raises(mrm.ArgumentError, match=f'no NUMA node {wrong}: numa_node is one of 0.*"interleave" or "local"'):
+    with pytest.raises(mrm.ArgumentError, match=f'no NUMA node {wrong}: numa_node is one of 0.*"local"'):
         mrm.Pool(FRAME, huge="off", numa_node=wrong)
 
 
@@ -47,7 +49,10 @@ def test_one_node_has_nothing_to_spread_and_the_pool_says_so(kind, huge):
         mrm.Pool(4 * FRAME, maximum=8 * FRAME, huge=huge, numa_node=kind) as pool,
     ):
         assert pool.numa_node == kind
-        assert f'on NUMA node 0, the only one with memory here: numa_node="{kind}" has nothing' in pool.description
+        assert (
+            f'on NUMA node 0, the only one with memory here: numa_node="{kind}" has nothing'
+            in pool.description
+        )
         frames = pool.take(4)
         assert pool.deflate(2 * FRAME)
         pool.give(frames)
@@ -110,7 +115,9 @@ def test_parts_larger_than_a_call_are_cut_at_the_borders_of_nodes():
 
 def test_what_a_node_lacks_the_others_make_up_for_and_that_is_said():
     with machine(TWO, {0: 3, 1: 50}) as (kernel, _):
-        with pytest.warns(mrm.BackingWarning, match="not spread evenly over NUMA nodes 0, 1: 3 on node 0, 13 on") as told:
+        with pytest.warns(
+            mrm.BackingWarning, match="not spread evenly over NUMA .*: 3 on node 0, 13 on"
+        ) as told:
             pool = opened(16, "local")
         with pool:
             assert f"`mrm fund {8 * FRAME >> 20}MiB --node 0`" in str(told[0].message)
@@ -182,7 +189,10 @@ def test_memory_that_does_not_lie_where_its_share_is_is_refused(place, monkeypat
     with machine(TWO), pytest.raises(mrm.FundingError, match="4 of 4 frames came from another node than 0"):
         opened(8, "local")
     if place < 0:
-        with machine(TWO), pytest.raises(mrm.FundingError, match="does not say of all frames where they lie: 8"):
+        with (
+            machine(TWO),
+            pytest.raises(mrm.FundingError, match="does not say of all frames where they lie: 8"),
+        ):
             opened(8, "interleave")
 
 
@@ -302,7 +312,9 @@ def test_the_real_machine_has_a_processor_on_each_node_that_it_is_on():
 # ---- C -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("word", "kind"), [("MRM_NODE_INTERLEAVE", "interleave"), ("MRM_NODE_LOCAL", "local")])
+@pytest.mark.parametrize(
+    ("word", "kind"), [("MRM_NODE_INTERLEAVE", "interleave"), ("MRM_NODE_LOCAL", "local")]
+)
 def test_the_c_interface_has_words_for_both(word, kind):
     pytest.importorskip("cffi")
     from mrm.cffi import api, ffi

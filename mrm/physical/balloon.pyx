@@ -31,10 +31,11 @@ beside it took 5.5 ms.
 A share that comes short is asked for again, frame by frame, so that what is there is kept,
 to the last frame; and what an incomplete frame got is given back.
 
-Where frames are told apart by nodes (nodes.pyx), both are divided among the nodes so that what
-each has left, of free frames or of missing memory, is as even as it can be. A frame gets its
-memory from its own node: the thread is bound to that for as long as a share takes, and has its own policy
-back afterwards. Where a node has no more, the others are asked for the rest.
+A pool that was asked for on a node, or on all in turn, gets its memory there again, by the policy
+of the thread that fetches it: set for as long as that takes. Where frames are told apart by nodes
+(nodes.pyx), both ways are divided among the nodes so that what each has left, of free frames or of
+missing memory, is as even as it can be. A frame gets its memory from its own node. Where a node has
+no more, the others are asked for the rest.
 """
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
@@ -102,7 +103,7 @@ cdef uint32_t balloon_frames(pool_t *pool) noexcept nogil:
 cdef uint32_t claim(
     frames_t *frames, uint32_t *claimed, uint32_t most, uint32_t first, uint32_t *below
 ) noexcept nogil:
-    """Take up to ``most`` frames that are promised to nobody and that nothing shows, the highest from ``first`` to ``below``.
+    """Take up to ``most`` frames that are promised to nobody and not shown, the highest from ``first`` to ``below``.
 
     They are in no list and no fund then, and marked as without memory: nobody gets them.
     """

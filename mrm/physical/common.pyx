@@ -230,7 +230,7 @@ cdef void common_return(frames_t *frames, uint32_t account, uint32_t *popped, si
 
 
 cdef uint32_t common_exchange(frames_t *frames, uint32_t account, uint32_t popped) noexcept nogil:
-    """A frame of zeros, of the same node, for one popped off an account's stacks, which is charged for neither more nor less.
+    """A frame of zeros, of the same node, for one popped off an account's stacks, which is charged no more and no less.
 
     NO_FRAME if none is in stock. A refill comes after it, of one or several.
     """

@@ -134,7 +134,9 @@ def _check_spread(order: Order, backing: int, address: int, spread: Spread, kept
         found = places(address, order.nbytes, page)
         if unknown := {-node: n for node, n in found.items() if node < 0}:
             said = ", ".join(f"{n} ({os.strerror(error)})" for error, n in unknown.items())
-            raise FundingError(f"the kernel does not say of all {kind} where they lie: {said}", nbytes=order.nbytes)
+            raise FundingError(
+                f"the kernel does not say of all {kind} where they lie: {said}", nbytes=order.nbytes
+            )
         spread.found = dict(sorted(found.items()))
         return
     if kept:

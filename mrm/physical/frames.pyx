@@ -231,7 +231,7 @@ cdef inline void hold(frames_t *frames, uint32_t frame, uint32_t stack) noexcept
 
 
 cdef inline uint32_t home(const frames_t *frames, const stack_t *stack, uint32_t frame) noexcept nogil:
-    """Number of the stack that a frame goes back to which is taken for ``stack``: that, unless it lies on a far node."""
+    """Number of the stack that a frame taken for ``stack`` goes back to: that, unless it lies on a far node."""
     cdef uint32_t number = <uint32_t>(stack - frames.stacks)
     return number if frames.nodes == NULL else near_home(frames, number, frame)
 

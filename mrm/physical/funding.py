@@ -245,7 +245,9 @@ def _get_in(order: Order, backing: int, path: str | None) -> Funded:
         description = _describe(order, backing, threads, seconds, file.kept)
         count = order.nbytes // frame_size()
         place = _place(order, file)
-        return Funded(file.fd, backing, frame_size(), count, file.kept_path, description, place, file, order.spread)
+        return Funded(
+            file.fd, backing, frame_size(), count, file.kept_path, description, place, file, order.spread
+        )
     except OSError as error:
         file.undo()
         # Only now: the pages that were got are back, and the figures are those of before.

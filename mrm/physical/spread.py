@@ -66,6 +66,8 @@ class Spread:
         Local only: all frame numbers, ascending.
     found : dict
         Interleave only: pages that came from each node.
+    kept : bool
+        Whether some lie where they lay before, whatever the shares would be.
     """
 
     kind: str
@@ -75,6 +77,7 @@ class Spread:
     room: dict[int, int] = field(default_factory=dict)
     parts: list[Part] = field(default_factory=list)
     found: dict[int, int] = field(default_factory=dict)
+    kept: bool = False
 
     def node_of(self, frame: int) -> int:
         """The node that a frame belongs to. Local only."""
@@ -97,8 +100,11 @@ class Spread:
     def regroup(self, where: Iterable[int]) -> None:
         """Go by where the first frames really lie, as they were kept as they were."""
         known = list(where)
+        self.kept = True
         if strays := sorted({node for node in known if node < 0}):
-            raise FundingError(f"the kernel does not say where frames lie that were kept (errno {-strays[0]})")
+            raise FundingError(
+                f"the kernel does not say where frames lie that were kept (errno {-strays[0]})"
+            )
         rest = [part for part in self.parts if part.end > len(known)]
         lying = [*known, *([rest[0].node] * (rest[0].end - len(known)) if rest else ())]
         parts, first = [], 0
@@ -132,7 +138,9 @@ class Spread:
 
     @property
     def uneven(self) -> str:
-        """How it is other than it should be; empty if it is not."""
+        """How it is other than it should be; empty if it is not, or if more pages could not mend it."""
+        if self.kept:
+            return ""
         if self.kind == "interleave":
             has = {node: self.found.get(node, 0) for node in self.nodes}
             fair = sum(self.found.values()) // len(self.nodes)
@@ -147,7 +155,7 @@ class Spread:
         shares = ", ".join(f"{n} on node {node}" for node, n in has.items())
         return (
             f"The pool's frames are not spread evenly over NUMA {numbered(self.nodes)}: {shares}. "
-            f"{self.advice({node: fair for node in poor})}"
+            f"{self.advice(dict.fromkeys(poor, fair))}"
         )
 
     def advice(self, wanted: dict[int, int]) -> str:
