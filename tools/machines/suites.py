@@ -43,7 +43,7 @@ SUITES = {
     "settings": ("test_limits_machine",),
     # seven mutators, threads that move, processors that go; several nodes
     "processors": ("test_processors",),
-    "nodes": ("test_nodes",),
+    "nodes": ("test_nodes", "test_spread", "test_near"),
     # commands that people run
     "tools": ("test_doctor", "test_cli"),
 }
