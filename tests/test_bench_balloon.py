@@ -42,8 +42,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     by_hand, left = [], []
     shift, close = keeper.shift, Keeper.close
 
-    def counted(folder: str, name: str, change: int) -> tuple[int, int]:
-        by_hand.append((done := shift(folder, name, change))[0])
+    def counted(folder: str, change: int) -> tuple[int, int]:
+        by_hand.append((done := shift(folder, change))[0])
         return done
 
     with pytest.MonkeyPatch.context() as patch:
