@@ -61,7 +61,8 @@ cdef class Pool(Economy):
     keep : bool, optional
         ... they are kept: frames that the file has hold what they held, and cost no clearing.
         They are held by the pool's own account from the start, ``pool.kept`` has their numbers,
-        and whoever needs one no more gives it. The size may be more than the file's, not less.
+        and whoever needs one no more gives it. The size may be more than the file's, not less. With a
+        maximum beyond size, what was inflated is still inflated, and size is the least that has memory.
     name : str, optional
         Shown in /proc/self/maps, and in messages.
     dump : bool, optional

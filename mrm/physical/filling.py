@@ -8,8 +8,14 @@ part through that mapping (11.9 GB/s with one thread, 19.5 with two); and let
 fallocate pass over each part, which costs next to nothing where the pages are there,
 and decides where they are not. Kernels before 5.14 cannot populate, and a touch that finds
 no page may die of SIGBUS: there one thread has fallocate do it all.
+
+An earlier owner's file (kept.py) has pages already. If the pool may shrink and grow, these are the frames
+that have memory, and nothing else is fetched but what the size that was asked for takes besides. Nothing is
+reserved then: a reservation is of a range, and would be of frames in it that stay in the balloon.
 """
 
+import contextlib
+import copy
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +23,8 @@ from dataclasses import dataclass
 from mrm.errors import FundingError
 from mrm.physical.backings import HUGETLB, SMALL, THP, populates
 from mrm.physical.framefile import FrameFile
+from mrm.physical.holes import NotTold
+from mrm.physical.kept import pages
 from mrm.physical.labour import Task, labour
 from mrm.physical.limits import explain_shortage
 from mrm.physical.locks import unattached
@@ -36,8 +44,11 @@ class NoHugeFrames(FundingError):
 
 
 def fill(order: Order, backing: int, file: FrameFile, threads: int) -> None:
-    """Fetch every page of the file that is not there."""
+    """Fetch every page of the file that is not there, as far as there are to be pages."""
     fd = file.fd
+    if file.kept.size and order.length > order.nbytes:
+        _refill(order, file, threads)
+        return
     if order.node is None and (backing == SMALL or _complete(order, file)):
         _labour(order, _parts(order, fd, 0), threads)
         return
@@ -120,6 +131,78 @@ def _fetch_holes(order: Order, file: FrameFile) -> None:
         return
     with unattached(file.fd, str(file.path), "pages are missing in it that they may touch at any moment"):
         _labour(order, file.kept.tasks(file.fd), 1)
+
+
+# ---- an earlier owner's file, of a pool that may shrink and grow --------------------------
+
+
+def _refill(order: Order, file: FrameFile, threads: int) -> None:
+    """Leave in the balloon what is there, but for what ``order.nbytes`` takes; it is more if the file has more."""
+    kept, fd, frame = file.kept, file.fd, frame_size()
+    count, there = kept.size // frame, pages(fd)
+    order.nbytes = max(order.nbytes, there * frame)
+    wanted = order.nbytes // frame - there
+    below = min(wanted, count - there)
+    if there < count:
+        _tell_apart(order, file, below)
+    if wanted > below:
+        _grow(order, fd, threads, kept.size, (wanted - below) * frame)
+    if order.node is not None:
+        for first, n in kept.runs(order.nbytes // frame):
+            _check_run(order, fd, first, n)
+
+
+def _tell_apart(order: Order, file: FrameFile, wanted: int) -> None:
+    """Find the frames without a page, and fetch the lowest ``wanted``."""
+    kept, fd = file.kept, file.fd
+    why = "pages are missing in it that they may touch at any moment"
+    tasks: list[Task] = []
+
+    def look() -> int:
+        tasks.extend(kept.look(fd, wanted))
+        return 0
+
+    try:
+        # What is only looked at may have attachments.
+        with unattached(fd, str(file.path), why) if wanted else contextlib.nullcontext():
+            labour([look])
+            _labour(order, iter(tasks), 1, pages(fd) * frame_size())
+    except NotTold as said:
+        kept.how = f"which frames those are was found by fetching them, a clearing each, as {said}"
+        with unattached(fd, str(file.path), why):
+            _labour(order, kept.tasks(fd, wanted), 1)
+    kept.check(fd)
+
+
+def _grow(order: Order, fd: int, threads: int, start: int, nbytes: int) -> None:
+    """Fetch what lies beyond the file's end of before."""
+    flags = _MAP_SHARED | _MAP_NORESERVE
+    address = system_call("mmap", 0, nbytes, _PROT_READ_WRITE, flags, fd, start)
+    try:
+        system_call("madvise", address, nbytes, _MADV_DONTFORK)
+        at = address - start if populates() else 0
+        parts = (
+            _Part(fd, at, offset, min(order.part, start + nbytes - offset))
+            for offset in range(start, start + nbytes, order.part)
+        )
+        _labour(order, parts, threads, order.nbytes - nbytes)
+    finally:
+        system_call("munmap", address, nbytes)
+
+
+def _check_run(order: Order, fd: int, first: int, n: int) -> None:
+    """Refuse frames of a run that do not lie on the right node."""
+    run = copy.copy(order)
+    run.nbytes = n * frame_size()
+    flags = _MAP_SHARED | _MAP_NORESERVE | _MAP_POPULATE
+    address = system_call("mmap", 0, run.nbytes, _PROT_READ_WRITE, flags, fd, first * frame_size())
+    try:
+        _check_node(run, HUGETLB, address)
+    finally:
+        system_call("munmap", address, run.nbytes)
+
+
+# ---- threads -----------------------------------------------------------------------------
 
 
 def _labour(order: Order, tasks: Iterator[Task], threads: int, before: int = 0) -> None:
