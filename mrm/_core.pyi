@@ -111,6 +111,7 @@ class Pool:
         *,
         headroom: int | str | None = None,
         leave_free: int | str | None = None,
+        leave_memory: int | str = 0,
         step: int | str | None = None,
         calm: float = 10.0,
         to: str = "pool",

@@ -53,6 +53,21 @@ def test_the_thread_watches_and_ends(pool):
     assert scale.stats().wakeups == woken
 
 
+def test_memory_that_is_to_be_left_is_looked_at_by_the_timer(kernel):
+    pool = ScaledPool(kernel)
+    pool.backing = "thp"
+    with running(pool, headroom=0, leave_memory=20 * FRAME) as scale:
+        assert "free pages, memory and frames every 0.01 s" in scale.log[0]
+        wait_until(lambda: scale.stats().by_timer >= 2)
+        assert pool.calls == []
+        kernel.write("proc/meminfo", f"MemAvailable: {15 * FRAME >> 10} kB")
+        wait_until(lambda: pool.calls)
+        assert pool.calls[0] == ("inflate", 5, "the")
+    (kernel.root / "proc/meminfo").unlink()
+    with running(pool, headroom=0, leave_memory=20 * FRAME) as scale:
+        assert "memory is hidden here, and none is left to others" in scale.log[0]
+
+
 def test_without_what_a_timer_is_for_only_events_wake_it(kernel):
     fd = version_1(kernel)
     pool = ScaledPool(kernel)
