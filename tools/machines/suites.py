@@ -44,6 +44,8 @@ SUITES = {
     # seven mutators, threads that move, processors that go; several nodes
     "processors": ("test_processors",),
     "nodes": ("test_nodes",),
+    # a host that asks a guest for memory, and gives it back
+    "balloon": ("test_guest_balloon",),
     # commands that people run
     "tools": ("test_doctor", "test_cli"),
 }
