@@ -22,8 +22,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from mrm.errors import ArgumentError, ClosedError, Error, ForkedError
+from mrm.errors import ArgumentError, ClosedError, Error, ForkedError, FundingError
 from mrm.physical.cgroups import ROOT
+from mrm.physical.kernelpool import setting, writable
 from mrm.physical.pressure import Event, events
 from mrm.physical.readings import Readings, Scalable
 from mrm.physical.scaling import Decision, Marks, Policy
@@ -304,10 +305,28 @@ class Autoscaler:
         reason = f"watching {', '.join(watched) or 'nothing'}"
         if refused:
             reason += f"; not watching: {'; '.join(refused)}"
+        if self._marks.huge and self._marks.to == "system" and (why := self._prepare()):
+            reason += f"; {why}"
         self._enter("watch", 0, 0, "", reason)
         self._watch = Watch(self, kept)
         if self._closed:
             self.close()  # another thread has called it meanwhile
+
+    def _prepare(self) -> str:
+        """Have what changes nr_hugepages be there before memory is short; why it is not, if so.
+
+        It is a process of its own, and starting one takes memory, and files that the kernel has to
+        read again when it is short of that: it was seen to take 11 seconds beside a host's balloon.
+        """
+        if not writable(root=self._root):
+            return (
+                f"{setting(root=self._root)} may not be written, and only surplus pages go on to the system"
+            )
+        try:
+            self._pool._keeper().start()
+        except FundingError as error:
+            return str(error)
+        return ""
 
     def _woken(
         self, seen: list[tuple[Event, int]], slept: bool, gone: Callable[[Event], None]

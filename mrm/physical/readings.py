@@ -18,6 +18,7 @@ from mrm.physical.cgroups import (
     memory_limit_files,
 )
 from mrm.physical.files import read_text
+from mrm.physical.keeping import Keeper
 from mrm.physical.limits import HugePages, huge_pages, meminfo, memory_available
 from mrm.physical.scaling import Marks, Near, Reading
 from mrm.stats import Ballooned, PoolStats
@@ -45,6 +46,9 @@ class Scalable(Protocol):
 
     def deflate(self, size: int, **how: Any) -> Ballooned:
         """Fetch memory for frames that have none; with ``source="system"`` from beyond them."""
+
+    def _keeper(self) -> Keeper:
+        """What changes settings for it."""
 
 
 class Readings:
