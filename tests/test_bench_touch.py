@@ -54,6 +54,8 @@ def test_json_has_every_lane_and_the_hypervisor(needs_huge: None, sums: list[int
     for row in data["lanes"]:
         assert row["us_per_page_spread"][0] <= row["us_per_page"] <= row["us_per_page_spread"][1]
         assert 0 < row["us_tail"] <= row["us_worst"]
+        assert row["relative_spread"][0] <= row["relative"] <= row["relative_spread"][1]
+        assert row["name"] != "pool" or row["relative"] == 1
         assert (row["pages"], row["rounds"]) == (8, 2)
         assert (row["setting_us_per_page"] is None) == (not row["name"].startswith("system"))
         if os.geteuid() == 0:
@@ -149,7 +151,15 @@ def test_figures_of_a_lane() -> None:
     assert found.gb_per_s == pytest.approx(FRAME / 0.002 / 1e9)
     assert (found.us_tail, found.us_worst) == (pytest.approx(4000), pytest.approx(6000))
     assert found.setting_us_per_page == pytest.approx(2000)
+    assert (found.relative, found.relative_spread) == (None, None)
     assert (found.pages, found.same_pages, found.reported_bytes, found.rounds) == (2, 1, 150, 3)
+
+
+def test_a_lane_is_compared_round_by_round_as_far_as_both_came() -> None:
+    rounds, base = [Round([0.002]), Round([0.008]), Round([0.009])], [Round([0.001]), Round([0.002])]
+    found = lane("a", "b", rounds, base)
+    assert found.relative == pytest.approx(3)
+    assert found.relative_spread == (pytest.approx(2), pytest.approx(4))
 
 
 def test_what_is_not_counted_is_none() -> None:

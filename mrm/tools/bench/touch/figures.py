@@ -22,6 +22,10 @@ class Lane:
         Of each round the mean, of these the median. None where it was not measured; ``note`` says why.
     us_per_page_spread, gb_per_s_spread : tuple of float or None
         The least and the greatest of the rounds.
+    relative : float or None
+        Over the same of pages out of the kernel's pool, round by round: what drifts, drifts for both.
+    relative_spread : tuple of float or None
+        The least and the greatest of that.
     us_tail, us_worst : float or None
         The 99th percentile of all pages of all rounds, and the slowest.
     setting_us_per_page : float or None
@@ -43,6 +47,8 @@ class Lane:
     us_per_page_spread: Spread | None = None
     gb_per_s: float | None = None
     gb_per_s_spread: Spread | None = None
+    relative: float | None = None
+    relative_spread: Spread | None = None
     us_tail: float | None = None
     us_worst: float | None = None
     setting_us_per_page: float | None = None
@@ -74,6 +80,11 @@ class Round:
     same: int | None = None
     reported_bytes: int | None = None
 
+    @property
+    def mean(self) -> float:
+        """Seconds of a page."""
+        return sum(self.seconds) / len(self.seconds)
+
 
 @dataclass
 class Result:
@@ -96,9 +107,10 @@ class Result:
         return asdict(self)
 
 
-def lane(name: str, what: str, rounds: Sequence[Round]) -> Lane:
-    """The figures of a lane from its rounds."""
-    means = [sum(each.seconds) / len(each.seconds) for each in rounds]
+def lane(name: str, what: str, rounds: Sequence[Round], base: Sequence[Round] = ()) -> Lane:
+    """The figures of a lane from its rounds, and over the same rounds of another."""
+    means = [each.mean for each in rounds]
+    ratios = [each.mean / other.mean for each, other in zip(rounds, base, strict=False)]
     rates = [FRAME_SIZE / mean / 1e9 for mean in means]
     pages = sorted(seconds for each in rounds for seconds in each.seconds)
     settings = [
@@ -113,6 +125,8 @@ def lane(name: str, what: str, rounds: Sequence[Round]) -> Lane:
         (min(means) * 1e6, max(means) * 1e6),
         median(rates),
         (min(rates), max(rates)),
+        median(ratios) if ratios else None,
+        (min(ratios), max(ratios)) if ratios else None,
         pages[(len(pages) - 1) * 99 // 100] * 1e6,
         pages[-1] * 1e6,
         median(settings) * 1e6 if settings else None,

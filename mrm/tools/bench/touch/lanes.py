@@ -59,6 +59,9 @@ KINDS = (
     Kind("system, waited", "given on to the system, and fetched after a while", on=True, waits=True),
 )
 
+#: What others are compared with.
+BASE = "pool"
+
 
 class Ground:
     """A file of huge pages that all are there.

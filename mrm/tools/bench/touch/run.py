@@ -8,7 +8,7 @@ from mrm.system.pages import FRAME_SIZE
 from mrm.tools.bench.machine import Neighbours, machine
 from mrm.tools.bench.options import Advance
 from mrm.tools.bench.touch.figures import Lane, Result, Round, lane
-from mrm.tools.bench.touch.lanes import KINDS, Ground, Kind
+from mrm.tools.bench.touch.lanes import BASE, KINDS, Ground, Kind
 from mrm.tools.doctor.virtual import virtual
 from mrm.tools.fund import available
 
@@ -81,11 +81,12 @@ def _rounds(result: Result, why: str | None, rounds: int, wait: float, advance: 
     finally:
         if keeper is not None:
             keeper.close()
-    result.lanes += [_lane(kind, found.get(kind.name), why or failed) for kind in KINDS]
+    base = found[BASE]
+    result.lanes += [_lane(kind, found.get(kind.name), base, why or failed) for kind in KINDS]
 
 
-def _lane(kind: Kind, rounds: list[Round] | None, why: str | None) -> Lane:
-    return lane(kind.name, kind.what, rounds) if rounds else Lane(kind.name, kind.what, note=why)
+def _lane(kind: Kind, rounds: list[Round] | None, base: list[Round], why: str | None) -> Lane:
+    return lane(kind.name, kind.what, rounds, base) if rounds else Lane(kind.name, kind.what, note=why)
 
 
 def _why_not() -> str:

@@ -8,16 +8,11 @@ from rich.text import Text
 from mrm.sizes import format_size
 from mrm.system.pages import FRAME_SIZE
 from mrm.tools.bench.machine import in_words
-from mrm.tools.bench.touch.figures import Lane, Result
+from mrm.tools.bench.touch.figures import Lane, Result, Spread
 
 HEADINGS = (
-    "us a page",
-    "least - most",
-    "GB/s",
-    "99th percentile",
-    "slowest",
-    "the same pages",
-    "setting, us a page",
+    *("us a page", "least - most", "GB/s", "over pool", "least - most"),
+    *("99th percentile", "slowest", "the same pages", "setting, us a page"),
 )
 
 
@@ -40,13 +35,15 @@ def show(result: Result, console: Console) -> None:
 
 def cells(lane: Lane) -> list[str]:
     """The figures of a lane, for people."""
-    if lane.us_per_page is None or lane.us_per_page_spread is None:
+    if lane.us_per_page is None:
         return ["not here", *[""] * (len(HEADINGS) - 1)]
     same = "" if lane.same_pages is None else f"{lane.same_pages} of {lane.pages}"
     return [
         number(lane.us_per_page),
-        " - ".join(map(number, lane.us_per_page_spread)),
+        _span(lane.us_per_page_spread),
         number(lane.gb_per_s),
+        number(lane.relative),
+        _span(lane.relative_spread),
         number(lane.us_tail),
         number(lane.us_worst),
         same,
@@ -64,6 +61,10 @@ def notes(result: Result) -> list[str]:
         if lane.reported_bytes is not None
     ]
     return said + result.notes
+
+
+def _span(spread: Spread | None) -> str:
+    return "" if spread is None else " - ".join(map(number, spread))
 
 
 def number(value: float | None) -> str:
