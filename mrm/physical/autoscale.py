@@ -316,7 +316,7 @@ class Autoscaler:
         """Have what changes nr_hugepages be there before memory is short; why it is not, if so.
 
         It is a process of its own, and starting one takes memory, and files that the kernel has to
-        read again when it is short of that: it was seen to take 11 seconds beside a host's balloon.
+        read again when it is short of that: beside a host's balloon it took 11 s (emulated).
         """
         if not writable(root=self._root):
             return (
