@@ -56,6 +56,7 @@ class Economy(Frames):
         *,
         headroom: int | str | None = None,
         leave_free: int | str | None = None,
+        leave_memory: int | str = 0,
         step: int | str | None = None,
         calm: float = 10.0,
         to: str = "pool",

@@ -279,8 +279,8 @@ cdef class Economy(Frames):
     # ---- scaling ---------------------------------------------------------------------
 
     def autoscale(
-        self, minimum, maximum, *, headroom=None, leave_free=None, step=None, calm=10.0, to="pool", tell=None,
-        interval=0.25,
+        self, minimum, maximum, *, headroom=None, leave_free=None, leave_memory=0, step=None, calm=10.0, to="pool",
+        tell=None, interval=0.25,
     ):
         """Grow ahead of demand and shrink under pressure, in a thread, until the pool or the scaler is closed.
 
@@ -295,6 +295,10 @@ cdef class Economy(Frames):
             ``maximum`` when not given, 0 for never.
         leave_free : int or str, optional
             Huge pages of the kernel's to be left to others; 64 MiB when not given, 0 to leave none.
+        leave_memory : int or str, optional
+            Memory that is to stay available to the rest of the machine; with less, as much as is missing is
+            sent on to the system, which on huge pages takes ``to="system"``. None when not given. In a virtual
+            machine it is what has the pool follow the host's balloon (docs/virtualisation.md).
         step : int or str, optional
             How much at a time; a sixteenth of ``maximum`` when not given.
         calm : float, optional
@@ -316,8 +320,8 @@ cdef class Economy(Frames):
         from mrm.physical.autoscale import Autoscaler
 
         new = Autoscaler(
-            self, minimum, maximum, headroom=headroom, leave_free=leave_free, step=step, calm=calm, to=to, tell=tell,
-            interval=interval, start=False,
+            self, minimum, maximum, headroom=headroom, leave_free=leave_free, leave_memory=leave_memory, step=step,
+            calm=calm, to=to, tell=tell, interval=interval, start=False,
         )
         # Never two at once: what one gave back, the other would fetch.
         old, self.scaler = self.scaler, new
