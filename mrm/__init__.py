@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from mrm._accounts import Account, Fund
 from mrm._attachment import Attachment
 from mrm._batch import Batch, Report
-from mrm._core import Pool, api_address, classify
+from mrm._core import Pool, api_address
 from mrm._live import live_handles
+from mrm._place import classify
 from mrm._reservation import Reservation
 from mrm._view import View, Window
 from mrm.errors import (

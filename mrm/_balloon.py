@@ -18,12 +18,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from mrm.errors import ArgumentError, Error, ForkedError, FundingError
-from mrm.physical.backings import HUGETLB, SMALL, THP, shortage_beforehand, useful_threads
+from mrm.physical.backings import HUGETLB, NUMBERS, shortage_beforehand, useful_threads
 from mrm.physical.kernelpool import pages
 from mrm.physical.labour import Task, labour
 from mrm.physical.limits import explain_shortage
 from mrm.physical.spread import levelling, missing_on
-from mrm.sizes import format_size, parse_size
+from mrm.sizes import format_size, parse_size_or_zero
 from mrm.stats import Ballooned
 from mrm.system.events import event
 
@@ -34,7 +34,6 @@ Progress = Callable[[int, int], object]
 
 # How the core begins, with the counts of one call.
 _COUNTS = re.compile(r"of \d+ frames[^:]*, \d+ did: ")
-_BACKINGS = {"hugetlb": HUGETLB, "thp": THP, "small": SMALL}
 # A share: as much as makes the Python around it cheap, and a Ctrl-C not wait. Inflating is
 # a hundred times faster, 30 ms for its share on to the system, which the keeper has a part in: it is
 # told once a share (4 GiB by GiBs went on at 119 GB/s, at once at 140).
@@ -47,7 +46,7 @@ _LEAST_BYTES = 8 << 20
 
 def inflate(pool: "Pool", size: int | str, to: str, retire: bool, progress: Progress | None) -> Ballooned:
     """What ``pool.inflate`` does."""
-    wanted = _nbytes(size) // pool.frame_size
+    wanted = parse_size_or_zero(size) // pool.frame_size
     return _Giving(pool, wanted, _check_place("to", to), retire).run(1, progress)
 
 
@@ -95,19 +94,12 @@ def _check_place(name: str, place: str) -> str:
 
 def _frames(pool: "Pool", size: int | str) -> int:
     """A size in frames, rounded up."""
-    return -(-_nbytes(size) // pool.frame_size)
-
-
-def _nbytes(size: int | str) -> int:
-    """A size that may be nothing: who computes what to give back may find that it is none."""
-    return 0 if size == 0 and not isinstance(size, bool) else parse_size(size)
+    return -(-parse_size_or_zero(size) // pool.frame_size)
 
 
 def _threads(pool: "Pool", wanted: int, threads: int | None) -> int:
     """How many fetch so many frames."""
-    if threads is not None and (isinstance(threads, bool) or not 1 <= threads <= 1024):
-        raise ArgumentError(f"threads is 1 to 1024, not {threads!r}")
-    return useful_threads(_BACKINGS[pool.backing], wanted * pool.frame_size, threads)
+    return useful_threads(NUMBERS[pool.backing], wanted * pool.frame_size, threads)
 
 
 class _Job:
@@ -267,7 +259,7 @@ class _Fetching(_Job):
         on = source == "system" and pool.backing == "hugetlb"
         do = self._from_system if on else pool._deflate
         super().__init__(pool, wanted, do, max(1, _FETCHED_BYTES // pool.frame_size), source)
-        self._backing = _BACKINGS[pool.backing]
+        self._backing = NUMBERS[pool.backing]
         nbytes = wanted * self.frame_size
         said = shortage_beforehand(nbytes, self._backing, self.node)
         if said:

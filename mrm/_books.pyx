@@ -18,7 +18,7 @@ import os
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
-from mrm._core import backings, frame_states
+from mrm._frames import backings, frame_states
 from mrm.errors import Error
 from mrm.physical.books cimport NO_FUND, POOL_ACCOUNT, account_t, fund_t
 from mrm.physical.ledger cimport LEDGER_LAYOUT, figures_t, head_sizes, head_t

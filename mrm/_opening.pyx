@@ -14,11 +14,11 @@ from mrm._ways import describe
 from mrm.errors import ArgumentError
 from mrm.physical.backings import NAMES
 from mrm.physical.funding import fund
-from mrm.physical.holding cimport frames_hold_first
+from mrm.physical.holding cimport frames_bring, frames_hold_first
 from mrm.physical.ledger cimport ledger_publish, ledger_t
 from mrm.physical.limits import overcommit_memory
 from mrm.physical.nodes cimport nodes_t
-from mrm.physical.pool cimport pool_describe, pool_open, pool_release, pool_t
+from mrm.physical.pool cimport pool_describe, pool_fill_tables, pool_open, pool_release, pool_t
 from mrm.sizes import parse_size
 from mrm.space.views cimport views_attach
 from mrm.system.calls cimport call_name, is_fake
@@ -48,7 +48,7 @@ cdef pool_t *open_pool(
     cdef const char *version = kept_version
     cdef bint strict = overcommit_memory() == 2
     cdef int status, fd, backing, dumped = bool(dump)
-    cdef uint32_t frame_count, funded_count, frame_shift, view_numbers = 0
+    cdef uint32_t frame_count, funded_count, frame_shift, first, n, lead = 0, view_numbers = 0
     cdef Numbers holes
     began = monotonic()
     if views is not None:
@@ -71,6 +71,10 @@ cdef pool_t *open_pool(
     backing = funded.backing
     funded_count = funded.frame_count
     frame_count = largest // frame
+    # Where there is memory: one run from 0 on, but for an earlier owner's file with frames in the balloon.
+    runs = funded.kept.runs(funded_count)
+    if runs[0][0] == 0:
+        lead = runs.pop(0)[1]
     frame_shift = funded.frame_size.bit_length() - 1
     kept_name = (name or "").encode()
     books_name = kept_name
@@ -78,8 +82,7 @@ cdef pool_t *open_pool(
         nodes = nodes_made(funded.spread)
         with nogil:
             status = pool_open(
-                &pool, fd, backing, frame_count, funded_count, frame_shift, view_numbers, dumped, books_name, strict,
-                nodes,
+                &pool, fd, backing, frame_count, lead, frame_shift, view_numbers, dumped, books_name, strict, nodes
             )
         check(status)
         follow_node(pool, numa_node, funded.spread)
@@ -88,6 +91,9 @@ cdef pool_t *open_pool(
         unseen = why_unseen(pool.frames.ledger)
         text = describe(funded, numa_node, largest, unseen).encode("utf-8", "surrogateescape")
         check(pool_describe(pool, text))
+        for first, n in runs:
+            frames_bring(&pool.frames, first, n)
+            pool_fill_tables(pool, first, n)
         holes = own_numbers(funded.kept.holes, "holes")
         frames_hold_first(&pool.frames, funded.kept.size // funded.frame_size, holes.data, holes.n)
         if told is not None:

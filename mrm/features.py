@@ -39,8 +39,8 @@ def features() -> tuple[Feature, ...]:
     Notes
     -----
     Where a filter kills the process for a system call that it does not like, asking may be
-    the end of it: pools call neither userfaultfd nor pkey_alloc, this does. ``mrm doctor``
-    asks in a process of its own.
+    the end of it: pools do not call pkey_alloc, and userfaultfd only to open a kept file that has frames in
+    the balloon; this calls both. ``mrm doctor`` asks in a process of its own.
     """
     table.try_all()
     known = table.answers()

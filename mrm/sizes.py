@@ -49,7 +49,7 @@ def parse_size(size: int | str) -> int:
 
 
 def parse_size_or_zero(size: int | str) -> int:
-    """The same of a size that may be nothing: 0 is none.
+    """The same of a size that may be nothing: 0 is none, which whoever computes what to give back may find.
 
     Raises
     ------

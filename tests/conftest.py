@@ -155,6 +155,15 @@ def mount(hugetlbfs, needs_huge):
     return hugetlbfs(32)
 
 
+@pytest.fixture
+def heap(mount):
+    """A file of 16 frames, stamped by an owner that is gone."""
+    path = mount / "heap"
+    with mrm.Pool(SIZE, path=path) as pool:
+        stamp_all(pool)
+    return path
+
+
 @pytest.fixture(params=KINDS)
 def shared(request):
     """A stamped pool on each kind of file that can be shared."""

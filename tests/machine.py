@@ -44,6 +44,16 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
+#: Where the machine's host can be asked to drive its balloon (tools/machines/host.py).
+BALLOON = os.environ.get("MRM_BALLOON")
+
+#: For tests that need a host to ask this machine for memory.
+needs_balloon = pytest.mark.skipif(
+    not BALLOON,
+    reason="needs a virtio balloon and a host that drives it: `make matrix` boots a machine that has both",
+)
+
+
 def needs_processors(count):
     """For tests that need so many processors to run on."""
     there = len(os.sched_getaffinity(0))

@@ -71,6 +71,8 @@ class ScaledPool:
         self.calls = []
         self.fail = None
         self.system = 0  # pages that went on to the system
+        self.keepers = 0  # how often a keeper of settings was started
+        self.keeper_fails = None
         self.closed = False
 
     def stats(self):
@@ -97,6 +99,14 @@ class ScaledPool:
         if self.backing != "hugetlb":
             room = 100
         return self._move("deflate", min(size // FRAME, self.frames - self.funded, room), self.way(source))
+
+    def _keeper(self):
+        def start():
+            if self.keeper_fails:
+                raise self.keeper_fails
+            self.keepers += 1
+
+        return SimpleNamespace(start=start)
 
     def way(self, where):
         """Memory that is no huge pages has one way only."""

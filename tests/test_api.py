@@ -31,7 +31,9 @@ def test_everything_public_has_a_docstring():
         if inspect.isclass(thing) and thing.__module__.startswith("mrm"):
             bare += [
                 f"{name}.{member}"
-                for member, value in vars(thing).items()
+                for base in thing.__mro__
+                if base.__module__.startswith("mrm")
+                for member, value in vars(base).items()
                 if not member.startswith("_")
                 and (callable(value) or isinstance(value, property))
                 and not value.__doc__

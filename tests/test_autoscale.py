@@ -36,7 +36,7 @@ def scaler(pool, now, minimum=30, maximum=80, **options):
     """One that is told when to look."""
     sizes = {"headroom": 20, "leave_free": 10, "step": 8} | options
     sizes = {
-        name: value * FRAME if name in ("headroom", "leave_free", "step") else value
+        name: value * FRAME if name in ("headroom", "leave_free", "leave_memory", "step") else value
         for name, value in sizes.items()
     }
     made = Autoscaler(
@@ -283,6 +283,93 @@ def test_a_pool_on_other_pages_has_only_the_system(kernel, now):
     assert actions(pool) == [("deflate", 3, "the")]  # 2 are left to others
 
 
+# ---- memory that is left to the rest of the machine ----------------------------------------
+
+
+def available(kernel, frames):
+    kernel.write("proc/meminfo", f"MemTotal: {100 * FRAME >> 10} kB\nMemAvailable: {frames * FRAME >> 10} kB")
+
+
+def test_all_the_memory_that_is_missing_is_sent_on_at_once(pool, now):
+    """A host's balloon takes what is free: nothing but that figure tells of it."""
+    scale = scaler(pool, now, to="system", leave_memory=20)
+    assert actions(pool) == []  # 50 are available
+    available(pool.kernel, 20)
+    scale.turn()
+    assert actions(pool) == []
+    available(pool.kernel, 3)
+    scale.turn()
+    assert actions(pool) == [("inflate", 17, "system")]  # a step is 8
+    assert (
+        f"{3 * FRAME >> 20} MiB of memory are available, {20 * FRAME >> 20} MiB are to be left"
+        in scale.log[-1]
+    )
+    available(pool.kernel, 3)  # that has gone the same way
+    scale.turn()
+    assert actions(pool) == [("inflate", 13, "system")]  # down to the minimum
+    scale.turn()
+    assert actions(pool) == []
+    assert "at its minimum" in scale.log[-1]
+
+
+def test_it_grows_back_when_half_as_much_again_is_available(pool, now):
+    scale = scaler(pool, now, to="system", leave_memory=20, calm=10)
+    available(pool.kernel, 8)
+    scale.turn()
+    assert actions(pool) == [("inflate", 12, "system")]
+    pool.held = 48  # none is free any more
+    available(pool.kernel, 60)
+    now.time += 9.75
+    scale.turn()
+    assert actions(pool) == []  # not calm for long enough
+    available(pool.kernel, 30)
+    now.time += 0.25
+    scale.turn()
+    assert actions(pool) == []
+    assert (
+        f"{30 * FRAME >> 20} MiB of memory are available, {30 * FRAME >> 20} MiB are to be left"
+        in scale.log[-1]
+    )
+    available(pool.kernel, 33)
+    scale.turn()
+    assert actions(pool) == [("deflate", 3, "system")]
+    available(pool.kernel, 60)
+    scale.turn()
+    assert actions(pool) == [("deflate", 8, "system")]
+
+
+def test_pages_of_the_kernels_pool_are_no_memory_that_is_available(pool, now):
+    """They are none before and after: memory that is low does not keep a pool from fetching them."""
+    available(pool.kernel, 21)
+    pool.held, pool.kernel.free = 55, 60
+    scaler(pool, now, to="system", leave_memory=20)
+    assert actions(pool) == [("deflate", 8, "pool")]
+
+
+def test_pages_that_the_kernel_would_make_are_memory(pool, now):
+    available(pool.kernel, 32)
+    pool.kernel.set(nr=100, free=20, overcommit=50)
+    pool.held = 55
+    scaler(pool, now, to="system", leave_memory=20)
+    assert actions(pool) == [("deflate", 2, "pool")]
+
+
+def test_stalls_take_a_step_even_if_less_is_missing(pool, now):
+    scale = scaler(pool, now, to="system", leave_memory=20)
+    for left, taken in ((18, 8), (5, 15), (40, 7)):  # the last of them to the minimum
+        available(pool.kernel, left)
+        scale.turn(STALL)
+        assert actions(pool) == [("inflate", taken, "system")]
+
+
+def test_a_pool_on_other_pages_leaves_memory_too(kernel, now):
+    pool = ScaledPool(kernel)
+    pool.backing = "thp"
+    available(kernel, 12)
+    scaler(pool, now, leave_memory=20)
+    assert actions(pool) == [("inflate", 8, "the")]
+
+
 # ---- control groups ------------------------------------------------------------------------
 
 
@@ -371,6 +458,7 @@ def test_the_log_is_bounded(pool, now):
         ({"calm": -1}, "calm"),
         ({"calm": float("nan")}, "calm"),
         ({"interval": 0}, "interval"),
+        ({"leave_memory": 4}, 'takes to="system" on huge pages'),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_done(pool, now, options, said):
@@ -407,6 +495,26 @@ def test_bounds_hold_on_every_reading_and_the_two_never_chase_each_other():
             again = Policy(marks).decide(after)
             assert again is None or again.action != "shrink", (reading, again)
     assert seen == {"shrink", "grow", "stay"}
+
+
+def test_growing_never_takes_memory_that_shrinking_would_give_back():
+    marks = Marks(FRAME, 8, 40, 10, 5, 6, 0, 0.0, True, "system", 7)
+    grown = 0
+    for funded, held, memory in itertools.product((8, 20, 39), (0, 8, 20), range(30)):
+        if held > funded:
+            continue
+        policy = Policy(marks)
+        policy._sent = 30
+        decision = policy.decide(
+            Reading(1.0, funded, funded - held, funded - held, 48 - funded, 0, memory=memory)
+        )
+        if decision is not None and decision.action == "grow":
+            grown += 1
+            left = memory - decision.frames
+            after = Reading(2.0, funded + decision.frames, 0, funded - held, 48, 0, memory=left)
+            again = policy.decide(after)
+            assert again is None or again.action != "shrink", (memory, decision, again)
+    assert grown
 
 
 def test_a_limit_that_only_gates_growing_takes_nothing():

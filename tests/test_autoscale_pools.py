@@ -1,11 +1,10 @@
 """Autoscaler of real pools, and a neighbour who needs their memory."""
 
-import threading
-
 import pytest
 from helpers import FRAME, other_process, stamp, stamp_at, wait_until
 from machine import throwaway
 from madeup import STALL, Kernel
+from mutating import Mutators
 
 import mrm
 from mrm.errors import ArgumentError
@@ -119,31 +118,7 @@ def test_a_neighbour_gets_what_it_needs_and_the_pool_grows_back(needs_huge, caps
     held, cushion = 32, 16
     most = there - 2 * cushion
     wanted = there * 2 // 3
-    ended, lost, rounds = threading.Event(), [], [0, 0]
-    with mrm.Pool(most * FRAME, huge="require", name="ours") as pool:
-
-        def mutate(which):
-            """Frames of its own, looked at and changed all the time, and others taken and given."""
-            mine = pool.take(held // 2)
-            for frame in mine:
-                stamp(pool.address(frame), frame)
-            while not ended.is_set():
-                for frame in mine:
-                    if stamp_at(pool.address(frame)) != frame + rounds[which] * 4096:
-                        lost.append(frame)
-                    stamp(pool.address(frame), frame + (rounds[which] + 1) * 4096)
-                rounds[which] += 1
-                other = pool.take()
-                stamp(pool.address(other), 1 << 40 | other)
-                if stamp_at(pool.address(other)) != 1 << 40 | other:
-                    lost.append(other)
-                pool.give(other)
-            pool.give(mine)
-
-        mutators = [threading.Thread(target=mutate, args=(which,)) for which in (0, 1)]
-        for each in mutators:
-            each.start()
-        wait_until(lambda: all(rounds))
+    with mrm.Pool(most * FRAME, huge="require", name="ours") as pool, Mutators(pool, held) as mutators:
         scale = pool.autoscale(
             (held + 8) * FRAME,
             most * FRAME,
@@ -155,19 +130,16 @@ def test_a_neighbour_gets_what_it_needs_and_the_pool_grows_back(needs_huge, caps
         with other_process(NEIGHBOUR, str(wanted)) as neighbour:
             had, refused, seconds = neighbour.stdout.readline().split()
             shrunk = [entry.done for entry in scale.entries if entry.action == "shrink"]
-            before = list(rounds)
             assert int(had) == wanted
             assert sum(shrunk) >= wanted - 2 * cushion
             # A quarter of a second each, and the first when the cushion is gone: within a second or so.
             assert len(shrunk) <= 6
-            wait_until(lambda: all(now > then + 2 for now, then in zip(rounds, before, strict=True)))
+            mutators.go_on()
         # The neighbour has ended: what it had comes back to us, with a cushion and a half left.
         wait_until(lambda: pool.size >= (there - 2 * cushion) * FRAME)
-        ended.set()
-        for each in mutators:
-            each.join()
         scale.close()
-        assert lost == []
+        mutators.end()
+        assert mutators.lost == []
         pool.audit()
         with capsys.disabled():
             print(f"\n{wanted} pages, after {refused} refusals and {seconds} s")

@@ -9,6 +9,8 @@ import pytest
 from helpers import FRAME, wait_until
 from madeup import Kernel, ScaledPool
 
+from mrm.errors import FundingError
+from mrm.physical import autoscale
 from mrm.physical.autoscale import Autoscaler
 
 
@@ -51,6 +53,37 @@ def test_the_thread_watches_and_ends(pool):
     woken = scale.stats().wakeups
     time.sleep(0.05)
     assert scale.stats().wakeups == woken
+
+
+def test_memory_that_is_to_be_left_is_looked_at_by_the_timer(kernel):
+    pool = ScaledPool(kernel)
+    pool.backing = "thp"
+    with running(pool, headroom=0, leave_memory=20 * FRAME) as scale:
+        assert "free pages, memory and frames every 0.01 s" in scale.log[0]
+        wait_until(lambda: scale.stats().by_timer >= 2)
+        assert pool.calls == []
+        kernel.write("proc/meminfo", f"MemAvailable: {15 * FRAME >> 10} kB")
+        wait_until(lambda: pool.calls)
+        assert pool.calls[0] == ("inflate", 5, "the")
+    (kernel.root / "proc/meminfo").unlink()
+    with running(pool, headroom=0, leave_memory=20 * FRAME) as scale:
+        assert "memory is hidden here, and none is left to others" in scale.log[0]
+
+
+def test_what_changes_settings_is_started_before_memory_is_short(kernel, monkeypatch):
+    """Starting a process takes memory."""
+    pool = ScaledPool(kernel)
+    with running(pool, to="system") as scale:
+        assert pool.keepers == 1
+        assert "may not be written" not in scale.log[0]
+    with running(pool):
+        assert pool.keepers == 1
+    pool.keeper_fails = FundingError("no Python can be started for it")
+    with running(pool, to="system") as scale:
+        assert "no Python can be started for it" in scale.log[0]
+    monkeypatch.setattr(autoscale, "writable", lambda **_: False)
+    with running(pool, to="system") as scale:
+        assert "nr_hugepages may not be written, and only surplus pages go on" in scale.log[0]
 
 
 def test_without_what_a_timer_is_for_only_events_wake_it(kernel):

@@ -11,7 +11,7 @@ import types
 
 import pytest
 from ballooning import audit
-from helpers import FRAME, FakePool, after_fork, commit, peek_at, stamp, stamp_at, wait_until
+from helpers import FRAME, FakePool, after_fork, commit, in_child, peek_at, stamp, stamp_at, wait_until
 
 import mrm
 import mrm.system.calls as calls
@@ -545,3 +545,17 @@ def test_buffers_of_numpy_keep_their_frames(pool):
     assert (array == 5).all()
     del array
     pool.give(frame)
+
+
+def test_a_pool_of_one_frame_and_room_for_more_has_one_page(needs_huge):
+    """Whether page tables are shared is tried on frames 0 and 1: not where a touch would fetch one of them."""
+    ending = in_child(
+        """
+        import os
+        with mrm.Pool(FRAME, maximum=8 * FRAME, huge="require", name="one") as pool:
+            for at in (f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")):
+                if os.path.exists(at) and os.readlink(at).startswith("/memfd:one "):
+                    say(os.stat(at).st_blocks * 512 // FRAME)
+        """
+    )
+    assert ending.out == "1\n", ending

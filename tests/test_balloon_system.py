@@ -16,7 +16,6 @@ from machine import THROWAWAY, throwaway
 
 import mrm
 from mrm import _balloon
-from mrm.physical.keeper import NR
 from mrm.physical.keeping import Keeper
 from mrm.physical.kernelpool import writable
 from mrm.physical.limits import huge_pages
@@ -52,7 +51,7 @@ def test_other_memory_is_the_systems_anyhow():
 
 def changed(pool):
     """What the pool's keeper has changed the setting by."""
-    return pool._keeper().sums.get((NR, None), 0)
+    return pool._keeper().sums.get(None, 0)
 
 
 def test_huge_pages_go_on_to_the_system_and_come_from_it(needs_setting, monkeypatch):

@@ -145,7 +145,7 @@ def test_many_frames_are_sampled_and_it_is_said(huge):
         struct.pack_into("Q", head, places + 8 * 4, accounts)
         os.ftruncate(fd, accounts + 1024 * 1024)
         os.pwrite(fd, head, 0)
-        state = next(n for n, name in mrm._core.frame_states().items() if name == "held")
+        state = next(n for n, name in mrm._frames.frame_states().items() if name == "held")
         held = struct.pack("IIIHH", 0, state, 0, 0, 0)
         os.pwrite(fd, held * (1 << 15), records)
         exact, sampled = read_books(fd), read_books(fd, 1 << 17)

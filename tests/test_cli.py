@@ -255,6 +255,36 @@ def test_with_usage(arguments):
     assert run_python("-m", "mrm.tools.fund", *arguments).returncode == 2
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_with_a_signal_while_the_command_is_being_started_ends_it(monkeypatch, number):
+    started = []
+
+    class Late(subprocess.Popen):
+        """A child that runs, and whose number nobody knows yet, when the signal comes."""
+
+        def __init__(self, command):
+            super().__init__(command)
+            started.append(self)
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(fund.subprocess, "Popen", Late)
+    with fund._Forwarding() as forwarding:
+        status = fund._run([sys.executable, "-c", "import time; time.sleep(60)"], forwarding)
+    assert status == 128 + number
+    assert started[0].returncode == -number
+
+
+def test_with_a_signal_while_a_command_that_is_none_is_being_started_ends_us(monkeypatch):
+    def refuse(command):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(fund.subprocess, "Popen", refuse)
+    with fund._Forwarding() as forwarding, pytest.raises(SystemExit) as ended:
+        fund._run(["/nowhere"], forwarding)
+    assert ended.value.code == 128 + signal.SIGTERM
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_with_restores_after_a_signal(kernel, number):
     """The signal reaches the command; the setting is taken back all the same."""

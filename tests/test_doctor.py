@@ -10,7 +10,7 @@ from madeup import POOL, write
 import mrm
 from mrm.errors import FundingError
 from mrm.system.features import NAMES, pretended_features
-from mrm.tools.doctor import facts, giving, probes, trial
+from mrm.tools.doctor import facts, giving, probes, trial, virtual
 from mrm.tools.doctor.features import features
 from mrm.tools.doctor.finding import NOTE, OK, PROBLEM, STATUSES, WARNING
 from mrm.tools.doctor.findings import findings
@@ -40,6 +40,7 @@ def test_this_machine_has_every_topic():
         "control groups",
         "giving memory back",
         "pressure",
+        "virtual machine",
         "rights",
         "features",
     } == {finding.topic for finding in found}
@@ -106,11 +107,10 @@ def test_a_group_without_huge_pages_is_a_problem(tmp_path):
     assert "memory_hugetlb_accounting" in memory.advice
 
 
-@pytest.mark.parametrize(("flags", "word"), [("fpu sse", "no"), ("fpu hypervisor", "yes")])
-def test_virtual_or_not(tmp_path, flags, word):
-    files = {"proc/cpuinfo": f"flags\t\t: {flags}", "sys/class/dmi/id/sys_vendor": "QEMU"}
-    finding = by_name(facts.machine(write(tmp_path, files)))["virtual machine"]
-    assert finding.value.startswith(word)
+def test_a_processor_that_broadcasts_invalidations(tmp_path):
+    assert "INVLPGB" not in by_name(facts.machine(tmp_path))
+    found = by_name(facts.machine(write(tmp_path, {"proc/cpuinfo": "flags : fpu invlpgb"})))
+    assert found["INVLPGB"].value is True
 
 
 def test_rights(tmp_path):
@@ -149,6 +149,117 @@ def test_memory_that_counts_huge_pages_is_a_warning(tmp_path):
     }
     (memory,) = facts.groups(write(tmp_path, files))
     assert memory.status == WARNING
+
+
+# ---- a virtual machine -------------------------------------------------------------------
+
+GUEST = {"proc/cpuinfo": "flags\t\t: fpu hypervisor"}
+ORDER = "sys/module/page_reporting/parameters/page_reporting_order"
+
+
+def virtio(number, kind, *bits, driven=True):
+    """Files of a virtio device that has these features, besides what all have."""
+    folder = f"sys/bus/virtio/devices/virtio{number}"
+    features = "".join("1" if bit in (*bits, 32) else "0" for bit in range(128))
+    files = {f"{folder}/device": f"0x{kind:04x}", f"{folder}/features": features}
+    return files | ({f"{folder}/driver/bind": ""} if driven else {})
+
+
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [
+        ({"proc/cpuinfo": "flags : fpu sse"}, "none"),
+        ({}, None),
+        (GUEST, "of unknown make"),
+        (GUEST | {"sys/class/dmi/id/sys_vendor": "QEMU"}, "QEMU"),
+        (
+            GUEST | {"sys/hypervisor/type": "xen", "sys/class/dmi/id/product_name": "HVM domU"},
+            "xen on HVM domU",
+        ),
+        (
+            GUEST | {"sys/devices/system/clocksource/clocksource0/available_clocksource": "tsc kvm-clock"},
+            "KVM",
+        ),
+        ({"proc/cpuinfo": "Features : fp asimd"} | virtio(0, 1), "of unknown make"),
+    ],
+)
+def test_virtual_or_not(tmp_path, files, kind):
+    found = by_name(virtual.virtual(write(tmp_path, files)))
+    assert found["hypervisor"].value == kind
+    assert ("balloon" in found) == (kind != "none")
+
+
+def test_a_balloon_and_what_it_is_like(tmp_path):
+    found = by_name(
+        virtual.virtual(write(tmp_path, GUEST | virtio(0, 2) | virtio(1, 5, 1, 2, 5) | {ORDER: 9}))
+    )
+    assert found["balloon"].value == "virtio1: statistics, deflates when memory runs out, free page reporting"
+    assert 'leave_memory="1GiB", to="system"' in found["balloon"].advice
+    assert found["balloon, when memory runs out"].value == "gives back"
+    assert "count as used" in found["balloon, what the host is told"].advice
+    assert found["free page reporting"].value == "on, from 2 MiB (order 9)"
+    assert "next touch of it waits for the host" in found["free page reporting"].advice
+    assert found["virtio-mem"].value == "none"
+
+
+def test_a_balloon_of_few_words(tmp_path):
+    found = by_name(virtual.virtual(write(tmp_path, GUEST | virtio(0, 5) | {ORDER: -1})))
+    assert found["balloon"].value == "virtio0: no features"
+    assert "killed for what the balloon holds" in found["balloon, when memory runs out"].advice
+    assert "balloon, what the host is told" not in found
+    assert found["free page reporting"].value == "off"
+    assert "the host only by a balloon" in found["free page reporting"].advice
+
+
+def test_a_balloon_that_no_driver_has(tmp_path):
+    found = by_name(virtual.virtual(write(tmp_path, GUEST | virtio(3, 5, driven=False))))
+    assert found["balloon"].value == "virtio3, without a driver"
+    assert "modprobe virtio_balloon" in found["balloon"].advice
+
+
+def test_no_balloon_or_another(tmp_path):
+    found = by_name(virtual.virtual(write(tmp_path, GUEST)))
+    assert (found["balloon"].value, found["free page reporting"].value) == ("none", "off")
+    assert "stays with this machine" in found["balloon"].advice
+    write(tmp_path, {"sys/bus/vmbus/drivers/hv_balloon/uevent": "", ORDER: 9})
+    found = by_name(virtual.virtual(tmp_path))
+    assert found["balloon"].value == "Hyper-V's dynamic memory"
+    assert found["free page reporting"].value == "on, from 2 MiB (order 9)"
+
+
+def test_what_is_reported_is_larger_than_a_frame(tmp_path):
+    """An order of 10, or base pages of another size; kernels before 5.14 do not say."""
+    found = by_name(virtual.virtual(write(tmp_path, GUEST | virtio(0, 5, 5) | {ORDER: 10})))
+    assert found["free page reporting"].value == "on, from 4 MiB (order 10)"
+    assert "whose neighbours are free as well" in found["free page reporting"].advice
+    (tmp_path / ORDER).unlink()
+    assert by_name(virtual.virtual(tmp_path))["free page reporting"].value == "on"
+
+
+def test_memory_that_is_plugged(tmp_path):
+    found = by_name(virtual.virtual(write(tmp_path, GUEST | virtio(0, 24, 1) | virtio(1, 24, driven=False))))
+    assert found["virtio-mem"].value == "virtio0, virtio1, without a driver"
+    assert "pinned" in found["virtio-mem"].advice
+
+
+def test_devices_whose_files_say_nothing_are_left_out(tmp_path):
+    files = {"sys/bus/virtio/devices/virtio0/device": "", "sys/bus/virtio/devices/virtio1/device": "0x0005"}
+    (device,) = virtual.devices(write(tmp_path, files))
+    assert (device.name, device.kind, device.driven, device.features) == ("virtio1", 5, False, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("files", "value", "status"),
+    [
+        ({"sys/hypervisor/guest_type": "PV"}, "no", WARNING),
+        ({"proc/cmdline": "quiet nested_pvm=1"}, "unknown", NOTE),
+        ({}, "unknown", NOTE),
+    ],
+)
+def test_nested_paging_as_far_as_it_can_be_seen(tmp_path, files, value, status):
+    finding = by_name(virtual.virtual(write(tmp_path, GUEST | files)))["nested paging"]
+    assert (finding.value, finding.status) == (value, status)
+    assert finding.advice
 
 
 # ---- giving memory back ------------------------------------------------------------------

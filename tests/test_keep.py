@@ -8,6 +8,7 @@ import time
 
 import pytest
 from helpers import FRAME, commit, in_child, open_files, stamp, stamp_all, stamp_at, start
+from keeping import FAILING, FRAMES, SIZE, STAMPED, punch, stamps, state
 from limited import needs_pages
 
 import mrm
@@ -16,35 +17,6 @@ from mrm.physical import locks
 from mrm.physical.kept import pages_at
 
 pytestmark = needs_pages(64)
-
-FRAMES = 16
-SIZE = FRAMES * FRAME
-# What a close that is made to fail leaves open, and munmap, is the test's doing.
-FAILING = sorted(set(calls.KINDS) - {"close", "munmap"})
-
-
-@pytest.fixture
-def heap(mount):
-    """A file of 16 frames, stamped by an owner that is gone."""
-    path = mount / "heap"
-    with mrm.Pool(SIZE, path=path) as pool:
-        stamp_all(pool)
-    return path
-
-
-def punch(path, *frames):
-    """Take pages of a file away."""
-    fd = os.open(path, os.O_RDWR)
-    for frame in frames:
-        calls.system_call("fallocate", fd, 3, frame * FRAME, FRAME)
-    os.close(fd)
-
-
-def stamps(pool):
-    return [stamp_at(pool.address(frame)) for frame in range(len(pool))]
-
-
-STAMPED = [0x5EED << 32 | frame for frame in range(FRAMES)]
 
 
 # ---- kept -----------------------------------------------------------------------------
@@ -385,17 +357,6 @@ def test_who_makes_a_file_and_is_not_first_to_own_it_leaves_it(mount, monkeypatc
 # ---- failures -------------------------------------------------------------------------
 
 
-def state(path):
-    """A file as it can be seen: its size, its pages, and what they hold."""
-    if not path.exists():
-        return None
-    size, pages = path.stat().st_size, pages_at(str(path))
-    fd = os.open(path, os.O_RDONLY)
-    words = [os.pread(fd, 8, frame * FRAME) for frame in range(size // FRAME)]
-    os.close(fd)
-    return size, pages, words
-
-
 @pytest.mark.parametrize("times", [1, None])
 @pytest.mark.parametrize("error", [errno.ENOMEM, errno.ENOSPC])
 @pytest.mark.parametrize("holes", [(), (0, 7, 15)], ids=["whole", "with holes"])
@@ -493,19 +454,15 @@ def test_a_window_into_contents_without_mrm(heap):
 
 
 def test_a_pool_that_may_grow_keeps_what_was_in_it(heap):
-    """An earlier owner's file is as long as its pool could become: frames that it had inflated are fetched again."""
+    """An earlier owner's file is as long as its pool could become; where all of it is asked for, all is fetched."""
     with mrm.Pool(SIZE, path=heap, keep=True, maximum=24 * FRAME) as pool:
         assert (len(pool), len(pool.kept)) == (24, FRAMES)
-        assert stamps_of(pool, FRAMES) == STAMPED
+        assert stamps(pool, FRAMES) == STAMPED
         pool.give([4, 5])
         pool.inflate(2 * FRAME)
         pool.audit()
     with pytest.raises(mrm.ArgumentError, match="holds 48 MiB and 32 MiB were asked for"):
-        mrm.Pool(SIZE, path=heap, keep=True, maximum=24 * FRAME)
+        mrm.Pool(SIZE, path=heap, keep=True)
     with mrm.Pool(24 * FRAME, path=heap, keep=True) as pool:
         assert list(pool.kept) == [*range(4), *range(6, FRAMES)]
         assert pool.audit().ready == 10
-
-
-def stamps_of(pool, count):
-    return [stamp_at(pool.address(frame)) for frame in range(count)]

@@ -89,7 +89,7 @@ def test_changes_add_up_and_are_undone(kernel):
         assert keeper.change(5) == 5
         assert keeper.change(-8) == -8
         assert now(kernel) == 17
-        assert keeper.sums == {("nr_hugepages", None): -3}
+        assert keeper.sums == {None: -3}
         pid = keeper.pid
     assert now(kernel) == 20
     assert not alive(pid)
@@ -116,7 +116,7 @@ def test_no_change_needs_no_process(kernel):
 def test_never_more_is_undone_than_was_done(kernel):
     with Keeper(kernel) as keeper:
         assert keeper.change(-50) == -20
-        assert keeper.sums == {("nr_hugepages", None): -20}
+        assert keeper.sums == {None: -20}
     assert now(kernel) == 20
 
 
@@ -134,7 +134,7 @@ def test_what_cannot_be_put_back_is_said(kernel):
     (kernel / POOL / "nr_hugepages").unlink()
     (kernel / POOL / "nr_hugepages").mkdir()  # whoever writes it now is refused
     with pytest.warns(SettingWarning, match="nr_hugepages by 6"):
-        assert keeper.close() == {("nr_hugepages", None): -6}
+        assert keeper.close() == {None: -6}
 
 
 # ---- the process -----------------------------------------------------------------------
@@ -351,12 +351,12 @@ def test_ctrl_c_while_waiting_loses_no_count(kernel):
         try:
             with sends_when_this_waits(os.getpid(), signal.SIGALRM), pytest.raises(KeyboardInterrupt):
                 keeper.change(-3)
-            assert keeper.sums == {("nr_hugepages", None): -1}
+            assert keeper.sums == {None: -1}
         finally:
             signal.signal(signal.SIGALRM, before)
             os.kill(keeper.pid, signal.SIGCONT)
         assert keeper.change(-2) == -2
-        assert keeper.sums == {("nr_hugepages", None): -6}
+        assert keeper.sums == {None: -6}
         assert now(kernel) == 14
     assert now(kernel) == 20
 
@@ -401,7 +401,7 @@ def test_a_nodes_own_setting():
         assert there() == [before[0], before[1] + 4]
         assert keeper.change(-6, 1) == -6
         assert there() == [before[0], before[1] - 2]
-        assert keeper.sums == {("nr_hugepages", 1): -2}
+        assert keeper.sums == {1: -2}
     assert there() == before
 
 

@@ -71,7 +71,7 @@ def test_figures_that_move_are_read_until_they_stand(monkeypatch):
     """Five surplus pages go between the reading of the sum and of the surplus."""
     moving = iter([100, 5, 95, 5, 95, 5])
     monkeypatch.setattr(keeper, "_number", lambda file: next(moving))
-    assert keeper.value("/sys/somewhere", NR) == 90
+    assert keeper.value("/sys/somewhere") == 90
 
 
 def test_a_refused_write_is_a_sentence(kernel, monkeypatch):
@@ -111,7 +111,7 @@ def test_two_that_add_at_once_both_add(kernel, monkeypatch):
 def test_the_lock_is_on_the_setting_itself(kernel):
     fd = os.open(kernel / POOL / NR, os.O_RDONLY)
     try:
-        with keeper.alone(str(kernel / POOL), NR), pytest.raises(BlockingIOError):
+        with keeper.alone(str(kernel / POOL)), pytest.raises(BlockingIOError):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     finally:

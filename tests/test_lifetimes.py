@@ -1,6 +1,8 @@
 """Who may end what while somebody else looks at it, or is about to."""
 
+import pickle
 import threading
+import weakref
 
 import pytest
 from helpers import FRAME
@@ -137,3 +139,31 @@ def test_an_address_may_be_asked_for_while_its_range_is_closed(pool):
     stop.set()
     asking.join()
     assert mrm.classify(0).kind == "nothing"
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [*mrm.Pool.__mro__[1:-1], mrm.Window, mrm.View, mrm.Reservation, mrm.Account, mrm.Fund, mrm.Attachment],
+)
+def test_what_is_not_made_by_hand_says_who_makes_it(cls):
+    with pytest.raises(TypeError, match=r"by (its|mrm\.|pool|a pool)"):
+        cls()
+    assert not any(mrm.live_handles().values())
+
+
+def test_a_subclass_has_what_a_pool_has(huge):
+    class Own(mrm.Pool):
+        def take(self, n=None):
+            return super().take(n)
+
+    with Own("4MiB", huge=huge, name="own") as pool:
+        assert isinstance(pool, mrm.Pool)
+        held = pool.take()
+        assert pool.account_of(held).name == "pool"
+        assert pool.state_of(held) == "held"
+        assert [each.kind for each in pool.mappings(held)] == ["window"]
+        pool.give(held)
+        pool.audit()
+    assert weakref.ref(pool)() is pool
+    with pytest.raises(TypeError, match="pickling"):
+        pickle.dumps(pool)

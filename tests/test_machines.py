@@ -5,12 +5,15 @@ import io
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
+from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, wait_until
 
 pytest.importorskip(
     "tools.machines", reason="a checkout's tools are not here: it is an installed mrm that is tested"
@@ -20,12 +23,12 @@ from rich.console import Console
 
 import tools.machines.boot
 import tools.machines.matrix
-from tools.machines import needs
+from tools.machines import host, needs
 from tools.machines.__main__ import main
-from tools.machines.boot import FAILED, TIMED_OUT, Machine, Outcome, boot, in_words
+from tools.machines.boot import FAILED, TIMED_OUT, Machine, Outcome, _arguments, boot, in_words
 from tools.machines.guest import write_scripts
 from tools.machines.initrd import initrd
-from tools.machines.kernels import match
+from tools.machines.kernels import Kernel, match
 from tools.machines.lineup import LINEUP, Entry
 from tools.machines.matrix import Counts, Row, collect, run_matrix
 from tools.machines.record import read
@@ -95,6 +98,91 @@ def test_a_setup_line_that_fails_ends_the_job(tmp_path):
     refused = job("echo 'x' | grep y")
     assert (refused.returncode, refused.stdout) == (125, "")
     assert "grep y" in refused.stderr
+
+
+# ---- the host's side of a balloon ------------------------------------------------------
+
+
+class Qemu:
+    """What QEMU says of a balloon that does as it is told, a query later."""
+
+    def __init__(self, path):
+        self.left, self.next, self.asked = 3 << 30, 3 << 30, []
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.bind(str(path))
+        self._socket.listen()
+        self._thread = threading.Thread(target=self._answer)
+        self._thread.start()
+
+    def _answer(self):
+        connection, _ = self._socket.accept()
+        with connection, connection.makefile("rw") as lines:
+            lines.write('{"QMP": {}}\n')
+            lines.flush()
+            for line in lines:
+                order = json.loads(line)
+                answer = {"return": {"actual": self.left}}
+                self.left = self.next
+                if order["execute"] == "balloon":
+                    self.next = order["arguments"]["value"]
+                    self.asked.append(self.next)
+                    answer = {"return": {}}
+                    lines.write('{"event": "BALLOON_CHANGE"}\n')
+                lines.write(json.dumps(answer) + "\n")
+                lines.flush()
+
+    def close(self):
+        self._thread.join()
+        self._socket.close()
+
+
+@pytest.fixture
+def balloon(tmp_path, monkeypatch):
+    """What ``host.drive`` drives, its folder, and what ends it."""
+    monkeypatch.setattr(host, "_SECONDS", 0.001)
+    qemu, over = Qemu(tmp_path / "qmp"), threading.Event()
+    thread = threading.Thread(target=host.drive, args=(tmp_path / "qmp", tmp_path, over))
+    thread.start()
+    yield qemu, tmp_path
+    over.set()
+    thread.join()
+    qemu.close()
+
+
+def test_the_host_drives_the_balloon_at_the_guests_word(balloon):
+    qemu, folder = balloon
+
+    def told():
+        file = folder / "actual"
+        return file.read_text() if file.exists() else ""
+
+    wait_until(lambda: told() == f"0 {3 << 30}")
+    for wanted in (2 << 30, 3 << 30):
+        host.write(folder / "wanted", str(wanted))
+        wait_until(lambda wanted=wanted: told() == f"{wanted} {wanted}")
+    assert qemu.asked == [2 << 30, 3 << 30]  # each once, however often it looks
+
+
+def test_a_machine_that_ends_is_no_fault_of_the_hosts(tmp_path):
+    over = threading.Event()
+    over.set()
+    host.drive(tmp_path / "qmp", tmp_path, over)
+    with pytest.raises(needs.MachineError, match="does not answer"):
+        host.drive(tmp_path / "qmp", tmp_path, Never())
+
+
+class Never:
+    """An event that does not come, without waiting for it."""
+
+    def wait(self, seconds):
+        return False
+
+
+def test_a_machine_with_a_balloon_has_one_that_reports():
+    found = Kernel("6.18", Path("vmlinuz"), Path("modules"))
+    assert "balloon" not in " ".join(_arguments(Machine(), found))
+    assert "virtio-balloon-pci,id=balloon,free-page-reporting=on" in _arguments(Machine(balloon=True), found)
+    assert "a balloon" in in_words(Machine(balloon=True))
 
 
 # ---- the record ------------------------------------------------------------------------

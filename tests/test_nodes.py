@@ -453,6 +453,25 @@ def test_a_kept_file_has_its_frames_where_they_lie(mount):
         assert lying(pool) == where
 
 
+def test_a_kept_file_with_a_balloon_has_its_frames_where_they_lie(mount):
+    """What was inflated stays so, and comes back to the node that it was on."""
+    needs_even(8)
+    path, frames = mount / "heap", 4 * len(NODES)
+    with mrm.Pool(frames * FRAME, maximum=2 * frames * FRAME, path=path, numa_node="local") as pool:
+        where = lying(pool)
+        assert pool.inflate((frames - 3) * FRAME)
+        inflated = [f for f in where if pool.state_of(f) == "inflated"]
+    options = {"maximum": 2 * frames * FRAME, "path": path, "keep": True, "numa_node": "local"}
+    with mrm.Pool(FRAME, **options) as pool:
+        assert lying(pool) == {f: node for f, node in where.items() if f not in inflated}
+        assert pool.deflate(3 * FRAME)
+        assert {f: where.get(f) for f in lying(pool)}.items() <= where.items()
+        pool.audit()
+    with mrm.Pool(frames * FRAME, **options) as pool:
+        assert len(lying(pool)) == frames
+        pool.audit()
+
+
 @throwaway
 def test_pages_go_on_to_the_system_from_their_nodes_and_come_back(uneven):
     needs_even(8)

@@ -264,6 +264,9 @@ def test_kept_frames_belong_to_where_they_lie():
     assert parts_after([0, 1, 1, 1], 4, 4) == [(0, 0, 1), (1, 1, 3)]
     assert parts_after([0, 0, 1, 1], 8, 8) == [(0, 0, 2), (1, 2, 6)]
     assert parts_after([1, 0], 8, 12) == [(1, 0, 1), (0, 1, 3), (1, 4, 4), (0, 8, 2), (1, 10, 2)]
+    none = spread.NOWHERE
+    assert parts_after([none, 0, none, 1, 1, none], 6, 8) == [(0, 0, 3), (1, 3, 3), (0, 6, 1), (1, 7, 1)]
+    assert parts_after([none, 1, none], 4, 4) == [(1, 0, 4)]
     with pytest.raises(mrm.FundingError, match="does not say where frames lie"):
         parts_after([0, -14], 4, 4)
     with pytest.raises(mrm.FundingError, match="in 2000 stretches of numbers, and no more than 1024"):

@@ -52,7 +52,12 @@ def top_of(process):
     """The command, in a process of its own, as a terminal would start it."""
     pytest.importorskip("click")
     pytest.importorskip("rich")
-    command = [sys.executable, "-u", "-m", "mrm.tools.cli", "top", str(process.pid), "--interval", "0.1"]
+    # Who starts the tests in a shell's background has them ignore Ctrl-C; a terminal does not.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "import runpy; runpy.run_module('mrm.tools.cli', run_name='__main__')"
+    )
+    command = [sys.executable, "-u", "-c", code, "top", str(process.pid), "--interval", "0.1"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment(), **pipes) as top:
         try:

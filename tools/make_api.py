@@ -66,11 +66,20 @@ def block(text: str) -> str:
 
 
 def members(cls: type) -> list[tuple[str, object]]:
-    """What is public of a class, and its own: in the order of its definition where Python knows it."""
+    """What is public of a class, and its own: in the order of its definition where Python knows it.
+
+    What it has of bases that have no section themselves is its own, too.
+    """
     special = {"__getitem__", "__len__"}
+    bases = [
+        base
+        for base in cls.__mro__[1:]
+        if base.__module__.startswith("mrm.") and base.__name__ not in mrm.__all__
+    ]
     return [
         (name, value)
-        for name, value in vars(cls).items()
+        for one in (cls, *bases)
+        for name, value in vars(one).items()
         if (not name.startswith("_") or name in special) and getattr(value, "__doc__", None)
     ]
 

@@ -2,11 +2,12 @@
 
 What to do, ``scaling`` decides; how things stand, ``readings`` tells it; here is what is done. The thread
 (``watch``) lies in poll until one of the kernel's events comes (see ``pressure``), and costs nothing
-meanwhile. Two things are told by no event: that the machine's free huge pages have become few, and that
-the pool's free frames have. Only where those count is there a timer, of a quarter of a second: that is
-what stands between a neighbour's need and its pages. A look takes 15 system calls on huge pages (five small
-files), six more for each limit of a control group, and more where that is near or the kernel may make surplus
-pages; ``stats()`` has how often it woke, by what, and what processor time it took in all.
+meanwhile. Three things are told by no event: that the machine's free huge pages have become few, that its
+memory has (before anybody stalls for want of it), and that the pool's free frames have. Only where those count
+is there a timer, of a quarter of a second: that is what stands between a neighbour's need and its pages. A look
+takes 15 system calls on huge pages (five small files), nine more for ``leave_memory``, six for each limit
+of a control group, and more where that is near or the kernel may make surplus pages; ``stats()`` has how
+often it woke, by what, and what processor time it took in all.
 
 Every decision is an ``Entry`` in a log of bounded length, with the figures that led to it and what
 came of it.
@@ -21,8 +22,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from mrm.errors import ArgumentError, ClosedError, Error, ForkedError
+from mrm.errors import ArgumentError, ClosedError, Error, ForkedError, FundingError
 from mrm.physical.cgroups import ROOT
+from mrm.physical.kernelpool import setting, writable
 from mrm.physical.pressure import Event, events
 from mrm.physical.readings import Readings, Scalable
 from mrm.physical.scaling import Decision, Marks, Policy
@@ -106,6 +108,10 @@ class Autoscaler:
     leave_free : int or str, optional
         Huge pages of the kernel's to be left to others; as much as it takes at once of somebody who does
         not ask again is the right measure. 64 MiB when not given, 0 to leave none.
+    leave_memory : int or str, optional
+        Memory that is to stay available to the rest of the machine (MemAvailable of /proc/meminfo): less,
+        and as much as is missing is sent on to the system. In a virtual machine it falls when the
+        host's balloon asks for memory. On huge pages it takes ``to="system"``. None when not given.
     step : int or str, optional
         How much at a time; a sixteenth of ``maximum`` when not given.
     calm : float, optional
@@ -134,6 +140,7 @@ class Autoscaler:
         *,
         headroom: int | str | None = None,
         leave_free: int | str | None = None,
+        leave_memory: int | str = 0,
         step: int | str | None = None,
         calm: float = 10.0,
         to: str = "pool",
@@ -147,7 +154,7 @@ class Autoscaler:
             raise ArgumentError(f'to is "pool" or "system", not {to!r}')
         if not calm >= 0 or not interval > 0:
             raise ArgumentError("calm is 0 or more seconds, and interval is more than 0")
-        self._marks = _marks(pool, minimum, maximum, headroom, leave_free, step, calm, to)
+        self._marks = _marks(pool, minimum, maximum, headroom, leave_free, leave_memory, step, calm, to)
         self._pool = pool
         self._root = root
         self._clock = clock
@@ -160,7 +167,7 @@ class Autoscaler:
         self._grown = self._shrunk = self._decisions = self._refused = 0
         self._cpu_seconds = 0.0
         self._interval = interval
-        self._needs_timer = bool(self._marks.headroom or self._marks.leave_free)
+        self._needs_timer = bool(self._marks.headroom or self._marks.leave_free or self._marks.leave_memory)
         self._outside = False  # whether it has less than its minimum, or more than its maximum
         self._closed = False
         self._watch: Watch | None = None
@@ -288,16 +295,38 @@ class Autoscaler:
                 each.close()
         watched = [each.name for each in kept]
         if self._needs_timer:
-            watched.append(f"free pages and frames every {self._interval:g} s")
+            watched.append(
+                f"free pages{', memory' if self._marks.leave_memory else ''} and frames every {self._interval:g} s"
+            )
         if self._marks.leave_free and self._readings.kernels_pool() is None:
             refused.append("the machine's free huge pages are hidden here, and none are left to others")
+        if self._marks.leave_memory and self._readings.memory() is None:
+            refused.append("the machine's memory is hidden here, and none is left to others")
         reason = f"watching {', '.join(watched) or 'nothing'}"
         if refused:
             reason += f"; not watching: {'; '.join(refused)}"
+        if self._marks.huge and self._marks.to == "system" and (why := self._prepare()):
+            reason += f"; {why}"
         self._enter("watch", 0, 0, "", reason)
         self._watch = Watch(self, kept)
         if self._closed:
             self.close()  # another thread has called it meanwhile
+
+    def _prepare(self) -> str:
+        """Have what changes nr_hugepages be there before memory is short; why it is not, if so.
+
+        It is a process of its own, and starting one takes memory, and files that the kernel has to
+        read again when it is short of that: beside a host's balloon it took 11 s (emulated).
+        """
+        if not writable(root=self._root):
+            return (
+                f"{setting(root=self._root)} may not be written, and only surplus pages go on to the system"
+            )
+        try:
+            self._pool._keeper().start()
+        except FundingError as error:
+            return str(error)
+        return ""
 
     def _woken(
         self, seen: list[tuple[Event, int]], slept: bool, gone: Callable[[Event], None]
@@ -337,6 +366,7 @@ def _marks(
     maximum: int | str,
     headroom: int | str | None,
     leave_free: int | str | None,
+    leave_memory: int | str,
     step: int | str | None,
     calm: float,
     to: str,
@@ -357,6 +387,12 @@ def _marks(
             f"maximum is at least a frame and at most what the pool has frames for, {format_size(there * frame)}, "
             f"not {maximum!r}"
         )
+    left = frames(leave_memory)
+    if left and huge and to != "system":
+        raise ArgumentError(
+            'leave_memory= takes to="system" on huge pages: what goes to the kernel\'s pool of them is no memory '
+            "for the rest of the machine"
+        )
     room = frames(headroom) if headroom is not None else max(1, most // 8)
     return Marks(
         frame,
@@ -369,6 +405,7 @@ def _marks(
         calm,
         huge,
         to if huge else "system",
+        left,
     )
 
 

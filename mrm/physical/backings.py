@@ -17,6 +17,7 @@ THP = 2
 SMALL = 3
 
 NAMES = {HUGETLB: "hugetlb", THP: "thp", SMALL: "small"}
+NUMBERS = {name: number for number, name in NAMES.items()}
 
 # Words of shmem_enabled with which a memfd may have huge pages.
 THP_ALLOWED = ("always", "within_size", "advise", "force")

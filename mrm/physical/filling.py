@@ -9,16 +9,25 @@ fallocate pass over each part, which costs next to nothing where the pages are t
 and decides where they are not. Where each node has a share of the frames, a thread binds itself anew for each
 part, and takes parts of all nodes in turn. Kernels before 5.14 cannot populate, and a touch that finds
 no page may die of SIGBUS: there one thread has fallocate do it all.
+
+An earlier owner's file (kept.py) has pages already. If the pool may shrink and grow, these are the frames
+that have memory, and nothing else is fetched but what the size that was asked for takes besides. Nothing is
+reserved then: a reservation is of a range, and would be of frames in it that stay in the balloon.
 """
 
+import contextlib
 import os
-from collections.abc import Iterator
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
 from mrm.errors import FundingError
 from mrm.physical.backings import HUGETLB, SMALL, THP, populates
 from mrm.physical.framefile import FrameFile
+from mrm.physical.holes import NotTold
+from mrm.physical.kept import FrameTask, pages
 from mrm.physical.labour import Task, labour
 from mrm.physical.limits import explain_shortage
 from mrm.physical.locks import unattached
@@ -31,7 +40,7 @@ from mrm.physical.placement import (
     nodes_of,
     places,
 )
-from mrm.physical.spread import Spread
+from mrm.physical.spread import NOWHERE, Spread
 from mrm.system.calls import system_call
 from mrm.system.pages import base_page_size, frame_size
 
@@ -46,8 +55,11 @@ class NoHugeFrames(FundingError):
 
 
 def fill(order: Order, backing: int, file: FrameFile, threads: int) -> None:
-    """Fetch every page of the file that is not there."""
+    """Fetch every page of the file that is not there, as far as there are to be pages."""
     fd = file.fd
+    if file.kept.size and order.length > order.nbytes:
+        _refill(order, file, threads)
+        return
     placed = order.node is not None or order.spread is not None
     if not placed and (backing == SMALL or _complete(order, file)):
         _labour(order, _parts(order, fd, 0), threads)
@@ -158,20 +170,99 @@ def _fetch_holes(order: Order, file: FrameFile) -> None:
     if file.kept.whole(file.fd):
         return
     with unattached(file.fd, str(file.path), "pages are missing in it that they may touch at any moment"):
-        _labour(order, _holes(order, file), 1)
+        _labour(order, _near(order, file.kept.tasks(file.fd)), 1)
 
 
-def _holes(order: Order, file: FrameFile) -> Iterator[Task]:
-    """The tasks of that, each on its frame's node."""
+def _near(order: Order, tasks: Iterable[FrameTask]) -> Iterator[Task]:
+    """Each task with memory of the node that its frame is to belong to."""
     local = order.spread if order.spread is not None and order.spread.kind == "local" else None
-    for frame, task in enumerate(file.kept.tasks(file.fd)):
-        yield task if local is None else partial(_bound, local.node_of(frame), task)
+    for task in tasks:
+        yield task if local is None else partial(_bound, local.node_of(task.frame), task)
 
 
 def _bound(node: int, task: Task) -> int:
     """Do a task with memory of one node."""
     bind_thread(node)
     return task()
+
+
+# ---- an earlier owner's file, of a pool that may shrink and grow --------------------------
+
+
+def _refill(order: Order, file: FrameFile, threads: int) -> None:
+    """Leave in the balloon what is there, but for what ``order.nbytes`` takes; it is more if the file has more."""
+    kept, fd, frame = file.kept, file.fd, frame_size()
+    count, there = kept.size // frame, pages(fd)
+    order.nbytes = max(order.nbytes, there * frame)
+    wanted = order.nbytes // frame - there
+    below = min(wanted, count - there)
+    if there < count:
+        _tell_apart(order, file, below)
+    if wanted > below:
+        _grow(order, fd, threads, kept.size, (wanted - below) * frame)
+    _look(order, fd, kept.runs(order.nbytes // frame))
+
+
+def _tell_apart(order: Order, file: FrameFile, wanted: int) -> None:
+    """Find the frames without a page, and fetch the lowest ``wanted``."""
+    kept, fd = file.kept, file.fd
+    why = "pages are missing in it that they may touch at any moment"
+    tasks: list[FrameTask] = []
+
+    def look() -> int:
+        tasks.extend(kept.look(fd, wanted))
+        return 0
+
+    try:
+        # What is only looked at may have attachments.
+        with unattached(fd, str(file.path), why) if wanted else contextlib.nullcontext():
+            labour([look])
+            _labour(order, _near(order, tasks), 1, pages(fd) * frame_size())
+    except NotTold as said:
+        kept.how = f"which frames those are was found by fetching them, a clearing each, as {said}"
+        with unattached(fd, str(file.path), why):
+            _labour(order, _near(order, kept.tasks(fd, wanted)), 1)
+    kept.check(fd)
+
+
+def _grow(order: Order, fd: int, threads: int, start: int, nbytes: int) -> None:
+    """Fetch what lies beyond the file's end of before."""
+    flags = _MAP_SHARED | _MAP_NORESERVE
+    address = system_call("mmap", 0, nbytes, _PROT_READ_WRITE, flags, fd, start)
+    try:
+        system_call("madvise", address, nbytes, _MADV_DONTFORK)
+        at = address - start if populates() else 0
+        _labour(order, _parts(order, fd, at, start, start + nbytes), threads, order.nbytes - nbytes)
+    finally:
+        system_call("munmap", address, nbytes)
+
+
+def _look(order: Order, fd: int, runs: list[tuple[int, int]]) -> None:
+    """See where frames lie that have memory, run by run: on the node that was asked for, or who belongs where."""
+    spread, where = order.spread, array("i")
+    if order.node is None and spread is None:
+        return
+    flags = _MAP_SHARED | _MAP_NORESERVE | _MAP_POPULATE
+    for first, n in runs:
+        nbytes = n * frame_size()
+        address = system_call("mmap", 0, nbytes, _PROT_READ_WRITE, flags, fd, first * frame_size())
+        try:
+            if order.node is not None:
+                _check_node(order, HUGETLB, address, nbytes, order.node)
+                continue
+            where.extend([NOWHERE] * (first - len(where)))
+            for found in nodes_of(address, nbytes, frame_size()):
+                where.extend(found)
+        finally:
+            system_call("munmap", address, nbytes)
+    if spread is not None and spread.kind == "local":
+        spread.regroup(where)
+    elif spread is not None:
+        spread.kept = True
+        spread.found = dict(sorted(Counter(node for node in where if node != NOWHERE).items()))
+
+
+# ---- threads -----------------------------------------------------------------------------
 
 
 def _labour(order: Order, tasks: Iterator[Task], threads: int, before: int = 0) -> None:
@@ -192,15 +283,16 @@ def _labour(order: Order, tasks: Iterator[Task], threads: int, before: int = 0) 
     )
 
 
-def _parts(order: Order, fd: int, address: int, start: int = 0) -> Iterator[Task]:
+def _parts(order: Order, fd: int, address: int, start: int = 0, end: int = 0) -> Iterator[Task]:
     """The tasks: each part of the file from ``start`` on, populated through ``address`` unless that is 0."""
+    end = end or order.nbytes
     if order.spread is not None and order.spread.kind == "local":
         frame = frame_size()
-        for node, first, n in order.spread.pieces(start // frame, order.nbytes // frame, order.part // frame):
+        for node, first, n in order.spread.pieces(start // frame, end // frame, order.part // frame):
             yield partial(_bound, node, _Part(fd, address, first * frame, n * frame))
         return
-    for offset in range(start, order.nbytes, order.part):
-        yield _Part(fd, address, offset, min(order.part, order.nbytes - offset))
+    for offset in range(start, end, order.part):
+        yield _Part(fd, address, offset, min(order.part, end - offset))
 
 
 @dataclass(frozen=True)

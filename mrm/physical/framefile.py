@@ -49,8 +49,6 @@ class FrameFile:
         directory there for one without a name; None for a memfd.
     keep : bool
         Whether what an existing file holds is to be kept.
-    funded : int
-        Bytes of it that are to be funded, if not all.
     fd : int
         Its descriptor; -1 before it is made.
     kept : Kept
@@ -62,7 +60,6 @@ class FrameFile:
     name: str = "mrm"
     path: str | None = None
     keep: bool = False
-    funded: int = 0
     fd: int = -1
     kept: Kept = field(default_factory=Kept)
     _directory: int = -1
@@ -215,11 +212,10 @@ class FrameFile:
             with unattached(fd, str(self.path), "its contents would be dropped under them"):
                 system_call("ftruncate", fd, 0)
             return
-        wanted = self.funded or self.nbytes
-        if size > wanted or size % frame_size():
+        if size > self.nbytes or size % frame_size():
             raise ArgumentError(
-                f"{self.path} holds {format_size(size)} and {format_size(wanted)} were asked for: ask for no "
-                "less to keep its contents, or shorten it first (`truncate -s`)"
+                f"{self.path} holds {format_size(size)} and {format_size(self.nbytes)} were asked for: ask for no "
+                "less (size, or a maximum) to keep its contents, or shorten it first (`truncate -s`)"
             )
         self.kept.size = size
 

@@ -128,7 +128,8 @@ def fund(
         name on one, to be shared by name. What a file that exists holds is dropped. Implies
         ``huge="require"``: no other backing can be shared so.
     keep : bool, optional
-        Keep what the file holds, instead: its pages are not cleared. It may grow, not shrink.
+        Keep what the file holds, instead: its pages are not cleared. It may grow, not shrink. If ``length``
+        is more than ``size_bytes``, frames that have no page stay so, and ``size_bytes`` is the least that has memory.
     name : str, optional
         What the memfd is called in ``/proc/self/maps``.
     threads : int, optional
@@ -229,7 +230,7 @@ class _NoMemfd(Exception):
 
 def _get_in(order: Order, backing: int, path: str | None) -> Funded:
     """The same in a memfd, or at ``path``."""
-    file = FrameFile(order.length, backing == HUGETLB, order.name, path, order.keep, order.nbytes)
+    file = FrameFile(order.length, backing == HUGETLB, order.name, path, order.keep)
     began = time.perf_counter()
     try:
         file.make()
@@ -305,8 +306,11 @@ def _describe(order: Order, backing: int, threads: int, seconds: float, kept: Ke
     by = "1 thread" if threads == 1 else f"{threads} threads"
     said = f"funded in {seconds:.2g} s by {by}"
     if order.keep:
-        there = kept.size // frame_size() - len(kept.holes)
+        there = kept.size // frame_size() - len(kept.holes) - len(kept.inflated)
         said = f"{there} kept as an earlier owner left them, {count - there} cleared, {said}"
+    if kept.inflated:
+        said += f"; {len(kept.inflated)} others of the file have no memory, and stay in the balloon"
+        said += f", and {kept.how}" if kept.how else ""
     return f"{_what(order, backing)} ({count} frames, {said})"
 
 
@@ -319,6 +323,8 @@ def _why(order: Order, backing: int, error: OSError, directory: str | None) -> s
         )
         if order.spread is not None:
             reason = f"{reason} {order.spread.shortage()}".strip()
+        if order.keep and order.length > order.nbytes:
+            reason += " To have what is in the file, and no more, ask for a smaller size"
     else:
         reason = explain_permission(error.filename, error.errno, directory) or " ".join(
             [

@@ -1,6 +1,6 @@
 """A process that changes settings for its owner, and undoes the changes when the owner is gone.
 
-    python -I -S keeper.py OWNER FOLDER NODES COMPACT [NAME:NODE:CHANGE ...]
+    python -I -S keeper.py OWNER FOLDER NODES COMPACT [NODE:CHANGE ...]
 
 Whoever changes nr_hugepages and is killed (kill -9, out of memory) between the change and the
 note of it leaves a setting that nobody puts back. So the change and the note are made by
@@ -44,15 +44,13 @@ _Figures = TypeVar("_Figures")
 # ---- numbers ---------------------------------------------------------------------------
 
 
-def value(folder: str, name: str) -> int:
-    """What a setting is now: of ``nr_hugepages`` the persistent pages, which is what writing it sets.
+def value(folder: str) -> int:
+    """What ``nr_hugepages`` is now: the persistent pages, which is what writing it sets.
 
     /sys shows persistent and surplus pages together, and the latter in a file of their own.
     Between reading the two, surplus pages can come and go (a balloon at work on other
     processors), so they are read until nothing has moved.
     """
-    if name != NR:
-        return _number(f"{folder}/{name}")
     total, surplus = steady(lambda: _total_and_surplus(folder))
     return total - surplus
 
@@ -68,25 +66,25 @@ def steady(read: Callable[[], _Figures]) -> _Figures:
     return seen
 
 
-def shift(folder: str, name: str, change: int) -> tuple[int, int]:
-    """Add to a setting, alone, and never below zero: what it really changed by, and errno or 0.
+def shift(folder: str, change: int) -> tuple[int, int]:
+    """Add to ``nr_hugepages``, alone, and never below zero: what it really changed by, and errno or 0.
 
     The kernel gives fewer pages than asked for without a word. Taking away pages that are in use
     makes them surplus: they go to the system when they are let go of.
     """
-    with alone(folder, name):
-        return add(folder, name, change)
+    with alone(folder):
+        return add(folder, change)
 
 
-def add(folder: str, name: str, change: int) -> tuple[int, int]:
+def add(folder: str, change: int) -> tuple[int, int]:
     """The same for whoever is ``alone`` already."""
-    before = value(folder, name)
+    before = value(folder)
     error = 0
     try:
-        write(f"{folder}/{name}", max(0, before + change))
+        write(f"{folder}/{NR}", max(0, before + change))
     except OSError as refused:
         error = refused.errno or 0
-    return value(folder, name) - before, error
+    return value(folder) - before, error
 
 
 def write(file: str, number: int) -> None:
@@ -96,14 +94,14 @@ def write(file: str, number: int) -> None:
 
 
 @contextlib.contextmanager
-def alone(folder: str, name: str) -> Iterator[None]:
+def alone(folder: str) -> Iterator[None]:
     """Keep others that do the same from reading the setting between our read and write.
 
     Whoever may read the file may lock it, and keep it locked: that is waited for for a while, and then
     an OSError (EWOULDBLOCK).
     """
     try:
-        fd = os.open(f"{folder}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(f"{folder}/{NR}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         yield  # what cannot be read is not changed, either, and who tries to says why
         return
@@ -164,30 +162,28 @@ class _Sums:
 
     def __init__(self, folder: str, nodes: str, compact_file: str, adopted: list[str]) -> None:
         self._folder, self._nodes, self._compact = folder, nodes, compact_file
-        self._sums: dict[tuple[str, int], int] = {}
+        self._sums: dict[int, int] = {}
         for word in adopted:
-            name, node, change = word.split(":")
-            self._sums[name, int(node)] = int(change)
+            node, change = word.split(":")
+            self._sums[int(node)] = int(change)
 
-    def shift(self, name: str, node: int, change: int) -> tuple[int, int]:
-        """Change a setting, of a node or (-1) of the machine, and remember it."""
-        if name != NR:
-            raise ValueError(name)
+    def shift(self, node: int, change: int) -> tuple[int, int]:
+        """Change the setting of a node or (-1) of the machine, and remember it."""
         folder = self._folder if node < 0 else self._nodes.format(node)
-        changed, error = shift(folder, name, change)
-        self._sums[name, node] = self._sums.get((name, node), 0) + changed
+        changed, error = shift(folder, change)
+        self._sums[node] = self._sums.get(node, 0) + changed
         return changed, error
 
     def undo(self, patience: float) -> str:
-        """Put everything back; what could not be, as ``NAME:NODE:CHANGE`` with blanks between."""
+        """Put everything back; what could not be, as ``NODE:CHANGE`` with blanks between."""
         until = time.monotonic() + patience
         pause = 0.01
         while True:
-            for (name, node), total in list(self._sums.items()):
+            for node, total in list(self._sums.items()):
                 if total:
                     with contextlib.suppress(OSError, ValueError):
-                        self.shift(name, node, -total)
-            left = [f"{name}:{node}:{total}" for (name, node), total in self._sums.items() if total]
+                        self.shift(node, -total)
+            left = [f"{node}:{total}" for node, total in self._sums.items() if total]
             if not left or time.monotonic() + pause > until:
                 return " ".join(left)
             compact(self._compact)
@@ -214,7 +210,7 @@ def _serve(owner: int, sums: _Sums) -> bool:
             answer = sums.undo(PATIENCE_ASKED)
         else:
             try:
-                changed, error = sums.shift(order[2], int(order[3]), int(order[4]))
+                changed, error = sums.shift(int(order[2]), int(order[3]))
             except OSError as refused:
                 changed, error = 0, refused.errno or 0
             answer = f"{changed} {error}"
@@ -238,7 +234,8 @@ def main(owner: int, sums: _Sums) -> None:
 
         syslog.openlog("mrm", 0, syslog.LOG_DAEMON)
         syslog.syslog(
-            syslog.LOG_WARNING, f"huge page settings that process {owner} changed are not put back: {left}"
+            syslog.LOG_WARNING,
+            f"{NR} that process {owner} changed is not put back (node, or -1 for all, and pages): {left}",
         )
 
 

@@ -41,8 +41,6 @@ from mrm.system.pages import frame_size
 # A Python without site-packages starts in 20 ms; most of this is for emulated processors.
 _SECONDS_TO_START = 30.0
 
-_Sum = tuple[str, int | None]
-
 
 class Keeper:
     """Changes settings of the kernel's huge page pool, and undoes it all at its end.
@@ -63,15 +61,15 @@ class Keeper:
         self._process: subprocess.Popen[bytes] | None = None
         self._orders: socket.socket | None = None
         self._number = 0  # of the last order
-        self._open: dict[int, _Sum] = {}  # orders that were not answered yet: of which setting
-        self._sums: dict[_Sum, int] = {}
+        self._open: dict[int, int | None] = {}  # orders that were not answered yet: of which node
+        self._sums: dict[int | None, int] = {}
         self._closed = False
         _keepers.add(self)
 
     @property
-    def sums(self) -> dict[tuple[str, int | None], int]:
-        """What was changed in all, by setting and node, in pages."""
-        return {key: total for key, total in self._sums.items() if total}
+    def sums(self) -> dict[int | None, int]:
+        """What ``nr_hugepages`` was changed by in all, by node (None: the machine), in pages."""
+        return {node: total for node, total in self._sums.items() if total}
 
     @property
     def pid(self) -> int | None:
@@ -106,13 +104,13 @@ class Keeper:
         with self._lock:
             if self._closed:
                 raise ClosedError("the keeper of settings is closed")
-            changed, error = self._carry_out((NR, node), delta)
+            changed, error = self._carry_out(node, delta)
         if error and not changed:
             said = kernelpool.refusal(error, delta, node, self._root)
             raise FundingError(said, call="write", error=error, nbytes=abs(delta) * frame_size())
         return changed
 
-    def close(self) -> dict[tuple[str, int | None], int]:
+    def close(self) -> dict[int | None, int]:
         """Put everything back; what could not be, as ``sums`` has it, and with a SettingWarning.
 
         Idempotent. Waits at most two seconds for pages that the kernel does not find at once.
@@ -126,7 +124,9 @@ class Keeper:
             if self._process is not None:
                 try:
                     left = self._order("undo")
-                    self._sums = {_key(*word.split(":")[:2]): int(word.split(":")[2]) for word in left}
+                    self._sums = {
+                        _node(node): int(total) for node, total in (word.split(":") for word in left)
+                    }
                 except OSError:
                     self._undo_here()
                 self._end()
@@ -135,7 +135,7 @@ class Keeper:
             left_over = self.sums
             self._sums.clear()
         if left_over:
-            said = ", ".join(f"{name} by {-total}" for (name, _), total in left_over.items())
+            said = ", ".join(f"{NR} by {-total}" for total in left_over.values())
             warnings.warn(
                 f"settings of the system could not be put back: change {said}", SettingWarning, stacklevel=2
             )
@@ -143,9 +143,9 @@ class Keeper:
 
     def _undo_here(self) -> None:
         """Undo what is known, where somebody has ended the process that should."""
-        for (name, node), total in self.sums.items():
+        for node, total in self.sums.items():
             changed, _ = kernelpool.change(-total, node, self._root)
-            self._sums[name, node] += changed
+            self._sums[node] += changed
 
     def __enter__(self) -> Self:
         return self
@@ -172,13 +172,13 @@ class Keeper:
             said = kernelpool.refusal(error, delta, node, self._root)
             raise FundingError(said, call="open", error=error, nbytes=abs(delta) * frame_size())
 
-    def _carry_out(self, about: _Sum, delta: int) -> tuple[int, int]:
+    def _carry_out(self, node: int | None, delta: int) -> tuple[int, int]:
         """Have it done, by another process if somebody has ended the one that there was."""
         while True:
             fresh = self._process is None
             self._begin()
             try:
-                changed, error = map(int, self._order("shift", about, delta))
+                changed, error = map(int, self._order("shift", node, delta))
                 return changed, error
             except BrokenPipeError as ended:
                 status = self._end()  # before it was told: nothing is lost
@@ -187,7 +187,7 @@ class Keeper:
                     raise FundingError(why, call="send", error=ended.errno) from ended
             except ConnectionError as ended:
                 status = self._end()
-                where = kernelpool.setting(about[0], about[1], self._root)
+                where = kernelpool.setting(NR, node, self._root)
                 raise FundingError(
                     f"the process that keeps settings was ended ({_fate(status)}) while it was to change {where} "
                     f"by {delta}, and whether it did nobody knows: look there. What it had answered before, "
@@ -197,23 +197,24 @@ class Keeper:
                     nbytes=abs(delta) * frame_size(),
                 ) from ended
 
-    def _order(self, what: str, about: _Sum | None = None, delta: int = 0) -> list[str]:
+    def _order(self, what: str, node: int | None = None, delta: int = 0) -> list[str]:
         """Send an order and wait for its answer; answers that nobody waited for (Ctrl-C) are booked first."""
         assert self._orders is not None
         self._number += 1
         number = self._number
         order = f"{number} {what}"
-        if about is not None:
-            self._open[number] = about
-            order += f" {about[0]} {-1 if about[1] is None else about[1]} {delta}"
+        if what == "shift":
+            self._open[number] = node
+            order += f" {_number(node)} {delta}"
         self._orders.send(order.encode(), socket.MSG_NOSIGNAL)
         while True:
             answer = self._orders.recv(4096).decode().split()
             if not answer:
                 raise ConnectionResetError(errno.ECONNRESET, "the keeper is gone")
             answered = int(answer[0])
-            if (key := self._open.pop(answered, None)) is not None:
-                self._sums[key] = self._sums.get(key, 0) + int(answer[1])
+            if answered in self._open:
+                about = self._open.pop(answered)
+                self._sums[about] = self._sums.get(about, 0) + int(answer[1])
             if answered == number:
                 return answer[1:]
 
@@ -225,7 +226,7 @@ class Keeper:
             return
         python = keepers_python()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        adopted = [f"{name}:{_number(node)}:{total}" for (name, node), total in self.sums.items()]
+        adopted = [f"{_number(node)}:{total}" for node, total in self.sums.items()]
         command = [
             *(python, "-I", "-S", os.path.abspath(keeper.__file__), str(self._owner)),
             *(kernelpool.folder(None, self._root), kernelpool.nodes_folder(self._root)),
@@ -328,8 +329,8 @@ def _fate(status: int | None) -> str:
     return f"signal {-status}" if status is not None and status < 0 else f"exit status {status}"
 
 
-def _key(name: str, node: str) -> _Sum:
-    return name, None if int(node) < 0 else int(node)
+def _node(number: str) -> int | None:
+    return None if int(number) < 0 else int(number)
 
 
 def _number(node: int | None) -> int:

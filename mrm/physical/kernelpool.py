@@ -100,14 +100,14 @@ def change(delta: int, node: int | None = None, root: Path = ROOT) -> tuple[int,
 def _add(delta: int, node: int | None, root: Path) -> tuple[int, str | None]:
     """The same for whoever is alone already."""
     try:
-        changed, error = keeper.add(folder(node, root), NR, delta)
+        changed, error = keeper.add(folder(node, root), delta)
     except OSError as unread:
         changed, error = 0, unread.errno or errno.ENOENT
     return changed, refusal(error, delta, node, root) if error else None
 
 
 def _alone(node: int | None, root: Path) -> contextlib.AbstractContextManager[None]:
-    return keeper.alone(folder(node, root), NR)
+    return keeper.alone(folder(node, root))
 
 
 def raise_available(nbytes: int, node: int | None = None, root: Path = ROOT) -> Outcome:
@@ -251,7 +251,7 @@ def refusal(error: int, delta: int, node: int | None = None, root: Path = ROOT) 
             "changed. /proc/locks says by whom; try again"
         )
     with contextlib.suppress(OSError, ValueError):
-        number = max(0, keeper.value(str(where.parent), NR) + delta)
+        number = max(0, keeper.value(str(where.parent)) + delta)
         plain = node is None and _is_default(root)
         wish = f"set vm.{NR}={number}" if plain else f"write {number} to {where}"
         return f"{where} cannot be written ({os.strerror(error)}): ask the administrator to {wish}"

@@ -18,6 +18,7 @@ from mrm.physical.cgroups import (
     memory_limit_files,
 )
 from mrm.physical.files import read_text
+from mrm.physical.keeping import Keeper
 from mrm.physical.limits import HugePages, huge_pages, meminfo, memory_available
 from mrm.physical.scaling import Marks, Near, Reading
 from mrm.stats import Ballooned, PoolStats
@@ -45,6 +46,9 @@ class Scalable(Protocol):
 
     def deflate(self, size: int, **how: Any) -> Ballooned:
         """Fetch memory for frames that have none; with ``source="system"`` from beyond them."""
+
+    def _keeper(self) -> Keeper:
+        """What changes settings for it."""
 
 
 class Readings:
@@ -79,16 +83,25 @@ class Readings:
         funded = figures.nbytes // figures.frame_size  # what is broken is no memory
         time = self._clock()
         limits = tuple(self._limits(time))
-        if (kernels := self.kernels_pool()) is None:
+        kernels = self.kernels_pool()
+        memory = self.memory() if self._marks.leave_memory or (kernels and kernels.growth) else None
+        left = memory if self._marks.leave_memory else None
+        if kernels is None:
             return Reading(
-                time, funded, figures.free, figures.ready, figures.inflated, limits=limits, events=happened
+                time,
+                funded,
+                figures.free,
+                figures.ready,
+                figures.inflated,
+                limits=limits,
+                events=happened,
+                memory=left,
             )
         makes = refused = 0
         if kernels.growth:
             # Half of what is available: the rest may lie in pieces. Where that is wrong, somebody is
             # refused, and it is counted; without surplus pages the kernel tries to make none.
-            memory = memory_available(None, self._root) or 0
-            makes = min(kernels.growth, memory // self._marks.frame_size // 2)
+            makes = min(kernels.growth, (memory or 0) // 2)
             before, self._failures = self._failures, _failed_allocations(self._root)
             refused = max(0, self._failures - before)
         return Reading(
@@ -103,7 +116,13 @@ class Readings:
             refused,
             limits,
             happened,
+            left,
         )
+
+    def memory(self) -> int | None:
+        """Ordinary memory that is available, in frames; None where it cannot be seen."""
+        nbytes = memory_available(None, self._root)
+        return None if nbytes is None else nbytes // self._marks.frame_size
 
     def kernels_pool(self) -> HugePages | None:
         """The kernel's huge pages; None where they are hidden, or nothing to the pool."""

@@ -8,11 +8,12 @@ Nobody says how many are wanted: the kernel refuses who asks for more than there
 nothing. So the cushion is filled up again whenever somebody has taken from it, and each time within
 a second to twice its size, up to 16 times: somebody who asks again for a second gets 15 cushions, in quarters of
 a second. Memory in general is short when an event says so, or when a control group is near its
-limit; then a step is given back to the system, if pages may go there.
+limit; then a step is given back to the system, if pages may go there. It is short as well when less than
+``leave_memory`` is available, and then it is known how much is missing: all of that is given back.
 
 **Growing** is ahead of demand: when fewer than ``low`` frames are free, up to ``headroom`` of them.
-Its marks are others than those of shrinking, or the two would chase each other: half a cushion
-more than ``leave_free`` has to be left, and no pressure seen for ``calm`` seconds.
+Its marks are others than those of shrinking, or the two would chase each other: half as much again
+as ``leave_free`` and ``leave_memory`` has to be left, and no pressure seen for ``calm`` seconds.
 
 What cannot be done is a decision of no frames, once until something changes: pressure that comes again
 before ``calm`` seconds have passed is the same.
@@ -52,6 +53,8 @@ class Marks:
         Whether the pool consists of huge pages, which come out of the kernel's pool of them.
     to : str
         ``"pool"`` or ``"system"``: where pages may go when memory in general is short.
+    leave_memory : int
+        Ordinary memory to be left to the rest of the machine; 0 for as much as there happens to be.
     """
 
     frame_size: int
@@ -64,6 +67,7 @@ class Marks:
     calm: float
     huge: bool
     to: str
+    leave_memory: int = 0
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,8 @@ class Reading:
         Limits that count.
     events : tuple of (str, str)
         What has happened: kind, and in words.
+    memory : int or None
+        Ordinary memory that is available; None where it is not known, or not asked for.
     """
 
     time: float
@@ -127,6 +133,7 @@ class Reading:
     refused: int = 0
     limits: tuple[Near, ...] = ()
     events: tuple[tuple[str, str], ...] = ()
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -243,9 +250,12 @@ class Policy:
         return (0, "pool", found[1]) if reading.makes else None
 
     def _memory_is_short(self, reading: Reading) -> tuple[int, str] | None:
+        missing = 0 if reading.memory is None else max(0, self._marks.leave_memory - reading.memory)
         for kind, words in reading.events:
             if kind == "memory":
-                return self._marks.step, f"memory is short: {words}"
+                return max(self._marks.step, missing), f"memory is short: {words}"
+        if reading.memory is not None and missing:
+            return missing, self._too_little(reading.memory, self._marks.leave_memory)
         for near in reading.limits:
             if near.kind == "memory" and near.gives and near.left < near.margin:
                 return min(near.margin - near.left, self._marks.step), self._too_near(near)
@@ -320,6 +330,11 @@ class Policy:
                 where, limit = "pool", f"of {reading.available} huge pages too few would be left"
                 left = reading.available - self._marks.leave_free - self._marks.leave_free // 2
             wanted = min(wanted, left)
+        if reading.memory is not None and (where == "system" or reading.makes):
+            # Pages of the kernel's pool are not memory that is available, before or after.
+            leave = self._marks.leave_memory + self._marks.leave_memory // 2
+            if reading.memory - leave < wanted:
+                wanted, limit = reading.memory - leave, self._too_little(reading.memory, leave)
         for near in reading.limits:
             if near.left - near.margin < wanted:
                 wanted, limit = near.left - near.margin, self._too_near(near)
@@ -336,6 +351,9 @@ class Policy:
 
     def _too_near(self, near: Near) -> str:
         return f"{near.name} leaves {self._size(near.left)}, {self._size(near.margin)} are to be left"
+
+    def _too_little(self, memory: int, leave: int) -> str:
+        return f"{self._size(memory)} of memory are available, {self._size(leave)} are to be left"
 
     def _size(self, frames: int) -> str:
         return format_size(frames * self._marks.frame_size)

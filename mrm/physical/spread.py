@@ -26,6 +26,9 @@ from mrm.system.pages import frame_size
 
 WORDS = ("interleave", "local")
 
+#: In the place of a node: of a frame without memory.
+NOWHERE = -(1 << 16)
+
 # As nodes.pxd has it.
 _MOST_PARTS = 1024
 # What is left of ordinary memory to others, as ``explain_ordinary_shortage`` leaves it.
@@ -88,7 +91,7 @@ class Spread:
 
         So threads that take one after the other are at work on all nodes at once.
         """
-        queues = [iter(_cut(part, start, min(end, self.funded), most)) for part in self.parts]
+        queues = [iter(_cut(part, start, end, most)) for part in self.parts]
         while queues:
             for queue in list(queues):
                 piece = next(queue, None)
@@ -98,9 +101,16 @@ class Spread:
                     yield piece
 
     def regroup(self, where: Iterable[int]) -> None:
-        """Go by where the first frames really lie, as they were kept as they were."""
+        """Go by where the first frames really lie, as they were kept as they were.
+
+        One without memory (``NOWHERE``) belongs to where the one before it lies: such is a stretch of
+        numbers of a node.
+        """
         known = list(where)
         self.kept = True
+        before = next((node for node in known if node != NOWHERE), self.nodes[0])
+        for frame, node in enumerate(known):
+            known[frame] = before = before if node == NOWHERE else node
         if strays := sorted({node for node in known if node < 0}):
             raise FundingError(
                 f"the kernel does not say where frames lie that were kept (errno {-strays[0]})"

@@ -16,9 +16,10 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from mrm cimport (
-    MRM_BACKING_HUGETLB, MRM_CLOSED, MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, MRM_STATE_OPEN, MRM_STATE_RETIRED,
-    MRM_STATE_UNUSED, MRM_SYSTEM_CALL, mrm_address,
+    MRM_BACKING_HUGETLB, MRM_CLOSED, MRM_FRAME_INFLATED, MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, MRM_STATE_OPEN,
+    MRM_STATE_RETIRED, MRM_STATE_UNUSED, MRM_SYSTEM_CALL, mrm_address,
 )
+from mrm.physical.frames cimport frames_state
 from mrm.physical.pool cimport map_whole, pool_release, pool_retain, pool_t, pool_usable
 from mrm.physical.showing cimport frames_retire_begin, frames_retire_end
 from mrm.system.calls cimport CALL_MINCORE, CALL_MMAP, call, is_fake, seal
@@ -53,10 +54,13 @@ cdef int view_shares(const pool_t *pool, const char *at, const char *other) noex
     table: its own, or the first one's. If frame 1 is in it, untouched, it is the first one's.
     mincore tells, without /proc. It looks into page tables only where there are some, which
     is what frame 0 is touched for; and tells the truth of files that the process may write.
+    Where one of the two is in the balloon it is not known: the touch would fetch a page for it.
     """
     cdef uint8_t present = 0
     cdef size_t frame = pool.layout.frame_size
     if pool.layout.frame_count < 2 or pool.layout.backing != MRM_BACKING_HUGETLB or is_fake():
+        return -1
+    if frames_state(&pool.frames, 0) == MRM_FRAME_INFLATED or frames_state(&pool.frames, 1) == MRM_FRAME_INFLATED:
         return -1
     mrm_load8(<const uint8_t *>other + frame)
     mrm_load8(<const uint8_t *>at)

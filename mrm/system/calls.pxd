@@ -33,6 +33,7 @@ cdef enum:
     CALL_FCNTL
     CALL_FCHMOD
     CALL_WRITE
+    CALL_RT_SIGPROCMASK
     CALLS
 
 

@@ -66,6 +66,7 @@ cdef extern from *:
         {SYS_fcntl, "fcntl"},
         {SYS_fchmod, "fchmod"},
         {SYS_write, "write"},
+        {SYS_rt_sigprocmask, "rt_sigprocmask"},
     };
     static _Thread_local uint64_t mrm_thread_calls;
     """

@@ -130,7 +130,11 @@ TABLE = (
         "huge pages count against the limits on huge pages only",
         "nothing; where it is on, they count against memory.max too, and mrm looks at that before it funds",
     ),
-    Row("userfaultfd", "4.3", "mrm uses none", "nothing"),
+    Row(
+        "userfaultfd", "4.3",
+        "which frames of a kept file were in the balloon is found by fetching them (Pool(keep=True, maximum=))",
+        "nothing to a pool that is open; a clearing for each such frame when one is opened",
+    ),
     Row("userfaultfd minor faults of huge pages", "5.13", "mrm uses none", "nothing"),
     Row(
         "protection keys", "4.9, by processor",

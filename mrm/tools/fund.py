@@ -68,13 +68,16 @@ def run_with(nbytes: int, command: list[str], root: Path = ROOT) -> int:
 class _Forwarding:
     """Hands signals that would end this process to its child, once there is one.
 
-    Ctrl-C needs no handing on: a terminal sends it to the child as well.
+    Ctrl-C needs no handing on: a terminal sends it to the child as well. What comes while the child
+    is being started, when it may be there and nobody knows its number yet, waits until it is known.
     """
 
     _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.child: subprocess.Popen[bytes] | None = None
+        self._starting = False
+        self._waiting: list[int] = []
 
     def __enter__(self) -> Self:
         self._before = [signal.signal(number, self._hand_on) for number in self._SIGNALS]
@@ -85,15 +88,29 @@ class _Forwarding:
             signal.signal(number, handler)
 
     def _hand_on(self, number: int, _: FrameType | None) -> None:
-        if self.child is None:
+        if self._starting:
+            self._waiting.append(number)
+        elif self.child is None:
             sys.exit(128 + number)
-        self.child.send_signal(number)
+        else:
+            self.child.send_signal(number)
+
+    def start(self, command: list[str]) -> "subprocess.Popen[bytes]":
+        """Start the child; what has come meanwhile is its."""
+        self._starting = True
+        try:
+            self.child = subprocess.Popen(command)
+        finally:
+            self._starting = False
+            while self._waiting:
+                self._hand_on(self._waiting.pop(0), None)
+        return self.child
 
 
 def _run(command: list[str], forwarding: _Forwarding) -> int:
     """Run a command to its end, whatever signals come; status as a shell has it."""
     try:
-        child = forwarding.child = subprocess.Popen(command)
+        child = forwarding.start(command)
     except OSError as error:
         print(f"mrm: {command[0]}: {error.strerror}", file=sys.stderr)
         return 127

@@ -5,7 +5,7 @@
     python -m tools.machines kernels             kernels at hand; fetch K gets one
 
 ``kernels`` gets Debian's kernel packages, ``initrd`` and ``guest`` are what runs inside,
-``shares`` shows this machine's files there, and ``boot`` puts it together. ``lineup``
+``shares`` shows this machine's files there, ``host`` drives a balloon, and ``boot`` puts it together. ``lineup``
 says which machines there are and ``suites`` which tests run on them; ``record`` notes
 each test as it ends, ``matrix`` drives it all, and ``report`` shows what came of it.
 

@@ -44,6 +44,7 @@ def main() -> None:
 @click.option("--hugepages", default="320", show_default=True, help="A number, or 0:80,1:20 by node.")
 @click.option("--word", "words", multiple=True, help="One more word of the kernel's command line.")
 @click.option("--setup", multiple=True, help="A shell line that is run inside first.")
+@click.option("--balloon", is_flag=True, help="A virtio balloon; $MRM_BALLOON inside is where to ask for it.")
 @click.option("--seconds", default=600.0, show_default=True, help="After which it is ended.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_context

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import IO
 
 from mrm.sizes import parse_size
+from tools.machines import host
 from tools.machines.cache import cache
-from tools.machines.guest import write_scripts
+from tools.machines.guest import SHARED, write_scripts
 from tools.machines.initrd import initrd
 from tools.machines.kernels import Kernel, kernel
 from tools.machines.needs import MachineError, program
@@ -63,7 +64,8 @@ class Machine:
     qemu : tuple of str
         More of QEMU's arguments.
     balloon : bool
-        Whether there is a virtio balloon, to be driven from outside by ``qmp``.
+        Whether there is a virtio balloon, which reports free pages too. It is driven from outside,
+        at the word of what runs inside (``host``).
     """
 
     kernel: str = "6.18"
@@ -173,6 +175,8 @@ def boot(
     directory = (directory or Path.cwd()).resolve()
     passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
     passed |= {"MRM_THROWAWAY": "1"} | dict(environment or {})
+    if machine.balloon:
+        passed["MRM_BALLOON"] = f"{SHARED}/{host.FOLDER}"
 
     def write(folder: Path) -> None:
         write_scripts(folder, command, directory=directory, environment=passed, setup=machine.setup)
@@ -208,7 +212,12 @@ def _boot_once(
         arguments = _arguments(machine, found)
         arguments += _share(stack, folder, "host", folder / "root", seen=[directory])
         arguments += _share(stack, folder, "run", run.folder)
-        control = _Control(run, began, started)
+        control = _Control(run, began, [started] if started else [])
+        if machine.balloon:
+            (run.folder / host.FOLDER).mkdir(exist_ok=True)
+            over = threading.Event()
+            stack.callback(over.set)
+            control.started.append(lambda run: host.drive(run.qmp, run.folder / host.FOLDER, over))
         pipes = []
         for name, take in (("out", _pump(output, 1)), ("err", _pump(output, 2)), ("control", control.listen)):
             reading, writing = os.pipe()
@@ -266,7 +275,7 @@ def _arguments(machine: Machine, found: Kernel) -> list[str]:
         given += ["-object", f"memory-backend-memfd,id=memory{node},{size},share=on"]
         given += ["-numa", f"node,nodeid={node},memdev=memory{node},cpus={first}-{last}"]
     if machine.balloon:
-        given += ["-device", "virtio-balloon-pci,id=balloon"]
+        given += ["-device", "virtio-balloon-pci,id=balloon,free-page-reporting=on"]
     return [*given, *machine.qemu]
 
 
@@ -347,10 +356,10 @@ def _pump(output: IO[bytes] | None, usual: int) -> Callable[[int], None]:
 class _Control:
     """What the guest says of its command."""
 
-    def __init__(self, run: Run, began: float, started: Callable[[Run], object] | None) -> None:
+    def __init__(self, run: Run, began: float, started: list[Callable[[Run], object]]) -> None:
         self._run = run
         self._began = began
-        self._started = started
+        self.started = started
         self.boot_seconds = 0.0
         self.status: int | None = None
 
@@ -360,8 +369,8 @@ class _Control:
                 word, *values = line.split() or [""]
                 if word == "start":
                     self.boot_seconds = time.monotonic() - self._began
-                    if self._started:
-                        threading.Thread(target=self._started, args=(self._run,), daemon=True).start()
+                    for each in self.started:
+                        threading.Thread(target=each, args=(self._run,), daemon=True).start()
                 elif word == "exit":
                     self.status = int(values[0])
 
@@ -372,4 +381,6 @@ def in_words(machine: Machine) -> str:
     if machine.nodes > 1:
         words.append(f"{machine.nodes} nodes")
     words.append(f"huge pages {machine.hugepages or 'none'}")
+    if machine.balloon:
+        words.append("a balloon")
     return ", ".join([*words, shlex.join(machine.words)] if machine.words else words)

@@ -85,6 +85,18 @@ LINEUP = (
         ("limits", "settings"),
     ),
     Entry(
+        "balloon, 6.18",
+        "a host that asks for most of a pool's memory, and gives it back",
+        Machine(kernel="6.18", hugepages="700", balloon=True),
+        ("balloon",),
+    ),
+    Entry(
+        "balloon, newest",
+        "the same on the newest kernel",
+        Machine(kernel=NEWEST, hugepages="700", balloon=True),
+        ("balloon",),
+    ),
+    Entry(
         "no huge pages",
         "hugepages=0",
         Machine(hugepages="0"),

@@ -44,6 +44,8 @@ SUITES = {
     # seven mutators, threads that move, processors that go; several nodes
     "processors": ("test_processors",),
     "nodes": ("test_nodes", "test_spread", "test_near"),
+    # a host that asks a guest for memory, and gives it back
+    "balloon": ("test_guest_balloon",),
     # commands that people run
     "tools": ("test_doctor", "test_cli"),
 }
@@ -54,6 +56,7 @@ ELSEWHERE = {
     "test_arrays": "is about arguments",
     "test_bench": "measures, and times mean nothing on an emulated processor",
     "test_bench_balloon": "measures, and times mean nothing on an emulated processor",
+    "test_bench_touch": "measures, and times mean nothing on an emulated processor",
     "test_clients": "compiles programs, which takes an emulated processor minutes",
     "test_demo": "runs for seconds of real time at a time",
     "test_errors": "is about classes",

@@ -24,7 +24,7 @@ _MARKS = {
 def command(ctx: click.Context, as_json: bool) -> None:
     """Say what this machine offers, and what stands in the way.
 
-    Looks at huge pages, limits, control groups, rights, and tries the features of the
+    Looks at huge pages, limits, control groups, rights, the hypervisor, and tries the features of the
     kernel that mrm is made of, in a process of its own. Changes nothing; takes one or
     two free huge pages for a moment.
 

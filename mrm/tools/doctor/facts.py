@@ -33,7 +33,7 @@ _THP = "sys/kernel/mm/transparent_hugepage"
 
 
 def machine(root: Path = ROOT) -> Iterator[Finding]:
-    """Kernel, processors, memory, and whether there is a host below."""
+    """Kernel, processors and memory."""
     topic = "machine"
     yield Finding(topic, "kernel", platform.release())
     yield Finding(topic, "base page size", base_page_size())
@@ -48,7 +48,9 @@ def machine(root: Path = ROOT) -> Iterator[Finding]:
     info = meminfo(root)
     yield Finding(topic, "memory", format_size(info.get("MemTotal", 0)))
     yield Finding(topic, "memory available", format_size(info.get("MemAvailable", 0)))
-    yield from _virtual(root)
+    if "invlpgb" in cpu_flags(root):
+        advice = "this processor invalidates without interrupts: /proc/interrupts shows fewer shootdowns"
+        yield Finding(topic, "INVLPGB", value=True, status=NOTE, advice=advice)
 
 
 def _processors() -> str:
@@ -67,48 +69,8 @@ def _node_advice(root: Path) -> str:
     return "fund per node, and give pools a numa_node" if len(nodes(root)) > 1 else ""
 
 
-def _virtual(root: Path) -> Iterator[Finding]:
-    """Virtual or not, and what that means for page tables and invalidations."""
-    topic = "machine"
-    flags = _cpu_flags(root)
-    if not flags:
-        yield Finding(topic, "virtual machine", None, NOTE, "/proc/cpuinfo shows no flags here")
-        return
-    kind = read_text(root / "sys/hypervisor/type").strip()
-    maker = " ".join(
-        filter(
-            None, (read_text(root / f"sys/class/dmi/id/{n}").strip() for n in ("sys_vendor", "product_name"))
-        )
-    )
-    if "hypervisor" not in flags:
-        yield Finding(topic, "virtual machine", "no", OK, maker)
-    else:
-        advice = "an invalidation interrupts other virtual processors, which is dearer than on bare metal"
-        yield Finding(topic, "virtual machine", f"yes ({kind or maker or 'of unknown make'})", NOTE, advice)
-        yield Finding(topic, "nested paging", *_nested_paging(root))
-    if "invlpgb" in flags:
-        advice = "this processor invalidates without interrupts: /proc/interrupts shows fewer shootdowns"
-        yield Finding(topic, "INVLPGB", value=True, status=NOTE, advice=advice)
-
-
-def _nested_paging(root: Path) -> tuple[str, str, str]:
-    """How the host manages page tables; little of it can be seen from inside."""
-    if read_text(root / "sys/hypervisor/guest_type").strip() == "PV":
-        return (
-            "no",
-            WARNING,
-            "a paravirtual guest's page tables are changed by calls to the host, which is slow",
-        )
-    if "pvm" in read_text(root / "proc/cmdline"):
-        return (
-            "unknown",
-            NOTE,
-            "the kernel's command line speaks of PVM, which shadows page tables: if it does, changing them is slow",
-        )
-    return "unknown", NOTE, "it cannot be seen from inside; `mrm bench remap` shows what remapping costs"
-
-
-def _cpu_flags(root: Path) -> set[str]:
+def cpu_flags(root: Path = ROOT) -> set[str]:
+    """What the first processor says that it can; empty where that is hidden."""
     for line in read_text(root / "proc/cpuinfo").splitlines():
         key, _, value = line.partition(":")
         if key.strip() in ("flags", "Features"):

@@ -4,7 +4,7 @@ import itertools
 from pathlib import Path
 
 from mrm.physical.cgroups import ROOT
-from mrm.tools.doctor import facts, giving, rights, sight
+from mrm.tools.doctor import facts, giving, rights, sight, virtual
 from mrm.tools.doctor.features import Trial, features
 from mrm.tools.doctor.finding import Finding
 from mrm.tools.doctor.trial import try_all
@@ -24,6 +24,7 @@ def findings(root: Path = ROOT, trial: Trial = try_all) -> list[Finding]:
         itertools.chain(
             facts.machine(root),
             sight.sight(root),
+            virtual.virtual(root),
             facts.huge_page_pools(root),
             facts.mounts(root),
             facts.transparent(root),

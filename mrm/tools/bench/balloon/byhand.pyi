@@ -24,6 +24,10 @@ class KernelFile:
         """Take all pages away, ``part`` bytes a call: seconds."""
 
     @property
+    def address(self) -> int:
+        """Where it is shown, for as long as it is open."""
+
+    @property
     def filled(self) -> int:
         """Bytes that there is memory for, as the kernel says."""
 

@@ -11,7 +11,7 @@ no book: an atomic addition says which part is next.
 import os
 
 from libc.errno cimport EINTR, errno
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from posix.types cimport off_t
 
 from mrm.tools.bench.byhand cimport MADV_HUGEPAGE, madvise, map_file, now, reserve, seal
@@ -137,6 +137,11 @@ cdef class KernelFile:
     def punch(self, size_t part):
         """Take all pages away, ``part`` bytes a call: seconds."""
         return self.do(WAY_PUNCH, part, 1)
+
+    @property
+    def address(self):
+        """Where it is shown, for as long as it is open."""
+        return <uintptr_t>self.at
 
     @property
     def filled(self):

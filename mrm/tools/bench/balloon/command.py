@@ -12,7 +12,8 @@ from mrm.tools.bench.options import finish, outputs, progress, terminal, threads
 MOST_THREADS = 64
 
 
-def _size(context: click.Context, parameter: click.Parameter, value: str) -> int:
+def frames(context: click.Context, parameter: click.Parameter, value: str) -> int:
+    """A size in words as bytes, whole frames."""
     try:
         nbytes = parse_size(value)
     except Error as refusal:
@@ -23,7 +24,7 @@ def _size(context: click.Context, parameter: click.Parameter, value: str) -> int
 
 
 @click.command("balloon")
-@click.option("--size", default="4GiB", show_default=True, callback=_size,
+@click.option("--size", default="4GiB", show_default=True, callback=frames,
               help="How much goes in and comes out.")  # fmt: skip
 @click.option("--cycles", type=click.IntRange(1), default=30, show_default=True,
               help="How often; medians are reported.")  # fmt: skip

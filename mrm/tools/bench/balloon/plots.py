@@ -49,6 +49,10 @@ def both(result: Result) -> "Figure":
     left.set(title="given back", xlabel="GB/s, logarithmic: more is better")
     right.set(title="fetched", xlabel="GB/s: more is better")
     right.set_xlim(left=0)
+    for label, colour, marker in (("mrm", OURS, "o"), ("the kernel's own calls", KERNEL, "s")):
+        right.plot([], [], marker, color=colour, markersize=6, label=label)
+    right.plot([], [], "D", color=OTHERS, markersize=6, label="from papers, other machines")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 

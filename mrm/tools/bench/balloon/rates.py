@@ -162,7 +162,7 @@ def to_system(pool: Pool, best: Best, cycles: int, advance: Callable[[int], None
         pool.inflate(nbytes)
 
     def by_hand(change: int) -> int:
-        return numbers.shift(setting, numbers.NR, change)[0]
+        return numbers.shift(setting, change)[0]
 
     def kernels() -> None:
         best.fill(1)
