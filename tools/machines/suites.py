@@ -32,10 +32,11 @@ SUITES = {
     # events of the kernel, and what a pool makes of them
     "pressure": (
         "test_pressure",
+        "test_scaling",
         "test_autoscale",
+        "test_autoscale_limits",
         "test_autoscale_thread",
         "test_autoscale_pools",
-        "test_mended",
     ),
     # limits of a process, a control group, a mount, a filter
     "limits": ("test_limits_process", "test_limits_seccomp", "test_limits_mounts", "test_limits_cgroups"),
