@@ -28,7 +28,7 @@ SUITES = {
     # how a pool comes to its frames
     "funding": ("test_funding", "test_limits", "test_limits_in_use", "test_kernelpool", "test_keeper"),
     # a named file opened again, and frames in several processes
-    "sharing": ("test_keep", "test_share", "test_attachment"),
+    "sharing": ("test_keep", "test_keep_balloon", "test_share", "test_attachment"),
     # events of the kernel, and what a pool makes of them
     "pressure": (
         "test_pressure",
