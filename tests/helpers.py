@@ -112,6 +112,8 @@ def counts_of(explanation):
 
 # ---- pools -------------------------------------------------------------------------
 
+MANY = 64  # frames of the fixture ``fake_pool``
+
 
 class FakePool:
     """A pool of so many frames on the fake, which stays in place as long as the pool."""
