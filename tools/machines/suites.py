@@ -7,7 +7,7 @@ is in none, with the reason; tests/test_machines.py checks that none is forgotte
 SUITES = {
     # what a pool is: frames, free lists, figures, arguments
     "frames": (
-        *("test_frames", "test_pool", "test_funds", "test_accounts"),
+        *("test_frames", "test_pool", "test_pool_frames", "test_figures", "test_funds", "test_accounts"),
         *("test_accounts_contents", "test_accounts_c", "test_shortages"),
     ),
     # what becomes of them: cleared ahead, given back, broken, watched
