@@ -19,7 +19,7 @@ SUITES = {
     "features": ("test_features",),
     # addresses: views, slots, batches, and the counts of calls and shootdowns
     "space": (
-        *("test_view", "test_reservation", "test_batch", "test_retire", "test_classify"),
+        *("test_view", "test_reservation", "test_batch", "test_plan", "test_retire", "test_classify"),
         *("test_lifetimes", "test_shootdowns", "test_paying"),
     ),
     # random sequences against a model
