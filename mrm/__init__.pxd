@@ -153,6 +153,10 @@ cdef extern from "mrm/mrm.h" nogil:
         uint32_t protection
         uint64_t offset
 
+    enum:
+        MRM_NODE_INTERLEAVE
+        MRM_NODE_LOCAL
+
     ctypedef struct mrm_pool_options:
         uint32_t size
         uint32_t views

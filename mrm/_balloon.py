@@ -22,7 +22,7 @@ from mrm.physical.backings import HUGETLB, NUMBERS, shortage_beforehand, useful_
 from mrm.physical.kernelpool import pages
 from mrm.physical.labour import Task, labour
 from mrm.physical.limits import explain_shortage
-from mrm.physical.placement import bind_thread
+from mrm.physical.spread import levelling, missing_on
 from mrm.sizes import format_size, parse_size_or_zero
 from mrm.stats import Ballooned
 from mrm.system.events import event
@@ -115,7 +115,7 @@ class _Job:
         self._number = pool.number  # which a closed pool does not tell any more
         # Only huge pages have a pool in the kernel; all other memory is the system's.
         self.where = place if pool.backing == "hugetlb" else "system"
-        self.node = pool.numa_node
+        self.node = pool.numa_node if isinstance(pool.numa_node, int) else None
         self.wanted = wanted
         self.frame_size = pool.frame_size
         self.done = 0
@@ -128,15 +128,12 @@ class _Job:
         self._changed = threading.Lock()  # guards all of these
         self._began = time.perf_counter()
 
-    def prepare(self) -> None:
-        """What every thread does first."""
-
     def run(self, threads: int, progress: Progress | None) -> Ballooned:
         """Do it, and say what was done."""
         self.threads = threads
         total = self.wanted * self.frame_size
         told = None if progress is None else lambda _: progress(self.done * self.frame_size, total)
-        labour(self._shares(), threads, prepare=self.prepare, progress=told)
+        labour(self._shares(), threads, progress=told)
         outcome = self.outcome()
         event(
             self.kind, pool=self._number, name=self.pool.name, wanted=self.wanted, frames=self.done,
@@ -223,22 +220,33 @@ class _Giving(_Job):
         between; who finds these makes others surplus, which go when they are let go of.
         """
         keeper = self.pool._keeper()
-        surplus = pages(self.node).surplus
-        if surplus < n:
-            keeper.check(-n, self.node)
+        before = self.pool._missing_by_node()
+        surplus = {node: pages(node).surplus for node in before or [self.node]}
+        if sum(surplus.values()) < n:
+            for node in surplus:
+                keeper.check(-n, node)
         done, error = self.pool._inflate(n, self._retire)
-        if surplus < done:
+        for node, went in self._went(before, done).items():
+            more = max(0, went - surplus.get(node, 0))
             try:
-                taken = keeper.change(surplus - done, self.node)
+                taken = -keeper.change(-more, node)
             except Error as refused:
                 return done, error or refused
-            if taken > surplus - done and error is None:
+            if taken < more and error is None:
                 error = FundingError(
-                    f"their memory is in the kernel's pool of huge pages, of which {-taken} pages went on to the "
+                    f"their memory is in the kernel's pool of huge pages, of which {taken} pages went on to the "
                     "system, as no more could be taken out of it",
-                    nbytes=(done - surplus + taken) * self.frame_size,
+                    nbytes=(more - taken) * self.frame_size,
                 )
         return done, error
+
+    def _went(self, before: dict[int, int], done: int) -> dict[int | None, int]:
+        """How many frames went in on each node; of the machine's, where others are at it at the same time."""
+        now = self.pool._missing_by_node()
+        went: dict[int | None, int] = {node: now[node] - n for node, n in before.items()}
+        if not before or sum(went.values()) != done or min(went.values()) < 0:
+            return {self.node: done}
+        return went
 
 
 class _Fetching(_Job):
@@ -264,7 +272,10 @@ class _Fetching(_Job):
     def _from_system(self, n: int) -> tuple[int, Error | None]:
         """Have the kernel's pool get huge pages from the system, and fetch those."""
         keeper = self.pool._keeper()
-        added = keeper.change(n, self.node)
+        shares: dict[int | None, int] = {self.node: n}
+        if missing := self.pool._missing_by_node():
+            shares = {node: share for node, share in levelling(missing, n).items()}  # noqa: C416 - of wider keys
+        added = sum(keeper.change(share, node) for node, share in shares.items())
         done, error = self.pool._deflate(added) if added else (0, None)
         if done < added:
             try:
@@ -279,17 +290,13 @@ class _Fetching(_Job):
             )
         return done, error
 
-    def prepare(self) -> None:
-        """Fetch on the pool's own node, if it has one."""
-        if self.node is not None:
-            bind_thread(self.node)
-
     def cause(self, error: Error) -> str:
         """The same, with what this machine has, where it was that."""
         if not isinstance(error, FundingError) or error.call != "fallocate" or self._backing != HUGETLB:
             return super().cause(error)
         missing = (self.wanted - self.done) * self.frame_size
-        said = explain_shortage(missing, error.errno, self.node, call=error.call)
+        said = missing_on(levelling(self.pool._missing_by_node(), missing // self.frame_size))
+        said = said or explain_shortage(missing, error.errno, self.node, call=error.call)
         return f"{error.call} says {error.strerror}. {said}"
 
 

@@ -6,11 +6,12 @@ the engine's functions themselves; the rest are a line each.
 
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport PyObject
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from mrm cimport (
-    MRM_API_VERSION, MRM_BAD_ARGUMENT, MRM_OK, mrm_address, mrm_layout, mrm_pool_options, mrm_stats,
+    MRM_API_VERSION, MRM_BAD_ARGUMENT, MRM_NODE_INTERLEAVE, MRM_NODE_LOCAL, MRM_OK, mrm_address, mrm_layout,
+    mrm_pool_options, mrm_stats,
 )
 from mrm import errors
 from mrm._opening cimport open_pool
@@ -116,6 +117,13 @@ cdef object _text(const char *value):
     return None if value == NULL else value.decode()
 
 
+cdef object _numa_node(int32_t value):
+    """What Pool's numa_node= is, out of mrm_pool_options."""
+    if value == 0:
+        return None
+    return {MRM_NODE_INTERLEAVE: "interleave", MRM_NODE_LOCAL: "local"}.get(value, value - 1)
+
+
 cdef int _pool_open(const mrm_pool_options *given, pool_t **opened) noexcept with gil:
     """Fund and open; a Python exception becomes this thread's failure."""
     cdef mrm_pool_options options
@@ -131,7 +139,7 @@ cdef int _pool_open(const mrm_pool_options *given, pool_t **opened) noexcept wit
     try:
         opened[0] = open_pool(
             options.bytes, _text(options.huge) or "prefer",
-            options.numa_node - 1 if options.numa_node else None, _text(options.path), _text(options.name),
+            _numa_node(options.numa_node), _text(options.path), _text(options.name),
             None, None, options.views or None, options.dump, options.maximum or None, 1,
         )
     except BaseException as error:

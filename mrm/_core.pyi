@@ -4,7 +4,7 @@ import os
 from array import array
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self, SupportsIndex, overload
+from typing import Literal, Self, SupportsIndex, overload
 
 from mrm._arrays import _Integers
 from mrm._capi import api_address as api_address
@@ -14,14 +14,14 @@ from mrm._view import View
 from mrm.stats import Mapping
 
 class Pool(Economy):
-    numa_node: int | None
+    numa_node: int | Literal["interleave", "local"] | None
     def __init__(
         self,
         size: int | str,
         *,
         maximum: int | str | None = None,
         huge: str = "prefer",
-        numa_node: int | None = None,
+        numa_node: int | Literal["interleave", "local"] | None = None,
         path: str | os.PathLike[str] | None = None,
         name: str | None = None,
         dump: bool = False,

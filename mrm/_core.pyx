@@ -53,8 +53,11 @@ cdef class Pool(Economy):
         ``"require"`` takes huge pages or fails with the way out; ``"prefer"`` falls back
         to shared memory with transparent huge pages and then to small ones, with one
         BackingWarning; ``"off"`` takes small pages.
-    numa_node : int, optional
+    numa_node : int, "interleave" or "local", optional
         Take the frames from this node; an error says what it has if that is too little.
+        ``"interleave"``: from all nodes in turn. ``"local"``: a share from each, and whoever takes
+        gets frames of the node that its processor is on, then of the nearest, down to the last one
+        anywhere. See docs/tuning.md.
     path : str or os.PathLike, optional
         A file or directory on a hugetlbfs mount, to have the frames in a file there. A file
         that a living pool has is refused; of any other, the contents are dropped, unless

@@ -10,6 +10,7 @@ from libc.stdint cimport uint32_t
 
 from mrm cimport MRM_NO_RETIRE
 from mrm._frames cimport Frames, frame_of, number_of_frames
+from mrm._nodes cimport balloon_by_node
 from mrm.errors import Error
 from mrm.physical.balloon cimport pool_deflate
 from mrm.physical.pool cimport pool_release, pool_retain, pool_t
@@ -275,6 +276,11 @@ cdef class Economy(Frames):
             status = pool_deflate(pool, wanted, &done)
             pool_release(pool)
         return done, error_of(status)
+
+    @cython.critical_section
+    def _missing_by_node(self):
+        """Frames in the balloon that belong to each node, where frames do."""
+        return balloon_by_node(self.open_one())
 
     # ---- scaling ---------------------------------------------------------------------
 

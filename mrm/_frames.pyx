@@ -16,6 +16,7 @@ from mrm cimport (
     MRM_FRAME_READY, MRM_FRAME_RELEASED, MRM_FRAME_STRICT, mrm_layout, mrm_stats,
 )
 from mrm._arrays cimport Numbers, new_array, own_numbers
+from mrm._nodes cimport node_of_frame
 from mrm._view cimport Window, make_window
 from mrm.errors import ArgumentError, AuditError, ClosedError, Error, FrameError, PinnedError
 from mrm.physical.balloon cimport balloon_frames
@@ -181,6 +182,21 @@ cdef class Frames:
         """A frame's state: ``"ready"``, ``"released"``, ``"strict"``, ``"held"``, ``"inflated"``, ``"poisoned"``."""
         cdef uint32_t f = frame_of(self, frame)
         return FRAME_STATES[frames_state(&self.open_one().frames, f)]
+
+    @cython.critical_section
+    def node_of(self, frame):
+        """The NUMA node that a frame's memory lies on, as the kernel says; None if it says none.
+
+        So it is of frames that have no memory (inflated), and, but for huge pages, of those that this
+        process has not touched yet. Costs a system call.
+        """
+        cdef uint32_t f = frame_of(self, frame)
+        cdef pool_t *pool = self.open_one()
+        pool_retain(pool)
+        try:
+            return node_of_frame(pool, f)
+        finally:
+            pool_release(pool)
 
     # ---- contents ------------------------------------------------------------------
 

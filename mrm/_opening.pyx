@@ -9,6 +9,7 @@ from time import monotonic
 from libc.stdint cimport uint32_t
 
 from mrm._arrays cimport Numbers, own_numbers
+from mrm._nodes cimport follow_node, nodes_made
 from mrm._ways import describe
 from mrm.errors import ArgumentError
 from mrm.physical.backings import NAMES
@@ -16,6 +17,7 @@ from mrm.physical.funding import fund
 from mrm.physical.holding cimport frames_bring, frames_hold_first
 from mrm.physical.ledger cimport ledger_publish, ledger_t
 from mrm.physical.limits import overcommit_memory
+from mrm.physical.nodes cimport nodes_t
 from mrm.physical.pool cimport pool_describe, pool_fill_tables, pool_open, pool_release, pool_t
 from mrm.sizes import parse_size
 from mrm.space.views cimport views_attach
@@ -40,6 +42,7 @@ cdef pool_t *open_pool(
     from mrm import __version__ as text_of_version      # which is not there yet while mrm is imported
 
     cdef pool_t *pool = NULL
+    cdef nodes_t *nodes
     cdef bytes kept_name, kept_version = text_of_version.encode()
     cdef const char *books_name
     cdef const char *version = kept_version
@@ -76,11 +79,13 @@ cdef pool_t *open_pool(
     kept_name = (name or "").encode()
     books_name = kept_name
     try:
+        nodes = nodes_made(funded.spread)
         with nogil:
             status = pool_open(
-                &pool, fd, backing, frame_count, lead, frame_shift, view_numbers, dumped, books_name, strict
+                &pool, fd, backing, frame_count, lead, frame_shift, view_numbers, dumped, books_name, strict, nodes
             )
         check(status)
+        follow_node(pool, numa_node, funded.spread)
         status = views_attach(pool)
         check(status)
         unseen = why_unseen(pool.frames.ledger)

@@ -19,15 +19,15 @@ _USED = {
 }
 
 
-def describe(funded: Funded, numa_node: int | None, maximum: int, unseen: str = "") -> str:
+def describe(funded: Funded, numa_node: int | str | None, maximum: int, unseen: str = "") -> str:
     """The text of ``pool.description``.
 
     Parameters
     ----------
     funded : Funded
         What funding got.
-    numa_node : int or None
-        The node that was asked for.
+    numa_node : int, str or None
+        The node that was asked for, or how to spread over all.
     maximum : int
         Bytes that it may be deflated to.
     unseen : str, optional

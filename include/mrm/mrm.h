@@ -250,6 +250,12 @@ typedef struct mrm_place {
 
 /* ---- the table -------------------------------------------------------------- */
 
+/* Frames on several NUMA nodes, for mrm_pool_options.numa_node. Interleave: from all nodes in turn,
+ * the same for whoever takes. Local: each node has a share of the frames, a stretch of numbers, and
+ * takers get those of the node that their processor is on, then of the nearest, down to the last
+ * frame anywhere. On a machine of one node neither makes a difference. */
+enum { MRM_NODE_INTERLEAVE = -1, MRM_NODE_LOCAL = -2 };
+
 /* How a pool is opened. Zero everything, set size and bytes, and what else matters. */
 typedef struct mrm_pool_options {
     uint32_t size;              /* sizeof(mrm_pool_options) */
@@ -258,7 +264,7 @@ typedef struct mrm_pool_options {
     const char *huge;           /* "require" huge pages, "prefer" them (NULL), "off" */
     const char *path;           /* hugetlbfs file or directory to have the frames in, or NULL */
     const char *name;           /* shown in /proc/self/maps, or NULL */
-    int32_t numa_node;          /* node + 1, or 0 for any */
+    int32_t numa_node;          /* node + 1, 0 for any, or MRM_NODE_... */
     int32_t dump;               /* 1: core dumps hold the window */
     uint64_t maximum;           /* bytes that it may be deflated to; 0: its size */
 } mrm_pool_options;

@@ -121,17 +121,27 @@ cdef int check_lists(const frames_t *frames, uint8_t *ticked, uint32_t *had) noe
 
 cdef int check_stock(const frames_t *frames, uint8_t *ticked) noexcept nogil:
     """Tick off what is in stock, none of it in the thread's hand, and check how many that is."""
-    cdef uint32_t clean, dirty
-    cdef uint64_t head = mrm_load64(&frames.stock.clean.head)
-    cdef int status = tick_off(frames, head, MRM_FRAME_READY, ticked, &clean)
-    if status == MRM_OK and clean != mrm_load32(&frames.stock.zeroed):
-        return lost(<uint32_t>head, b"is first of another number of cleared ones than is recorded")
-    if status == MRM_OK:
-        head = mrm_load64(&frames.stock.dirty.head)
+    cdef uint32_t clean, dirty, i, zeroed = 0, total = 0
+    cdef uint64_t head = NO_FRAME
+    cdef int status
+    for i in range(frames.stock.shelves):
+        head = mrm_load64(&frames.stock.shelf[i].clean.head)
+        status = tick_off(frames, head, MRM_FRAME_READY, ticked, &clean)
+        if status != MRM_OK:
+            return status
+        head = mrm_load64(&frames.stock.shelf[i].dirty.head)
         status = tick_off(frames, head, MRM_FRAME_READY, ticked, &dirty)
-    if status == MRM_OK and clean + dirty != frames.stock.count:
+        if status != MRM_OK:
+            return status
+        if clean + dirty != frames.stock.shelf[i].count:
+            return lost(<uint32_t>head, b"and others are on a shelf of another size than is recorded")
+        zeroed += clean
+        total += clean + dirty
+    if zeroed != mrm_load32(&frames.stock.zeroed):
+        return lost(<uint32_t>head, b"is first of another number of cleared ones than is recorded")
+    if total != frames.stock.count:
         return lost(<uint32_t>head, b"and others are in a stock of another size than is recorded")
-    return status
+    return MRM_OK
 
 
 cdef int check_places(const frames_t *frames, const uint8_t *ticked, uint32_t *had) noexcept nogil:

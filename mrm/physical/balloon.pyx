@@ -30,19 +30,27 @@ beside it took 5.5 ms.
 
 A share that comes short is asked for again, frame by frame, so that what is there is kept,
 to the last frame; and what an incomplete frame got is given back.
+
+A pool that was asked for on a node, or on all in turn, gets its memory there again, by the policy
+of the thread that fetches it: set for as long as that takes. Where frames are told apart by nodes
+(nodes.pyx), both ways are divided among the nodes so that what each has left, of free frames or of
+missing memory, is as even as it can be. A frame gets its memory from its own node. Where a node has
+no more, the others are asked for the rest.
 """
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 from mrm cimport (
     MRM_BACKING_HUGETLB, MRM_BACKING_SMALL, MRM_BACKING_THP, MRM_FRAME_INFLATED, MRM_FRAME_READY, MRM_OK,
-    MRM_OUT_OF_FRAMES, MRM_SYSTEM_CALL, MRM_UNFUNDED, mrm_address,
+    MRM_OUT_OF_FRAMES, MRM_SYSTEM_CALL, MRM_UNFUNDED, mrm_address, mrm_failure,
 )
-from mrm.physical.bitmap cimport bitmap_give, bitmap_take, bitmap_take_high
+from mrm.physical.bitmap cimport bitmap_count, bitmap_give, bitmap_take_high, bitmap_take_within
 from mrm.physical.books cimport COMMITTED, available
 from mrm.physical.common cimport SOMEBODY, common_add
 from mrm.physical.frames cimport frames_t
 from mrm.physical.funds cimport free_promises
+from mrm.physical.nodes cimport MOST_NODES, nodes_share, nodes_t
 from mrm.physical.pool cimport ADVICE_COLLAPSE, ADVICE_POPULATE_WRITE, pool_fill_tables, pool_t, pool_usable
 from mrm.physical.refusals cimport holders
 from mrm.physical.stack cimport mrm_load16, mrm_store16, mrm_store32
@@ -50,6 +58,7 @@ from mrm.physical.stock cimport stock_resume, stock_withdraw
 from mrm.system.calls cimport CALL_FALLOCATE, advise, fallocate
 from mrm.system.failure cimport failure, mrm_fail
 from mrm.system.features cimport FEATURE_COLLAPSE, FEATURE_POPULATE, feature_missing
+from mrm.system.policy cimport POLICY_BIND, policy_add, policy_begin, policy_get, policy_set, policy_t
 
 
 cdef extern from "system/lock.h" nogil:
@@ -91,8 +100,10 @@ cdef uint32_t balloon_frames(pool_t *pool) noexcept nogil:
 
 # ---- in ----------------------------------------------------------------------------------
 
-cdef uint32_t claim(frames_t *frames, uint32_t *claimed, uint32_t most, uint32_t *below) noexcept nogil:
-    """Take up to ``most`` frames that are promised to nobody and that nothing shows, the highest below ``below``.
+cdef uint32_t claim(
+    frames_t *frames, uint32_t *claimed, uint32_t most, uint32_t first, uint32_t *below
+) noexcept nogil:
+    """Take up to ``most`` frames that are promised to nobody and not shown, the highest from ``first`` to ``below``.
 
     They are in no list and no fund then, and marked as without memory: nobody gets them.
     """
@@ -101,7 +112,7 @@ cdef uint32_t claim(frames_t *frames, uint32_t *claimed, uint32_t most, uint32_t
     mrm_lock(&frames.lock)
     free_promises(frames, COMMITTED, most)
     found = <uint32_t>bitmap_take_high(
-        &frames.bitmap, claimed, min(most, available(&frames.books.fund[COMMITTED])), below[0]
+        &frames.bitmap, claimed, min(most, available(&frames.books.fund[COMMITTED])), first, below[0]
     )
     below[0] = claimed[found - 1] if found else 0
     for i in range(found):
@@ -174,13 +185,42 @@ cdef int balloon_inflate(pool_t *pool, uint32_t n, uint32_t *done) noexcept nogi
 
 
 cdef int inflate_from_list(pool_t *pool, uint32_t n, uint32_t *done) noexcept nogil:
-    """The same, of the frames in the bitmap, from the top down."""
+    """The same, of the frames in the bitmap, from the top down: of each node, where they are told apart, its share."""
+    cdef frames_t *frames = &pool.frames
+    cdef nodes_t *nodes = frames.nodes
+    cdef uint32_t share[MOST_NODES]
+    cdef bint without[MOST_NODES]
+    cdef uint32_t place, i, more
+    cdef int status = MRM_OK
+    done[0] = 0
+    if nodes != NULL:
+        memset(without, 0, sizeof(without))
+        mrm_lock(&frames.lock)
+        free_promises(frames, COMMITTED, n)
+        nodes_share(nodes, &frames.bitmap, n, without, share)
+        mrm_unlock(&frames.lock)
+        for place in range(nodes.count):
+            i = nodes.begin[place + 1]
+            while i > nodes.begin[place] and share[place] and status == MRM_OK:
+                i -= 1
+                status = inflate_within(pool, share[place], nodes.part[i].first, nodes.part[i].end, &more)
+                share[place] -= more
+                done[0] += more
+    # What is missing then is shown by old addresses, or was taken by others meanwhile.
+    if status == MRM_OK and done[0] < n:
+        status = inflate_within(pool, n - done[0], 0, pool.layout.frame_count, &more)
+        done[0] += more
+    return status
+
+
+cdef int inflate_within(pool_t *pool, uint32_t n, uint32_t first, uint32_t below, uint32_t *done) noexcept nogil:
+    """The same, from ``first`` to before ``below``."""
     cdef uint32_t claimed[CHUNK]
-    cdef uint32_t found, i, run, below = pool.layout.frame_count
+    cdef uint32_t found, i, run
     cdef int64_t got
     done[0] = 0
-    while done[0] < n and below:
-        found = claim(&pool.frames, claimed, min(n - done[0], <uint32_t>CHUNK), &below)
+    while done[0] < n and below > first:
+        found = claim(&pool.frames, claimed, min(n - done[0], <uint32_t>CHUNK), first, &below)
         i = 0
         while i < found:
             run = run_of(claimed + i, found - i, -1)
@@ -274,27 +314,130 @@ cdef void take_out(frames_t *frames, const uint32_t *fetched, uint32_t n) noexce
 
 cdef int pool_deflate(pool_t *pool, uint32_t n, uint32_t *done) noexcept nogil:
     """Fetch memory for ``n`` frames in the balloon, the lowest; ``done`` says how many got it, whatever comes."""
+    cdef policy_t own
+    cdef bint placed = pool.frames.nodes != NULL or pool.policy.mode
+    cdef int status = pool_usable(pool)
+    done[0] = 0
+    if status == MRM_OK and placed:
+        status = policy_get(&own)
+    if status != MRM_OK:
+        return status
+    if pool.frames.nodes != NULL:
+        status = deflate_near(pool, n, done)
+    else:
+        if placed:
+            status = policy_set(&pool.policy)
+        if status == MRM_OK:
+            status = deflate_within(pool, n, 0, pool.layout.frame_count, done)
+    if placed:
+        return put_back(&own, status)
+    return status
+
+
+cdef int put_back(const policy_t *own, int status) noexcept nogil:
+    """Give the thread its own policy back; ``status``, whose failure stays the last one, unless that cannot be done."""
+    cdef mrm_failure kept = failure()[0]
+    cdef int done = policy_set(own)
+    if done == MRM_OK:
+        failure()[0] = kept
+        return status
+    return done
+
+
+cdef int deflate_near(pool_t *pool, uint32_t n, uint32_t *done) noexcept nogil:
+    """The same, from each node its share, as long as it has memory. The thread's policy is changed."""
+    cdef frames_t *frames = &pool.frames
+    cdef nodes_t *nodes = frames.nodes
+    cdef uint32_t share[MOST_NODES]
+    cdef bint without[MOST_NODES]
+    cdef policy_t policy
+    cdef uint32_t place, i, more, asked = 1
+    cdef int status = MRM_OK, short_of = MRM_OK
+    memset(without, 0, sizeof(without))
+    while done[0] < n and asked:
+        mrm_lock(&frames.lock)
+        nodes_share(nodes, &frames.balloon, n - done[0], without, share)
+        mrm_unlock(&frames.lock)
+        asked = 0
+        for place in range(nodes.count):
+            policy_begin(&policy, POLICY_BIND)
+            policy_add(&policy, nodes.number[place])
+            if share[place]:
+                status = policy_set(&policy)
+                if status != MRM_OK:
+                    return status
+            for i in range(nodes.begin[place], nodes.begin[place + 1]):
+                if share[place] == 0:
+                    break
+                more = min(share[place], count_in(frames, nodes.part[i].first, nodes.part[i].end))
+                if more == 0:
+                    continue
+                asked += more
+                share[place] -= more
+                status = deflate_within(pool, more, nodes.part[i].first, nodes.part[i].end, &more)
+                done[0] += more
+                if status == MRM_UNFUNDED and failure().call == 0:
+                    status = MRM_OK         # another thread had the last of them
+                if status == MRM_UNFUNDED:
+                    without[place] = True
+                    short_of = status
+                    break
+                if status != MRM_OK:
+                    return say_done(pool, n, done[0], status)
+    if done[0] == n:
+        return MRM_OK
+    return say_done(pool, n, done[0], short_of)
+
+
+cdef uint32_t count_in(frames_t *frames, uint32_t first, uint32_t end) noexcept nogil:
+    """Frames of the balloon from ``first`` to before ``end``."""
+    cdef uint32_t n
+    mrm_lock(&frames.lock)
+    n = bitmap_count(&frames.balloon, first, end)
+    mrm_unlock(&frames.lock)
+    return n
+
+
+cdef int say_done(pool_t *pool, uint32_t n, uint32_t done, int status) noexcept nogil:
+    """Say how many of all frames got memory, where the failure of a share spoke of that; why, it has said."""
+    cdef mrm_failure last
+    if status == MRM_OK:
+        return refuse_more(pool, n, done)
+    last = failure()[0]
+    return mrm_fail(
+        failure(), status, last.call, last.error, <void *>last.address, <size_t>n << pool.layout.frame_shift,
+        b"of %u frames that were to get memory, %u did: the kernel gives no more on the nodes that the others belong "
+        b"to (%s)", n, done, strerror(last.error),
+    )
+
+
+cdef int refuse_more(pool_t *pool, uint32_t n, uint32_t done) noexcept nogil:
+    """Say that the balloon was empty before ``n`` frames had memory."""
+    return mrm_fail(
+        failure(), MRM_UNFUNDED, 0, 0, NULL, <size_t>n << pool.layout.frame_shift,
+        b"of %u frames that were to get memory, %u did: no more were in the balloon; a pool grows to what "
+        b"it was opened with (maximum=)", n, done,
+    )
+
+
+cdef int deflate_within(pool_t *pool, uint32_t n, uint32_t first, uint32_t end, uint32_t *done) noexcept nogil:
+    """The same, of the frames from ``first`` to before ``end``."""
     cdef frames_t *frames = &pool.frames
     cdef uint32_t claimed[SHARE]
     cdef uint32_t found, fetched
     cdef int64_t got
     cdef bint alone
-    cdef int status = pool_usable(pool)
     done[0] = 0
-    if status != MRM_OK:
-        return status
     while done[0] < n:
         mrm_lock(&frames.lock)
-        found = <uint32_t>bitmap_take(&frames.balloon, claimed, min(n - done[0], <uint32_t>SHARE))
+        found = <uint32_t>bitmap_take_within(
+            &frames.balloon, claimed, min(n - done[0], <uint32_t>SHARE), first, end
+        )
         frames.moving += found
         alone = frames.moving == found
         mrm_unlock(&frames.lock)
         if found == 0:
-            return mrm_fail(
-                failure(), MRM_UNFUNDED, 0, 0, NULL, <size_t>n << pool.layout.frame_shift,
-                b"of %u frames that were to get memory, %u did: no more were in the balloon; a pool grows to what "
-                b"it was opened with (maximum=)", n, done[0],
-            )
+            return refuse_more(pool, n, done[0])
         fetched = fetch(pool, claimed, found, alone, &got)
         mrm_lock(&frames.lock)
         take_out(frames, claimed, fetched)

@@ -33,10 +33,17 @@ cdef int bitmap_open(bitmap_t *bitmap, uint32_t frames) noexcept nogil
 cdef void bitmap_close(bitmap_t *bitmap) noexcept nogil
 cdef void bitmap_withhold(bitmap_t *bitmap, uint32_t first, uint32_t n) noexcept nogil
 cdef size_t bitmap_take(bitmap_t *bitmap, uint32_t *frames, size_t n) noexcept nogil
-cdef size_t bitmap_take_high(bitmap_t *bitmap, uint32_t *frames, size_t n, uint32_t below) noexcept nogil
+cdef size_t bitmap_take_within(
+    bitmap_t *bitmap, uint32_t *frames, size_t n, uint32_t first, uint32_t end
+) noexcept nogil
+cdef size_t bitmap_take_high(
+    bitmap_t *bitmap, uint32_t *frames, size_t n, uint32_t first, uint32_t below
+) noexcept nogil
 cdef int64_t bitmap_take_run(bitmap_t *bitmap, uint32_t n) noexcept nogil
+cdef int64_t bitmap_take_run_within(bitmap_t *bitmap, uint32_t n, uint32_t begin, uint32_t end) noexcept nogil
 cdef void bitmap_give(bitmap_t *bitmap, const uint32_t *frames, size_t n) noexcept nogil
 cdef void bitmap_give_run(bitmap_t *bitmap, uint32_t first, uint32_t n) noexcept nogil
 cdef bint bitmap_has(const bitmap_t *bitmap, uint32_t frame) noexcept nogil
+cdef uint32_t bitmap_count(const bitmap_t *bitmap, uint32_t first, uint32_t end) noexcept nogil
 cdef uint32_t bitmap_longest(const bitmap_t *bitmap) noexcept nogil
 cdef int64_t bitmap_check(const bitmap_t *bitmap) noexcept nogil

@@ -30,6 +30,7 @@ from mrm.system.failure cimport failure, mrm_fail
 cdef extern from * nogil:
     int trailing_zeros "__builtin_ctzll"(uint64_t word)
     int leading_zeros "__builtin_clzll"(uint64_t word)
+    int count_ones "__builtin_popcountll"(uint64_t word)
 
 
 cdef enum:
@@ -175,6 +176,29 @@ cdef uint32_t next_free_word(const bitmap_t *bitmap, uint32_t word) noexcept nog
     return node
 
 
+cdef int64_t next_free_word_within(const bitmap_t *bitmap, uint32_t word, uint32_t end) noexcept nogil:
+    """The lowest word from ``word`` on with a free frame, or -1: there need not be one below frame ``end``."""
+    cdef uint32_t k = 0, node = word
+    # As above; a node that begins at the end or beyond it is not looked at.
+    while True:
+        if <uint64_t>node * bitmap.level[k].span >= end:
+            return -1
+        if bitmap.level[k].best[node]:
+            break
+        node += 1
+        if node % FANOUT == 0:
+            node //= FANOUT
+            k += 1
+            if k == bitmap.levels:
+                return -1
+    while k > 0:
+        k -= 1
+        node *= FANOUT
+        while bitmap.level[k].best[node] == 0:
+            node += 1
+    return node
+
+
 cdef int64_t last_free_word(const bitmap_t *bitmap, uint32_t word) noexcept nogil:
     """The highest word up to ``word`` with a free frame, or -1."""
     cdef uint32_t k = 0, node = word
@@ -194,13 +218,21 @@ cdef int64_t last_free_word(const bitmap_t *bitmap, uint32_t word) noexcept nogi
     return node
 
 
-cdef int64_t find_run(const bitmap_t *bitmap, uint32_t n) noexcept nogil:
-    """First frame of the lowest run of ``n`` (1 or more) free ones, or -1."""
-    cdef uint32_t k = bitmap.levels - 1, node = 0, run, have, more
-    cdef uint64_t begins
+cdef uint32_t first_run_in(uint64_t word, uint32_t n) noexcept nogil:
+    """The bit where the lowest run of ``n`` bits begins that are set in a word; there must be one."""
+    # The bits left over are those where a run of `have` begins.
+    cdef uint32_t have = 1, more
+    while have < n:
+        more = min(have, n - have)
+        word &= word >> more
+        have += more
+    return trailing_zeros(word)
+
+
+cdef uint32_t run_below(const bitmap_t *bitmap, uint32_t k, uint32_t node, uint32_t n) noexcept nogil:
+    """First frame of the lowest run of ``n`` free ones within a node; there must be one."""
+    cdef uint32_t run
     cdef const level_t *level
-    if bitmap.level[k].best[0] < n:
-        return -1
     while k > 0:
         k -= 1
         level = &bitmap.level[k]
@@ -212,15 +244,60 @@ cdef int64_t find_run(const bitmap_t *bitmap, uint32_t n) noexcept nogil:
             run = level.tail[node] + (run if level.head[node] == level.span else 0)
             node += 1
         if run + level.head[node] >= n:
-            return <int64_t>node * level.span - run
-    # The bits left over are those where a run of `have` begins.
-    begins = bitmap.words[node]
-    have = 1
-    while have < n:
-        more = min(have, n - have)
-        begins &= begins >> more
-        have += more
-    return <int64_t>node * WORD + trailing_zeros(begins)
+            return node * level.span - run
+    return node * WORD + first_run_in(bitmap.words[node], n)
+
+
+cdef int64_t find_run(const bitmap_t *bitmap, uint32_t n) noexcept nogil:
+    """First frame of the lowest run of ``n`` (1 or more) free ones, or -1."""
+    cdef uint32_t top = bitmap.levels - 1
+    if bitmap.level[top].best[0] < n:
+        return -1
+    return run_below(bitmap, top, 0, n)
+
+
+cdef inline uint64_t within(uint32_t word, uint32_t first, uint32_t end) noexcept nogil:
+    """The bits of a word that stand for frames from ``first`` to before ``end``; some of it lies there."""
+    cdef uint64_t bits = ALL
+    if word == first // WORD:
+        bits &= ALL << first % WORD
+    if word == (end - 1) // WORD:
+        bits &= ALL >> (WORD - 1 - (end - 1) % WORD)
+    return bits
+
+
+cdef int64_t find_run_within(const bitmap_t *bitmap, uint32_t n, uint32_t first, uint32_t end) noexcept nogil:
+    """The same, of those that lie from ``first`` to before ``end`` whole."""
+    cdef uint32_t at = first // WORD * WORD, run = 0, k
+    cdef uint64_t bits
+    cdef sum_t total
+    cdef const level_t *level
+    # From left to right, over nodes as large as fit between: a run ends in the first that completes it.
+    while at < end:
+        if at < first or end - at < WORD:
+            k = 0
+            bits = bitmap.words[at // WORD] & within(at // WORD, first, end)
+            total = sum_of_word(bits)
+            level = &bitmap.level[0]
+        else:
+            bits = ALL
+            k = 1
+            while k < bitmap.levels and at % bitmap.level[k].span == 0 and end - at >= bitmap.level[k].span:
+                k += 1
+            k -= 1
+            level = &bitmap.level[k]
+            total.head = level.head[at // level.span]
+            total.best = level.best[at // level.span]
+            total.tail = level.tail[at // level.span]
+        if run + total.head >= n:
+            return <int64_t>at - run
+        if total.best >= n:
+            if bits != ALL:
+                return <int64_t>at + first_run_in(bits, n)
+            return run_below(bitmap, k, at // level.span, n)
+        run = total.tail + (run if total.head == level.span else 0)
+        at += level.span
+    return -1
 
 
 cdef void write_run(bitmap_t *bitmap, uint32_t first, uint32_t n, bint is_free) noexcept nogil:
@@ -273,20 +350,56 @@ cdef size_t bitmap_take(bitmap_t *bitmap, uint32_t *frames, size_t n) noexcept n
     return n
 
 
-cdef size_t bitmap_take_high(bitmap_t *bitmap, uint32_t *frames, size_t n, uint32_t below) noexcept nogil:
-    """Take the ``n`` highest free frames below frame ``below``, descending; how many there were."""
+cdef size_t bitmap_take_within(
+    bitmap_t *bitmap, uint32_t *frames, size_t n, uint32_t first, uint32_t end
+) noexcept nogil:
+    """Take the ``n`` lowest free frames from ``first`` to before ``end``, ascending; how many there were."""
+    cdef size_t taken = 0
+    cdef uint32_t low, high
+    cdef int64_t word
+    cdef uint64_t bits
+    if n == 0 or first >= end:
+        return 0
+    word = next_free_word_within(bitmap, first // WORD, end)
+    if word < 0 or word * WORD >= end:
+        return 0
+    low = high = <uint32_t>word
+    while word >= 0 and word * WORD < end:
+        high = <uint32_t>word
+        bits = bitmap.words[high] & within(high, first, end)
+        while bits and taken < n:
+            frames[taken] = high * WORD + trailing_zeros(bits)
+            bitmap.words[high] ^= <uint64_t>1 << frames[taken] % WORD
+            bits &= bits - 1
+            taken += 1
+        mark(&bitmap.level[0], high)
+        if taken == n:
+            break
+        # Stale nodes are all behind: a search to the right reads none of them.
+        word = next_free_word_within(bitmap, high + 1, end)
+    bitmap.free -= <uint32_t>taken
+    settle(bitmap, low, high)
+    return taken
+
+
+cdef size_t bitmap_take_high(
+    bitmap_t *bitmap, uint32_t *frames, size_t n, uint32_t first, uint32_t below
+) noexcept nogil:
+    """Take the ``n`` highest free frames from ``first`` to before ``below``, descending; how many there were."""
     cdef size_t taken = 0
     cdef uint32_t high, bit
     cdef int64_t word, low
     cdef uint64_t bits, mask
-    if below == 0 or n == 0 or bitmap.free == 0:
+    if below <= first or n == 0 or bitmap.free == 0:
         return 0
     high = (below - 1) // WORD
     word = low = high
     mask = ALL >> (WORD - 1 - (below - 1) % WORD)
-    while word >= 0:
+    while word * WORD + WORD > first:
         bits = bitmap.words[word] & mask
         mask = ALL
+        if word * WORD < first:
+            bits &= ALL << first % WORD
         while bits and taken < n:
             bit = WORD - 1 - leading_zeros(bits)
             bits ^= <uint64_t>1 << bit
@@ -310,6 +423,18 @@ cdef int64_t bitmap_take_run(bitmap_t *bitmap, uint32_t n) noexcept nogil:
     if n == 0:
         return -1
     first = find_run(bitmap, n)
+    if first >= 0:
+        write_run(bitmap, <uint32_t>first, n, False)
+        bitmap.free -= n
+    return first
+
+
+cdef int64_t bitmap_take_run_within(bitmap_t *bitmap, uint32_t n, uint32_t begin, uint32_t end) noexcept nogil:
+    """The same, of those from ``begin`` to before ``end``."""
+    cdef int64_t first
+    if n == 0 or begin >= end or end - begin < n:
+        return -1
+    first = find_run_within(bitmap, n, begin, end)
     if first >= 0:
         write_run(bitmap, <uint32_t>first, n, False)
         bitmap.free -= n
@@ -354,6 +479,15 @@ cdef void bitmap_withhold(bitmap_t *bitmap, uint32_t first, uint32_t n) noexcept
 cdef bint bitmap_has(const bitmap_t *bitmap, uint32_t frame) noexcept nogil:
     """Whether ``frame`` is free."""
     return bitmap.words[frame // WORD] >> frame % WORD & 1
+
+
+cdef uint32_t bitmap_count(const bitmap_t *bitmap, uint32_t first, uint32_t end) noexcept nogil:
+    """How many frames from ``first`` to before ``end`` are free: a look at every word."""
+    cdef uint32_t word, n = 0
+    if first < end:
+        for word in range(first // WORD, (end - 1) // WORD + 1):
+            n += count_ones(bitmap.words[word] & within(word, first, end))
+    return n
 
 
 cdef uint32_t bitmap_longest(const bitmap_t *bitmap) noexcept nogil:

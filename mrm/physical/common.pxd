@@ -18,6 +18,9 @@ cdef uint32_t common_take(
     frames_t *frames, uint32_t account, uint32_t *taken, uint32_t least, uint32_t n
 ) noexcept nogil
 cdef int64_t common_take_run(frames_t *frames, uint32_t account, uint32_t n) noexcept nogil
+# ... and what follows a take from the bitmap or the stock, by whoever else takes from there.
+cdef void common_charge(frames_t *frames, uint32_t account, const uint32_t *taken, uint32_t n) noexcept nogil
+cdef void common_charge_run(frames_t *frames, uint32_t account, uint32_t first, uint32_t n) noexcept nogil
 cdef void common_give(frames_t *frames, const uint32_t *given, size_t n, bint is_run, bint is_one_owners) noexcept nogil
 cdef void common_refill(frames_t *frames) noexcept nogil
 cdef void common_add(frames_t *frames, const uint32_t *free, size_t n) noexcept nogil

@@ -31,7 +31,7 @@ from mrm.physical.frames cimport frames_owner
 from mrm.physical.stack cimport (
     FOREIGN, NO_FRAME, ZERO, mrm_load32, mrm_store16, mrm_store32, stack_depth, stack_pop_many, stack_t,
 )
-from mrm.physical.stock cimport stock_refill, stock_take, stock_take_clean
+from mrm.physical.stock cimport stock_place, stock_refill, stock_take, stock_take_clean
 
 
 cdef enum:
@@ -84,6 +84,24 @@ cdef inline uint32_t contents_for(const frames_t *frames, uint32_t account, uint
     return FOREIGN
 
 
+cdef void common_charge(frames_t *frames, uint32_t account, const uint32_t *taken, uint32_t n) noexcept nogil:
+    """Charge an account for ``n`` frames that left the list, and note what their contents are to it."""
+    cdef uint32_t i, contents
+    for i in range(n):
+        contents = contents_for(frames, account, taken[i])
+        if contents:                # what it says already is not written: for large arrays a quarter of their time
+            mrm_store32(&frames.frame[taken[i]].status, MRM_FRAME_READY | contents)
+    charge(&frames.books, &frames.books.account[account], n)
+
+
+cdef void common_charge_run(frames_t *frames, uint32_t account, uint32_t first, uint32_t n) noexcept nogil:
+    """The same for a run of ``n``."""
+    cdef uint32_t i
+    for i in range(first, first + n):
+        mrm_store32(&frames.frame[i].status, MRM_FRAME_READY | contents_for(frames, account, i))
+    charge(&frames.books, &frames.books.account[account], n)
+
+
 cdef uint32_t common_take(
     frames_t *frames, uint32_t account, uint32_t *taken, uint32_t least, uint32_t n
 ) noexcept nogil:
@@ -91,27 +109,19 @@ cdef uint32_t common_take(
 
     Those in stock only up to ``least``, which the account needs now: they are not for its stacks.
     """
-    cdef uint32_t found = <uint32_t>bitmap_take(&frames.bitmap, taken, n), i, contents
+    cdef uint32_t found = <uint32_t>bitmap_take(&frames.bitmap, taken, n)
     least = min(least, n)
     if found < least and frames.stock.count:
-        found += stock_take(frames, taken + found, least - found)
-    for i in range(found):
-        contents = contents_for(frames, account, taken[i])
-        if contents:                # what it says already is not written: for large arrays a quarter of their time
-            mrm_store32(&frames.frame[taken[i]].status, MRM_FRAME_READY | contents)
-    charge(&frames.books, &frames.books.account[account], found)
+        found += stock_take(frames, 0, taken + found, least - found)
+    common_charge(frames, account, taken, found)
     return found
 
 
 cdef int64_t common_take_run(frames_t *frames, uint32_t account, uint32_t n) noexcept nogil:
     """The same for the lowest run of ``n``; its first frame, or -1."""
     cdef int64_t first = bitmap_take_run(&frames.bitmap, n)
-    cdef uint32_t i
-    if first < 0:
-        return -1
-    for i in range(<uint32_t>first, <uint32_t>first + n):
-        mrm_store32(&frames.frame[i].status, MRM_FRAME_READY | contents_for(frames, account, i))
-    charge(&frames.books, &frames.books.account[account], n)
+    if first >= 0:
+        common_charge_run(frames, account, <uint32_t>first, n)
     return first
 
 
@@ -220,11 +230,11 @@ cdef void common_return(frames_t *frames, uint32_t account, uint32_t *popped, si
 
 
 cdef uint32_t common_exchange(frames_t *frames, uint32_t account, uint32_t popped) noexcept nogil:
-    """A frame of zeros for one popped off an account's stacks, which is charged for neither more nor less.
+    """A frame of zeros, of the same node, for one popped off an account's stacks, which is charged no more and no less.
 
     NO_FRAME if none is in stock. A refill comes after it, of one or several.
     """
-    cdef uint32_t clean = stock_take_clean(frames)
+    cdef uint32_t clean = stock_take_clean(frames, stock_place(frames, popped))
     if clean != NO_FRAME:
         note_contents(frames, account, popped)
         bitmap_give(&frames.bitmap, &popped, 1)

@@ -6,16 +6,25 @@ from mrm cimport MRM_FRAME_READY, MRM_FRAME_RELEASED
 from mrm.physical.bitmap cimport bitmap_t
 from mrm.physical.books cimport books_t
 from mrm.physical.ledger cimport figures_t, ledger_t
+from mrm.physical.nodes cimport nodes_t
 from mrm.physical.stack cimport NO_FRAME, STATE_BITS, frame_t, mrm_load16, mrm_load32, stack_t
+
+
+# What is in stock of one node, or of all where frames are not told apart by nodes.
+cdef struct shelf_t:
+    stack_t clean               # as lists: neither depth nor watermarks
+    stack_t dirty
+    uint32_t count              # in both and in the thread's hand; under the lock
+    uint32_t below              # where the next refill looks on in the bitmap, downwards; under the lock
 
 
 # Free frames that are held ready for who wants zeros, and the thread that clears them (stock.pyx,
 # zeroing.pyx). Atomic, but for what the lock of the free lists guards.
 cdef struct stock_t:
     uint32_t wanted             # frames that it is to have; under the lock
-    uint32_t count              # in both lists and in the thread's hand; under the lock
-    uint32_t below              # where the next refill looks on in the bitmap, downwards; under the lock
-    uint32_t zeroed             # in the list of clean ones
+    uint32_t count              # on all shelves, and in the thread's hand; under the lock
+    uint32_t shelves            # one for each node of frames.nodes, or one
+    uint32_t zeroed             # in the lists of clean ones
     uint32_t waiting            # who want that nothing is in its hand
     uint32_t turn               # odd while something may be
     uint32_t work               # goes up when there is something to clear
@@ -28,8 +37,7 @@ cdef struct stock_t:
     uint64_t cleared            # frames that it cleared so far
     uint64_t cleared_late       # frames that takers cleared
     uint64_t apart[16]
-    stack_t clean               # as lists: neither depth nor watermarks
-    stack_t dirty
+    shelf_t *shelf
 
 
 cdef struct frames_t:
@@ -42,6 +50,7 @@ cdef struct frames_t:
     char *contents              # where frame 0 can be cleared; NULL where there is no memory
     ledger_t *ledger            # the memory that stacks, records, accounts, funds and figures lie in
     figures_t *figures
+    nodes_t *nodes              # which frames are near whom; NULL where that is no matter
     uint64_t apart[16]          # what is above is read by every call and never written
     uint32_t lock               # of the common list and the books, and of every verdict that too few are free
     uint32_t retiring           # lock of the strict list's sorting
@@ -70,7 +79,8 @@ cdef struct frame_counts_t:
 
 
 cdef int frames_open(
-    frames_t *frames, uint32_t count, uint32_t funded, uint32_t frame_shift, const char *name, bint reserve
+    frames_t *frames, uint32_t count, uint32_t funded, uint32_t frame_shift, const char *name, bint reserve,
+    nodes_t *nodes,
 ) noexcept nogil
 cdef void frames_open_stacks(frames_t *frames, uint32_t account) noexcept nogil
 cdef void frames_close(frames_t *frames) noexcept nogil

@@ -48,6 +48,8 @@ from mrm.physical.common cimport (
     flush_stacks, in_stacks,
 )
 from mrm.physical.ledger cimport aligned, figures_t, head_t, ledger_close, ledger_open
+from mrm.physical.near cimport near_borrow, near_home, near_take, near_take_run
+from mrm.physical.nodes cimport nodes_close, nodes_t
 from mrm.physical.refusals cimport refuse_frame, refuse_in_array, refuse_reuse, refuse_run, refuse_take
 from mrm.physical.stack cimport (
     FOREIGN,
@@ -69,7 +71,7 @@ from mrm.physical.stack cimport (
     stack_push,
     stack_t,
 )
-from mrm.physical.stock cimport stock_open, stock_pause, stock_resume, stock_withdraw
+from mrm.physical.stock cimport stock_close, stock_open, stock_pause, stock_resume, stock_withdraw
 from mrm.system.failure cimport failure, mrm_fail
 
 
@@ -113,9 +115,13 @@ cdef inline stack_t *own_stack(const frames_t *frames, uint32_t account) noexcep
 # ---- open and close ------------------------------------------------------------------
 
 cdef int frames_open(
-    frames_t *frames, uint32_t count, uint32_t funded, uint32_t frame_shift, const char *name, bint reserve
+    frames_t *frames, uint32_t count, uint32_t funded, uint32_t frame_shift, const char *name, bint reserve,
+    nodes_t *nodes,
 ) noexcept nogil:
-    """Begin with ``count`` frames: the ``funded`` lowest free, zero, and nobody's; the others in the balloon."""
+    """Begin with ``count`` frames: the ``funded`` lowest free, zero, and nobody's; the others in the balloon.
+
+    ``nodes``, if there are any, are the frames' from then on.
+    """
     cdef size_t stacks
     cdef uint32_t most_accounts, frame
     cdef char *memory
@@ -124,6 +130,7 @@ cdef int frames_open(
     static_assert(sizeof(frame_t) == 16)
     static_assert(sizeof(stack_t) == 128)         # LEDGER_LINE
     frames.ledger = NULL
+    frames.nodes = NULL
     status = bitmap_open(&frames.bitmap, count)
     if status != MRM_OK:
         return status
@@ -137,7 +144,7 @@ cdef int frames_open(
     frames.count = count
     frames.frame_shift = frame_shift
     frames.contents = NULL
-    frames.stack_count = min(mrm_cpus(), <uint32_t>1 << MOST_CPU_SHIFT)
+    frames.stack_count = min(mrm_cpus(), <uint32_t>1 << MOST_CPU_SHIFT) if nodes == NULL else nodes.stacks
     frames.cpu_shift = 0
     while <uint32_t>1 << frames.cpu_shift < frames.stack_count:
         frames.cpu_shift += 1
@@ -175,7 +182,12 @@ cdef int frames_open(
         most_accounts,
     )
     frames_open_stacks(frames, POOL_ACCOUNT)
-    stock_open(frames)
+    frames.nodes = nodes
+    status = stock_open(frames)
+    if status != MRM_OK:
+        frames.nodes = NULL
+        frames_close(frames)
+        return status
     frames.lock = 0
     frames.moving = 0
     frames.poisoned = 0
@@ -198,6 +210,9 @@ cdef void frames_close(frames_t *frames) noexcept nogil:
         bitmap_close(&frames.bitmap)
         bitmap_close(&frames.balloon)
         ledger_close(frames.ledger)
+        stock_close(frames)
+        nodes_close(frames.nodes)
+        frames.nodes = NULL
         frames.ledger = NULL
 
 
@@ -213,6 +228,12 @@ cdef inline void hold(frames_t *frames, uint32_t frame, uint32_t stack) noexcept
     """Make a frame that was taken off its list a held one, which goes back to stack number ``stack``."""
     mrm_store16(&frames.frame[frame].depth, <uint16_t>stack)
     mrm_store32(&frames.frame[frame].status, MRM_FRAME_HELD)
+
+
+cdef inline uint32_t home(const frames_t *frames, const stack_t *stack, uint32_t frame) noexcept nogil:
+    """Number of the stack that a frame taken for ``stack`` goes back to: that, unless it lies on a far node."""
+    cdef uint32_t number = <uint32_t>(stack - frames.stacks)
+    return number if frames.nodes == NULL else near_home(frames, number, frame)
 
 
 cdef inline bint wants_clearing(const frames_t *frames, uint32_t frame, int how) noexcept nogil:
@@ -245,7 +266,7 @@ cdef uint32_t cleared(frames_t *frames, uint32_t account, uint32_t frame) noexce
 cdef int frames_take_cleared(frames_t *frames, uint32_t account, uint32_t *frame) noexcept nogil:
     """Hold a frame of zeros in the place of ``frame``, which ``frames_take`` left to be cleared."""
     frame[0] = cleared(frames, account, frame[0])
-    hold(frames, frame[0], <uint32_t>(own_stack(frames, account) - frames.stacks))
+    hold(frames, frame[0], home(frames, own_stack(frames, account), frame[0]))
     return MRM_OK
 
 
@@ -270,13 +291,15 @@ cdef uint64_t stack_changes(const frames_t *frames, uint32_t account) noexcept n
     return changes
 
 
-cdef size_t steal(frames_t *frames, uint32_t account, uint32_t *taken, size_t least, size_t most) noexcept nogil:
+cdef size_t steal(
+    frames_t *frames, uint32_t account, const stack_t *own, uint32_t *taken, size_t least, size_t most
+) noexcept nogil:
     """Take from any of an account's stacks until there are ``least``; fewer when no more are free.
 
     The lock is held.
     """
     cdef stack_t *stacks = &frames.stacks[account << frames.cpu_shift]
-    cdef uint32_t first = <uint32_t>(own_stack(frames, account) - stacks), i
+    cdef uint32_t first = <uint32_t>(own - stacks), i
     cdef size_t n = 0, before
     cdef uint64_t changes
     while n < least:
@@ -306,27 +329,35 @@ cdef void reclaim(frames_t *frames, uint32_t account) noexcept nogil:
 
 
 cdef size_t gather(
-    frames_t *frames, uint32_t account, int how, uint32_t *taken, size_t least, size_t most
+    frames_t *frames, uint32_t account, int how, const stack_t *own, uint32_t *taken, size_t least, size_t most
 ) noexcept nogil:
     """Charge an account for frames, or take them from its own stacks: ``least`` to ``most``, or too few.
 
     In this order: what it is entitled to, as many as there are; what is in its stacks; and what
-    can be lent, no more than needed. The lock is held.
+    can be lent, no more than needed. Where frames are told apart by nodes, of each the nearest.
+    The lock is held.
     """
     cdef account_t *payer = &frames.books.account[account]
-    cdef uint32_t promised = entitled(&frames.books, payer, False)
-    cdef size_t n = common_take(
-        frames, account, taken, <uint32_t>least, <uint32_t>min(<size_t>promised, most)
-    )
+    cdef uint32_t promised
     cdef bint lent = how & MRM_OVERDRAFT or payer.lends
+    cdef size_t n
+    if frames.nodes == NULL:
+        promised = entitled(&frames.books, payer, False)
+        n = common_take(frames, account, taken, <uint32_t>least, <uint32_t>min(<size_t>promised, most))
+    else:
+        n = near_take(frames, account, <uint32_t>(own - frames.stacks), taken, least, most)
+        most = least                # what is far away fills no stack up
     if n < least:
-        n += steal(frames, account, taken + n, least - n, most - n)
+        n += steal(frames, account, own, taken + n, least - n, most - n)
     if n < least and lent:
         if entitled(&frames.books, payer, True) < least - n:
             reclaim(frames, account)
         promised = entitled(&frames.books, payer, True)
         promised = min(promised, <uint32_t>(least - n))
-        n += common_take(frames, account, taken + n, promised, promised)
+        if frames.nodes == NULL:
+            n += common_take(frames, account, taken + n, promised, promised)
+        else:
+            n += near_borrow(frames, account, <uint32_t>(own - frames.stacks), taken + n, promised)
     return n
 
 
@@ -343,19 +374,21 @@ cdef int take_from_others(frames_t *frames, uint32_t account, int how, stack_t *
     cdef bint waits
     mrm_lock(&frames.lock)
     books_begin(frames, payer)
-    n = gather(frames, account, how, batch, 1, BATCH)
+    n = gather(frames, account, how, stack, batch, 1, BATCH)
     waits = n == 0 and is_in_hand(frames, account, how, 1)
     if waits and not how & LATER:
         stock_pause(frames)
         books_begin(frames, payer)
-        n = gather(frames, account, how, batch, 1, BATCH)
+        n = gather(frames, account, how, stack, batch, 1, BATCH)
         stock_resume(frames)
     if n > 1:
         stack_push(frames.frame, stack, batch + 1, n - 1)
     books_end(frames, payer)
     mrm_unlock(&frames.lock)
     if n:
-        return take_one(frames, account, how, batch[0], stack, frame)
+        return take_one(
+            frames, account, how, batch[0], &frames.stacks[home(frames, stack, batch[0])], frame
+        )
     frame[0] = NO_FRAME
     return LATER if waits and how & LATER else refuse_take(frames, account, how, 1, 0)
 
@@ -380,13 +413,13 @@ cdef int take_many_from_others(
     books_begin(frames, payer)
     if n < LARGE:
         found = stack_pop_many(frames.frame, stack, taken, 1, n)
-    found += gather(frames, account, how, taken + found, n - found, n - found)
+    found += gather(frames, account, how, stack, taken + found, n - found, n - found)
     if found < n:
         common_return(frames, account, taken, found)
         if is_in_hand(frames, account, how, n):
             stock_pause(frames)
             books_begin(frames, payer)
-            found = gather(frames, account, how, taken, n, n)
+            found = gather(frames, account, how, stack, taken, n, n)
             if found < n:
                 common_return(frames, account, taken, found)
             stock_resume(frames)
@@ -407,9 +440,10 @@ cdef void exchange_many(frames_t *frames, uint32_t account, int how, uint32_t *t
     for i in range(i, n):
         if wants_clearing(frames, taken[i], how):
             clean = common_exchange(frames, account, taken[i])
-            if clean == NO_FRAME:
+            if clean != NO_FRAME:
+                taken[i] = clean
+            elif frames.nodes == NULL:  # another node's may be there
                 break
-            taken[i] = clean
     common_refill(frames)
     mrm_unlock(&frames.lock)
 
@@ -445,6 +479,9 @@ cdef int frames_take_many(
         return status
     if mrm_load32(&frames.stock.zeroed):
         exchange_many(frames, account, how, taken, n)
+    if frames.nodes != NULL:
+        hold_near(frames, stack, how, taken, n)
+        return MRM_OK
     for i in range(n):
         if wants_clearing(frames, taken[i], how):
             clear(frames, taken[i])
@@ -452,7 +489,27 @@ cdef int frames_take_many(
     return MRM_OK
 
 
-cdef int64_t gather_run(frames_t *frames, uint32_t account, int how, uint32_t n, uint32_t *longest) noexcept nogil:
+cdef void hold_near(
+    frames_t *frames, const stack_t *stack, int how, const uint32_t *taken, size_t n
+) noexcept nogil:
+    """Hold frames that were taken off their lists, each for a stack that it is near to."""
+    cdef size_t i
+    for i in range(n):
+        if wants_clearing(frames, taken[i], how):
+            clear(frames, taken[i])
+        hold(frames, taken[i], home(frames, stack, taken[i]))
+
+
+cdef inline int64_t take_run(frames_t *frames, uint32_t account, const stack_t *own, uint32_t n) noexcept nogil:
+    """A run of the common list, charged to the account: the lowest, or the nearest; or -1."""
+    if frames.nodes == NULL:
+        return common_take_run(frames, account, n)
+    return near_take_run(frames, account, <uint32_t>(own - frames.stacks), n)
+
+
+cdef int64_t gather_run(
+    frames_t *frames, uint32_t account, int how, const stack_t *own, uint32_t n, uint32_t *longest
+) noexcept nogil:
     """A run, with what is free in the stacks of this account, then of all, and in stock, put into the list before."""
     cdef account_t *payer = &frames.books.account[account]
     cdef bint lent = how & MRM_OVERDRAFT
@@ -463,18 +520,18 @@ cdef int64_t gather_run(frames_t *frames, uint32_t account, int how, uint32_t n,
     if entitled(&frames.books, payer, lent) < n:
         reclaim(frames, account)
     if entitled(&frames.books, payer, lent) >= n:
-        found = common_take_run(frames, account, n)
+        found = take_run(frames, account, own, n)
         if found < 0:
             for i in range(POOL_ACCOUNT, frames.books.accounts):
                 if frames.books.account[i].open:
                     flush_stacks(frames, i)
-            found = common_take_run(frames, account, n)
+            found = take_run(frames, account, own, n)
         if found < 0 and frames.stock.count:
             stock_withdraw(frames)
             books_begin(frames, payer)
             # Asked again, as the lock may have been let go.
             if entitled(&frames.books, payer, lent) >= n:
-                found = common_take_run(frames, account, n)
+                found = take_run(frames, account, own, n)
             longest[0] = bitmap_longest(&frames.bitmap)
             stock_resume(frames)
     return found
@@ -494,7 +551,7 @@ cdef int frames_take_run(
     mrm_lock(&frames.lock)
     books_begin(frames, payer)
     longest = 0
-    found = gather_run(frames, account, how, n, &longest)
+    found = gather_run(frames, account, how, stack, n, &longest)
     books_end(frames, payer)
     longest = max(longest, bitmap_longest(&frames.bitmap))
     alone = frames.books.accounts == POOL_ACCOUNT + 1
@@ -507,7 +564,7 @@ cdef int frames_take_run(
     for i in range(n):
         if wants_clearing(frames, <uint32_t>found + i, how):
             clear(frames, <uint32_t>found + i)
-        hold(frames, <uint32_t>found + i, <uint32_t>(stack - frames.stacks))
+        hold(frames, <uint32_t>found + i, home(frames, stack, <uint32_t>found + i))
     first[0] = <uint32_t>found
     return MRM_OK
 
@@ -536,6 +593,19 @@ cdef inline void push(frames_t *frames, stack_t *stack, const uint32_t *given, s
         mrm_store32(&stack.most, depth)
     if depth > DEEP:
         spill(frames, stack)
+
+
+cdef void push_near(frames_t *frames, const stack_t *own, const uint32_t *given, size_t n) noexcept nogil:
+    """Put frames of one account that were claimed on stacks that they are near to, its own for this processor first."""
+    cdef uint32_t stack
+    cdef size_t i = 0, end
+    while i < n:
+        stack = home(frames, own, given[i])
+        end = i + 1
+        while end < n and home(frames, own, given[end]) == stack:
+            end += 1
+        push(frames, &frames.stacks[stack], given + i, end - i)
+        i = end
 
 
 cdef void give_past(
@@ -618,7 +688,10 @@ cdef int frames_give_many(frames_t *frames, const uint32_t *given, size_t n, int
     if n < LARGE and is_one_owners:
         stack = own_stack(frames, owner)
         if not mrm_load32(&stack.common):
-            push(frames, stack, given, n)
+            if frames.nodes == NULL:
+                push(frames, stack, given, n)
+            else:
+                push_near(frames, stack, given, n)
             return MRM_OK
     give_past(frames, given, n, is_run, is_one_owners)
     return MRM_OK

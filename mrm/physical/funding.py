@@ -34,11 +34,13 @@ from mrm.physical.limits import (
     explain_shortage,
     mount_shortage,
     nothing_found,
+    numbered,
     shmem_thp,
 )
 from mrm.physical.order import Order, Progress
 from mrm.physical.permission import explain_permission, is_refused
 from mrm.physical.placement import bound_nodes
+from mrm.physical.spread import Spread, spreading
 from mrm.physical.substitutes import substitute
 from mrm.sizes import format_size
 from mrm.system.pages import base_page_size, frame_size
@@ -66,6 +68,8 @@ class Funded:
         The file that it is in, in words that continue the sentence.
     file : FrameFile
         The file, which knows what there was before.
+    spread : Spread or None
+        How it lies on several nodes, if that was asked for and there are several.
     """
 
     fd: int
@@ -76,6 +80,7 @@ class Funded:
     description: str
     place: str
     file: FrameFile
+    spread: Spread | None = None
 
     @property
     def kept(self) -> Kept:
@@ -96,7 +101,7 @@ def fund(
     *,
     length: int | None = None,
     huge: str = "prefer",
-    numa_node: int | None = None,
+    numa_node: int | str | None = None,
     path: str | os.PathLike[str] | None = None,
     keep: bool = False,
     name: str | None = None,
@@ -115,8 +120,9 @@ def fund(
     huge : {"prefer", "require", "off"}, optional
         Huge pages or, with a BackingWarning that says why not, the best there is; huge
         pages or an error; small pages.
-    numa_node : int, optional
-        Where the memory has to be. The caller's own memory policy is left alone.
+    numa_node : int, "interleave" or "local", optional
+        Where the memory has to be: on one node, on all in turn, or a share on each. The caller's own
+        memory policy is left alone.
     path : str or path-like, optional
         A directory on a hugetlbfs mount, for a file without a name there; or a file
         name on one, to be shared by name. What a file that exists holds is dropped. Implies
@@ -150,9 +156,9 @@ def fund(
     order = Order(size_bytes, huge, numa_node, path, name, threads, progress, keep)
     order.length = max(length or 0, size_bytes)
     if huge == "off":
-        return _get(order, SMALL)
+        return _told(_get(order, SMALL), stacklevel)
     try:
-        return _get(order, HUGETLB)
+        return _told(_get(order, HUGETLB), stacklevel)
     except FundingError as error:
         if huge == "require" or order.path is not None:
             raise
@@ -162,10 +168,23 @@ def fund(
         message = f"the pool is on {funded.description}, not on huge pages. {shortage}"
         if funded.backing == SMALL:
             message += f" Nor are they transparent huge pages: {_why_not_transparent()}."
+        if funded.spread is not None and funded.spread.uneven:
+            message += f" {funded.spread.uneven}"
         warnings.warn(message, BackingWarning, stacklevel)
     except BaseException:
         funded.give_up()  # whoever makes warnings errors gets no pool
         raise
+    return funded
+
+
+def _told(funded: Funded, stacklevel: int) -> Funded:
+    """Warn of memory that is not spread as it should be, in the name of fund's caller."""
+    if funded.spread is not None and funded.spread.uneven:
+        try:
+            warnings.warn(funded.spread.uneven, BackingWarning, stacklevel + 1)
+        except BaseException:
+            funded.give_up()
+            raise
     return funded
 
 
@@ -215,6 +234,10 @@ def _get_in(order: Order, backing: int, path: str | None) -> Funded:
     began = time.perf_counter()
     try:
         file.make()
+        if order.wish is not None:
+            # Only now: what the file held before is free again.
+            count, numbers = order.nbytes // frame_size(), order.length // frame_size()
+            order.spread, order.alone = spreading(order.wish, backing, count, numbers, order.keep)
         threads = order.threads_for(backing)
         fill(order, backing, file, threads)
         if not file.made_name:
@@ -223,7 +246,9 @@ def _get_in(order: Order, backing: int, path: str | None) -> Funded:
         description = _describe(order, backing, threads, seconds, file.kept)
         count = order.nbytes // frame_size()
         place = _place(order, file)
-        return Funded(file.fd, backing, frame_size(), count, file.kept_path, description, place, file)
+        return Funded(
+            file.fd, backing, frame_size(), count, file.kept_path, description, place, file, order.spread
+        )
     except OSError as error:
         file.undo()
         # Only now: the pages that were got are back, and the figures are those of before.
@@ -255,11 +280,19 @@ def _what(order: Order, backing: int) -> str:
         SMALL: f"pages of {format_size(base_page_size())}",
     }[backing]
     where = "" if order.node is None else f" on NUMA node {order.node}"
+    if order.spread is not None:
+        where = f" on NUMA {numbered(order.spread.nodes)}"
     return f"{format_size(order.nbytes)} of {kind}{where}"
 
 
 def _place(order: Order, file: FrameFile) -> str:
     """What kind of file the frames are in, and where."""
+    where = order.spread.words if order.spread is not None else order.alone
+    return ", ".join(filter(None, [_file(order, file), where]))
+
+
+def _file(order: Order, file: FrameFile) -> str:
+    """What kind of file it is."""
     if file.kept_path is not None:
         return f"in the file {file.kept_path}"
     if file.directory is None:
@@ -284,10 +317,12 @@ def _describe(order: Order, backing: int, threads: int, seconds: float, kept: Ke
 def _why(order: Order, backing: int, error: OSError, directory: str | None) -> str:
     """The sentence of a refusal."""
     if backing == HUGETLB:
-        bound = bound_nodes() if order.node is None else None
+        bound = bound_nodes() if order.node is None and order.spread is None else None
         reason = explain_shortage(
             order.missing, error.errno, order.node, call=error.filename, directory=directory, bound=bound
         )
+        if order.spread is not None:
+            reason = f"{reason} {order.spread.shortage()}".strip()
         if order.keep and order.length > order.nbytes:
             reason += " To have what is in the file, and no more, ask for a smaller size"
     else:

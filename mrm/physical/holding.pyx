@@ -18,6 +18,7 @@ from mrm cimport MRM_FRAME_HELD, MRM_FRAME_INFLATED, MRM_FRAME_READY
 from mrm.physical.bitmap cimport bitmap_give_run, bitmap_withhold
 from mrm.physical.books cimport COMMITTED, NOBODY, POOL_ACCOUNT, charge
 from mrm.physical.common cimport books_begin, books_end
+from mrm.physical.near cimport near_home
 from mrm.physical.stack cimport mrm_load32, mrm_store16, mrm_store32
 
 
@@ -42,7 +43,9 @@ cdef void frames_hold_first(frames_t *frames, uint32_t n, const uint32_t *holes,
         if k < count and holes[k] == i:
             k += 1
         elif mrm_load32(&frames.frame[i].status) != MRM_FRAME_INFLATED:
-            mrm_store16(&frames.frame[i].depth, <unsigned short>stack)
+            mrm_store16(
+                &frames.frame[i].depth, <unsigned short>(stack if frames.nodes == NULL else near_home(frames, stack, i))
+            )
             mrm_store32(&frames.frame[i].status, MRM_FRAME_HELD)
             run += 1
             held += 1

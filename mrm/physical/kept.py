@@ -21,15 +21,26 @@ import os
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from mrm.errors import FundingError
 from mrm.physical import holes
-from mrm.physical.labour import Task
 from mrm.system.calls import system_call
 from mrm.system.pages import frame_size
 
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _NO_PAGE = (errno.ENOSPC, errno.ENOMEM)
+
+
+class FrameTask(Protocol):
+    """A task that is about one frame."""
+
+    @property
+    def frame(self) -> int:
+        """Which."""
+
+    def __call__(self) -> int:
+        """Do it; the bytes that were done."""
 
 
 @dataclass
@@ -74,7 +85,7 @@ class Kept:
         """Whether every page of that size is there."""
         return not self.size or pages(fd) * frame_size() >= self.size
 
-    def tasks(self, fd: int, wanted: int | None = None) -> Iterator[Task]:
+    def tasks(self, fd: int, wanted: int | None = None) -> Iterator[FrameTask]:
         """Tasks for one thread: each frame of that size asked for, and fetched where it is missing.
 
         All, if ``wanted`` is not given; otherwise the lowest ``wanted``, and the others are as before.
@@ -83,7 +94,7 @@ class Kept:
         for frame in range(self.size // frame_size()):
             yield _Frame(self, fd, frame, wanted)
 
-    def look(self, fd: int, wanted: int) -> Iterator[Task]:
+    def look(self, fd: int, wanted: int) -> Iterator[FrameTask]:
         """Have the kernel tell which frames have no page: tasks to fetch the lowest ``wanted``; the others stay so.
 
         Raises

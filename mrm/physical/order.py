@@ -8,6 +8,7 @@ from mrm.physical.backings import PART, check_threads, useful_threads
 from mrm.physical.framefile import check_name
 from mrm.physical.kept import pages_at
 from mrm.physical.limits import nodes
+from mrm.physical.spread import Spread, check_node
 from mrm.sizes import format_size
 from mrm.system.pages import frame_size
 
@@ -24,7 +25,7 @@ class Order:
         self,
         nbytes: int,
         huge: str,
-        node: int | None,
+        node: int | str | None,
         path: str | os.PathLike[str] | None,
         name: str | None,
         threads: int | None,
@@ -43,15 +44,13 @@ class Order:
             raise ArgumentError('a file on a hugetlbfs mount has huge pages: leave out path, or huge="off"')
         if keep and (path is None or os.path.isdir(path)):
             raise ArgumentError("keep=True is for a file with a name on a hugetlbfs mount: give its path")
-        if node is not None and node not in nodes():
-            raise ArgumentError(
-                f"this machine has no NUMA node {node!r}; it has {', '.join(map(str, nodes()))}"
-            )
+        self.node, self.wish = check_node(node, nodes())
+        self.spread: Spread | None = None  # what the wish comes to, once it is known of which memory
+        self.alone = ""  # or why it comes to nothing
         check_threads(threads)
         check_name(name or "")
         self.nbytes = nbytes
         self.length = nbytes
-        self.node = node
         self.path = None if path is None else os.fspath(path)
         self.name = name or "mrm"
         self.threads = threads

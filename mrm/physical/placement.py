@@ -6,18 +6,20 @@ no target, and huge pages in ``/proc/self/smaps``. Where a container's filter re
 move_pages, as Docker's does, get_mempolicy tells the same, an address a call.
 
 A policy belongs to a thread, and threads inherit it. The caller's is never touched: what
-needs another one is done by threads of ``labour``, which end with the job.
+needs another one is done by threads of ``labour``, which end with the job. mbind would not do:
+hugetlbfs keeps no policy of a file, so that fallocate and other mappings do not see it
+(system/policy.pyx).
 """
 
 import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mrm.physical.permission import is_refused
 from mrm.system.calls import system_call
 
-_MPOL_DEFAULT, _MPOL_BIND = 0, 2
+_MPOL_DEFAULT, _MPOL_BIND, _MPOL_INTERLEAVE = 0, 2, 3
 _MPOL_F_NODE_ADDR = 1 | 2  # the node of the page at an address
 _NODE_BITS = 1024
 # One call's share: 4096 addresses and answers are 48 KiB.
@@ -35,6 +37,18 @@ def bind_thread(node: int) -> None:
     mask = (1 << node).to_bytes(_NODE_BITS // 8, "little")
     # The kernel reads one bit less than it is told.
     system_call("set_mempolicy", _MPOL_BIND, mask, _NODE_BITS + 1)
+
+
+def interleave_thread(nodes: Iterable[int]) -> None:
+    """Have the calling thread take memory from nodes in turn, for the rest of its life.
+
+    Parameters
+    ----------
+    nodes : iterable of int
+        Which. Where one has none left, the kernel goes to another.
+    """
+    mask = sum(1 << node for node in nodes).to_bytes(_NODE_BITS // 8, "little")
+    system_call("set_mempolicy", _MPOL_INTERLEAVE, mask, _NODE_BITS + 1)
 
 
 def free_thread() -> None:
@@ -75,6 +89,26 @@ def places(address: int, nbytes: int, page_size: int) -> Counter[int]:
         Pages by node; those that the kernel tells no node of by ``-errno``.
     """
     found: Counter[int] = Counter()
+    for where in nodes_of(address, nbytes, page_size):
+        found.update(where)
+    return found
+
+
+def node_at(address: int) -> int | None:
+    """The node of the page at an address; None if the kernel tells none, as of a page not touched from here yet."""
+    pages, where = array.array("Q", [address]), array.array("i", [-1])
+    try:
+        system_call("move_pages", 0, 1, pages.buffer_info()[0], 0, where.buffer_info()[0], 0)
+    except OSError as error:
+        if not is_refused(error):
+            raise
+        # This one touches what it asks about.
+        where = _nodes_one_by_one(pages)
+    return where[0] if where[0] >= 0 else None
+
+
+def nodes_of(address: int, nbytes: int, page_size: int) -> "Iterator[array.array[int]]":
+    """The node of each of these pages, some thousand at a time, or ``-errno``."""
     step = _PAGES_A_CALL * page_size
     for first in range(address, address + nbytes, step):
         pages = array.array("Q", range(first, min(first + step, address + nbytes), page_size))
@@ -85,8 +119,7 @@ def places(address: int, nbytes: int, page_size: int) -> Counter[int]:
             if not is_refused(error):
                 raise
             where = _nodes_one_by_one(pages)
-        found.update(where)
-    return found
+        yield where
 
 
 def _nodes_one_by_one(pages: Sequence[int]) -> "array.array[int]":

@@ -4,6 +4,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from mrm cimport mrm_layout, mrm_stats
 from mrm.physical.frames cimport frames_t
+from mrm.physical.nodes cimport nodes_t
+from mrm.system.policy cimport policy_t
 from mrm.system.ranges cimport range_t
 
 
@@ -24,6 +26,7 @@ cdef struct pool_t:
     size_t whole                # bytes of a mapping of all frames: ends with a page table
     range_t *arena              # window and views
     frames_t frames
+    policy_t policy             # of whoever fetches memory for it; mode 0: the thread's own, or that of frames.nodes
     void *shortage              # mrm_shortage: whom takers call that find too few frames, or NULL
     void *shortage_context
     void *shortage_kept         # a callback that the pool keeps alive
@@ -39,7 +42,7 @@ cdef struct pool_t:
 
 cdef int pool_open(
     pool_t **opened, int fd, int backing, uint32_t frame_count, uint32_t funded, uint32_t frame_shift, uint32_t views,
-    int dumped, const char *name, bint reserve
+    int dumped, const char *name, bint reserve, nodes_t *nodes
 ) noexcept nogil
 cdef void pool_retain(pool_t *pool) noexcept nogil
 cdef void pool_release(pool_t *pool) noexcept nogil

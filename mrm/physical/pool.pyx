@@ -24,6 +24,7 @@ from mrm cimport (
 from mrm.physical.audit cimport frames_audit, frames_count
 from mrm.physical.frames cimport frame_counts_t, frames_close, frames_open, frames_state
 from mrm.physical.ledger cimport ledger_line
+from mrm.physical.nodes cimport nodes_close, nodes_t
 from mrm.physical.refusals cimport refuse_frame
 from mrm.physical.whole cimport map_whole_file, whole_bytes
 from mrm.physical.zeroing cimport zeroing_end
@@ -124,9 +125,12 @@ cdef uint32_t _view_count(uint64_t stride, uint32_t wanted) noexcept nogil:
 
 cdef int pool_open(
     pool_t **opened, int fd, int backing, uint32_t frame_count, uint32_t funded, uint32_t frame_shift, uint32_t views,
-    int dumped, const char *name, bint reserve
+    int dumped, const char *name, bint reserve, nodes_t *nodes
 ) noexcept nogil:
-    """A pool of the frames in ``fd``, which it then owns; one user. Those from ``funded`` on have no memory."""
+    """A pool of the frames in ``fd``, which it then owns; one user. Those from ``funded`` on have no memory.
+
+    ``nodes`` says which frames are near whom, if that is to matter. It is freed if there is no pool.
+    """
     cdef uint64_t nbytes = <uint64_t>frame_count << frame_shift
     cdef uint64_t span = sharing_span() if backing == MRM_BACKING_HUGETLB else 0
     cdef uint64_t stride = LEAST_STRIDE
@@ -138,6 +142,7 @@ cdef int pool_open(
         stride_shift += 1
     pool = <pool_t *>calloc(1, sizeof(pool_t))
     if pool == NULL:
+        nodes_close(nodes)
         return mrm_fail(failure(), MRM_NO_MEMORY, 0, 12, NULL, sizeof(pool_t), b"no memory for a pool's own tables")
     pool.fd = -1
     pool.layout.backing = backing
@@ -154,11 +159,13 @@ cdef int pool_open(
             b"%u views of a stride of %llu MiB are more than the %u that addresses suffice for: ask for fewer (views=)",
             views - 1, <unsigned long long>(stride >> 20), pool.layout.view_count - 1,
         )
+        nodes_close(nodes)
         free(pool)
         return status
     pool.whole = whole_bytes(nbytes, backing == MRM_BACKING_HUGETLB)
-    status = frames_open(&pool.frames, frame_count, funded, frame_shift, name, reserve)
+    status = frames_open(&pool.frames, frame_count, funded, frame_shift, name, reserve, nodes)
     if status != MRM_OK:
+        nodes_close(nodes)
         free(pool)
         return status
     # Before the range is registered: from then on classify() may meet the pool.

@@ -47,7 +47,7 @@ SUITES = {
     "settings": ("test_limits_machine",),
     # seven mutators, threads that move, processors that go; several nodes
     "processors": ("test_processors",),
-    "nodes": ("test_nodes",),
+    "nodes": ("test_nodes", "test_spread", "test_near"),
     # a host that asks a guest for memory, and gives it back
     "balloon": ("test_guest_balloon",),
     # commands that people run
