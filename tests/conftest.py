@@ -6,7 +6,7 @@ import pathlib
 import subprocess
 
 import pytest
-from helpers import FRAME, open_files, own_mappings, stamp_all
+from helpers import FRAME, MANY, FakePool, open_files, own_mappings, stamp_all
 from limited import own_mounts
 from sharing import KINDS, SIZE, options_of
 
@@ -79,6 +79,14 @@ def pool(huge):
     if not pool.closed:
         pool.audit()
         pool.close()
+
+
+@pytest.fixture
+def fake_pool():
+    """MANY frames on the fake, for what touches none of them; audited at the end."""
+    with FakePool(MANY) as pool:
+        yield pool
+        pool.audit()
 
 
 @pytest.fixture

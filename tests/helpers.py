@@ -87,6 +87,13 @@ def fill(reservation, slots, protection="rw"):
     return list(frames)
 
 
+def fill_run(reservation, first, n, protection="rw"):
+    """Take a run of frames, and map it from a slot on by one call."""
+    frames = reservation.pool.take_run(n)
+    commit(reservation, "map", range(first, first + n), frames, protection)
+    return list(frames)
+
+
 def give_all(pool, *reservations):
     """Close the reservations, and give every frame that is held."""
     for reservation in reservations:
@@ -111,6 +118,8 @@ def counts_of(explanation):
 
 
 # ---- pools -------------------------------------------------------------------------
+
+MANY = 64  # frames of the fixture ``fake_pool``
 
 
 class FakePool:

@@ -1,4 +1,4 @@
-"""Kernels that are made up: their settings and figures as files below a folder, and a pool that lives on one."""
+"""Kernels that are made up: settings and figures as files below a folder; a pool that lives on one, and its scaler."""
 
 import threading
 from types import SimpleNamespace
@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from helpers import FRAME
 
 from mrm.errors import ClosedError
+from mrm.physical.autoscale import Autoscaler
 from mrm.system.pages import huge_pages_folder
 
 #: The kernel's pool of huge pages of a frame's size, on all nodes and on node 1.
@@ -127,3 +128,37 @@ class ScaledPool:
         frames = abs(frames)
         self.calls.append((name, frames, where))  # when all is done: another thread may look
         return SimpleNamespace(frames=frames, nbytes=frames * FRAME, seconds=0.001, error=None)
+
+
+def scaler(pool, now, minimum=30, maximum=80, **options):
+    """An Autoscaler of a made-up pool, that is told when to look."""
+    sizes = {"headroom": 20, "leave_free": 10, "step": 8} | options
+    sizes = {
+        name: value * FRAME if name in ("headroom", "leave_free", "leave_memory", "step") else value
+        for name, value in sizes.items()
+    }
+    made = Autoscaler(
+        pool,
+        minimum * FRAME,
+        maximum * FRAME,
+        root=pool.kernel.root,
+        clock=lambda: now.time,
+        start=False,
+        **sizes,
+    )
+    made.turn()
+    return made
+
+
+def actions(pool):
+    """What the pool was told since this was asked last."""
+    done, pool.calls = pool.calls, []
+    return done
+
+
+def in_group(kernel, options="", **files):
+    """This process is in a group whose files these are, by their names with "_" for "." and "__" for the size."""
+    kernel.write("proc/self/cgroup", "0::/g")
+    kernel.write("proc/self/mountinfo", f"29 23 0:26 / /cg rw - cgroup2 cgroup2 rw{options}")
+    for name, text in files.items():
+        kernel.write(f"cg/g/{name.replace('__', f'.{FRAME >> 20}MB.').replace('_', '.')}", text)

@@ -1,28 +1,22 @@
-"""Accounts: promises kept, overdrafts, credits, contents, shortages, and what threads do to them.
+"""Accounts: promises kept, overdrafts, credits, and what threads do to them.
 
-Where nothing is touched the pools are opened on the fake. Watermarks are exact while one
-processor is used, so the tests of those stay on one.
+All on the fake, as nothing is touched. Watermarks are exact while one processor is used, so the
+tests of those stay on one.
 """
 
 import os
 import random
-import sys
 import threading
 
 import pytest
-from helpers import FRAME, FakePool, running_on, stamp, stamp_at
+from helpers import FRAME, MANY, FakePool, running_on
 
 import mrm
 
-MANY = 64
-
 
 @pytest.fixture
-def pool():
-    """64 frames on the fake, audited at the end."""
-    with FakePool(MANY) as pool:
-        yield pool
-        pool.audit()
+def pool(fake_pool):
+    return fake_pool
 
 
 def one_processor():
@@ -30,7 +24,7 @@ def one_processor():
     return running_on(min(os.sched_getaffinity(0)))
 
 
-# ---- accounts ------------------------------------------------------------------------------
+# ---- promises ------------------------------------------------------------------------
 
 
 def test_a_balance_is_a_promise(pool):
@@ -244,6 +238,48 @@ def test_watermarks_are_exact_on_one_processor(pool):
         assert (stats.balance_low, stats.limit_low, stats.limit_high) == (40, 40, 50)
 
 
+def test_promises_hold_in_a_race():
+    with FakePool(MANY) as pool:
+        pool.fund("overdraft", 8 * FRAME)
+        accounts = [pool.account(f"account {i}") for i in range(6)]
+        for account in accounts:
+            account.fund(6)
+        failures = []
+
+        def work(number):
+            choose, account, mine = random.Random(number), accounts[number % 6], []
+            take_one = pool.take if number > 5 else lambda: account.take(overdraft=True)
+            try:
+                for _ in range(1500):
+                    mine += account.take(6 - len(mine)) if choose.random() < 0.5 and number < 6 else []
+                    for _ in range(choose.randrange(3)):
+                        try:
+                            mine.append(take_one())
+                        except mrm.OutOfFrames:
+                            pass
+                    if choose.random() < 0.05:
+                        account.flush()
+                    choose.shuffle(mine)
+                    keep = choose.randrange(4)
+                    given, mine = mine[keep:], mine[:keep]
+                    pool.give(given, reuse="now")
+                pool.give(mine)
+            except BaseException as failure:
+                failures.append(failure)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert pool.audit().held == 0
+        assert pool.funds["overdraft"].available == 8
+
+
+# ---- names and ends ------------------------------------------------------------------
+
+
 def test_an_account_closes_when_it_holds_nothing(pool):
     heap = pool.account("heap")
     heap.fund(4)
@@ -311,268 +347,3 @@ def test_a_closed_pool_has_no_accounts():
             use()
     assert "closed pool" in repr(heap)
     assert "closed pool" in repr(fund)
-
-
-# ---- contents --------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def real(huge):
-    with mrm.Pool(16 * FRAME, huge=huge) as pool:
-        yield pool
-        pool.audit()
-
-
-def write_all(pool, frames):
-    for frame in frames:
-        stamp(pool.address(frame), 77)
-
-
-def test_a_frame_of_another_account_is_cleared(real):
-    a, b = real.account("a"), real.account("b")
-    a.fund(8)
-    b.fund(8)
-    write_all(real, frames := a.take(8))
-    write_all(real, b.take(8))
-    real.give(frames)
-    again = a.take(8)
-    assert {stamp_at(real.address(frame)) for frame in again} == {77}  # within an account it is not
-    real.give(again)
-    a.flush()
-    a.transfer(b, 8)
-    taken = b.take(8)
-    assert sorted(taken) == sorted(frames)
-    assert {bytes(real[frame]) for frame in taken} == {bytes(FRAME)}
-
-
-@pytest.mark.parametrize("one_shares", [False, True])
-def test_contents_are_shared_where_both_agree(real, one_shares):
-    a, b = real.account("a", share_contents=True), real.account("b", share_contents=not one_shares)
-    a.fund(16)
-    write_all(real, frames := a.take(16))
-    real.give(frames)
-    a.flush()
-    a.fund(-16)
-    b.fund(16)
-    assert {stamp_at(real.address(frame)) for frame in b.take(16)} == ({0} if one_shares else {77})
-
-
-@pytest.mark.parametrize("how", ["one", "array", "run"])
-def test_zeroed_frames_are_zero(real, how):
-    a = real.account("a")
-    a.fund(4)
-    take = {
-        "one": lambda: [a.take(zeroed=True) for _ in range(4)],
-        "array": lambda: a.take(4, zeroed=True),
-        "run": lambda: a.take_run(4, zeroed=True),
-    }[how]
-    for _ in range(2):
-        frames = take()
-        assert {bytes(real[frame]) for frame in frames} == {bytes(FRAME)}
-        write_all(real, frames)
-        real.give(frames)
-
-
-def test_a_closed_accounts_frames_are_cleared_for_its_successor(real):
-    a = real.account("a", share_contents=True)
-    a.fund(16)
-    write_all(real, frames := a.take(16))
-    real.give(frames)
-    a.close()
-    b = real.account("b", share_contents=True)
-    assert b.number == a.number
-    b.fund(16)
-    assert {stamp_at(real.address(frame)) for frame in b.take(16)} == {0}
-
-
-# ---- shortages ----------------------------------------------------------------------------------
-
-
-def test_a_shortage_is_told_and_the_taker_tried_again(pool):
-    heap = pool.account("heap")
-    heap.fund(4)
-    held, told = list(heap.take(4)), []
-
-    def relieve(name, wanted):
-        told.append((name, wanted))
-        pool.give([held.pop() for _ in range(wanted)])
-
-    pool.on_shortage(relieve)
-    heap.take()
-    heap.take(2)
-    assert told == [("heap", 1), ("heap", 2)]
-    pool.on_shortage(None)
-    with pytest.raises(mrm.OutOfFrames):
-        heap.take(2)
-    assert len(told) == 2
-
-
-def test_a_callback_that_frees_nothing_or_to_another_is_called_once(pool):
-    heap = pool.account("heap")
-    held, told = pool.take(MANY), []
-    pool.on_shortage(lambda *what: told.append(what))
-    with pytest.raises(mrm.OutOfFrames):
-        pool.take()
-    with pytest.raises(mrm.OutOfFrames):
-        heap.take_run(2)
-    assert told == [("pool", 1), ("heap", 2)]
-    pool.on_shortage(lambda name, wanted: pool.give(held[0]))
-    with pytest.raises(mrm.OutOfFrames):
-        heap.take()
-
-
-def test_a_callback_may_close_the_pool():
-    pool = mrm.Pool(2 * FRAME, huge="off")
-    pool.take(2)
-    pool.on_shortage(lambda name, wanted: pool.close())
-    with pytest.raises(mrm.OutOfFrames):
-        pool.take()
-    assert pool.closed
-
-
-def test_what_a_callback_takes_does_not_call_it_again(pool):
-    pool.take(MANY)
-    told = []
-
-    def take_more(name, wanted):
-        told.append(wanted)
-        with pytest.raises(mrm.OutOfFrames):
-            pool.take(3)
-
-    pool.on_shortage(take_more)
-    with pytest.raises(mrm.OutOfFrames):
-        pool.take()
-    with pytest.raises(mrm.OutOfFrames):
-        pool.take(MANY + 1)  # which nobody could give: no shortage
-    assert told == [1]
-
-
-def test_a_callback_that_raises_is_reported_and_the_taker_refused(pool, monkeypatch):
-    pool.take(MANY)
-    reported = []
-    monkeypatch.setattr(sys, "unraisablehook", reported.append)
-    pool.on_shortage(lambda name, wanted: 1 / 0)
-    with pytest.raises(mrm.OutOfFrames):
-        pool.take()
-    assert [type(report.exc_value) for report in reported] == [ZeroDivisionError]
-    reported.clear()
-    with pytest.raises(mrm.ArgumentError, match="a function"):
-        pool.on_shortage(3)
-
-
-# ---- from C -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def table(pool):
-    """The C table by cffi, and the pool's handle."""
-    pytest.importorskip("cffi")
-    from mrm.cffi import api, ffi
-
-    handle = api.pool_from_object(ffi.cast("void *", id(pool)))
-    yield api, ffi, handle
-    api.pool_release(handle)
-
-
-def test_accounts_from_c(table, pool):
-    api, ffi, handle = table
-    number, fund, frame = ffi.new("uint32_t *"), ffi.new("uint32_t *"), ffi.new("uint32_t *")
-    name = ffi.new("char[]", b"heap")
-    options = ffi.new("mrm_account_options *", {"size": ffi.sizeof("mrm_account_options"), "name": name})
-    assert api.account_open(handle, options, number) == 0
-    assert api.account_open(handle, options, number) == -1
-    found = ffi.new("uint32_t *")
-    assert api.account_find(handle, name, found) == 0
-    assert found[0] == number[0] == pool.accounts["heap"].number
-    assert api.fund_open(handle, b"overdraft", fund) == 0
-    assert api.fund_transfer(handle, 0, fund[0], 2) == 0
-    assert api.account_fund(handle, number[0], 1) == 0
-    assert api.account_take(handle, number[0], 0, frame) == 0
-    assert api.account_take(handle, number[0], 0, frame) == -3
-    assert api.account_take(handle, number[0], 1, frame) == 0
-    assert api.account_of(handle, frame[0], found) == 0
-    assert found[0] == number[0]
-    stats = ffi.new("mrm_account_stats *", {"size": ffi.sizeof("mrm_account_stats")})
-    assert api.account_stats(handle, number[0], stats) == 0
-    assert (stats.balance, stats.allocated, stats.overdrawn, stats.limit) == (1, 2, 1, MANY)
-    known = stats.size = 24  # an older caller's: no more of it is written
-    stats.allocated = 99
-    assert api.account_stats(handle, number[0], stats) == 0
-    assert (stats.size, stats.balance, stats.allocated) == (known, 1, 99)
-
-
-def test_what_c_gets_wrong_is_refused(table, pool):
-    api, ffi, handle = table
-    frame = ffi.new("uint32_t *")
-    said = lambda: ffi.string(api.failure().text).decode()  # noqa: E731
-    for wrong in (0, 7, 2**32 - 1):
-        assert api.account_take(handle, wrong, 0, frame) == -1
-        assert f"account {wrong} is none of this pool's" in said()
-        assert api.account_fund(handle, wrong, 1) == -1
-        assert api.fund_stats(handle, wrong + 3 if wrong < 9 else wrong, ffi.new("mrm_fund_stats *")) == -1
-    assert api.account_take(handle, 1, 4, frame) == -1
-    assert "not 4" in said()
-    assert api.account_flush(handle, 1, 2, ffi.NULL) == -1
-    for size in (0, 1000):
-        options = ffi.new("mrm_account_options *", {"size": size})
-        assert api.account_open(handle, options, frame) == -1
-        assert "sizeof(mrm_account_options)" in said()
-    assert api.account_find(handle, ffi.NULL, frame) == -1
-
-
-def test_a_c_callback_is_called_on_a_shortage(table, pool):
-    api, ffi, handle = table
-    held = list(pool.take(MANY))
-
-    @ffi.callback("void (void *, mrm_pool *, uint32_t, size_t)")
-    def relieve(context, which, account, wanted):
-        assert (int(ffi.cast("intptr_t", context)), which, account, wanted) == (42, handle, 1, 1)
-        assert api.give(which, held.pop(), 0) == 0
-
-    frame = ffi.new("uint32_t *")
-    assert api.pool_on_shortage(handle, relieve, ffi.cast("void *", 42)) == 0
-    assert api.take(handle, frame) == 0
-    assert api.pool_on_shortage(handle, ffi.NULL, ffi.NULL) == 0
-    assert api.take(handle, frame) == -3
-
-
-# ---- threads ---------------------------------------------------------------------------------------
-
-
-def test_promises_hold_in_a_race():
-    with FakePool(MANY) as pool:
-        pool.fund("overdraft", 8 * FRAME)
-        accounts = [pool.account(f"account {i}") for i in range(6)]
-        for account in accounts:
-            account.fund(6)
-        failures = []
-
-        def work(number):
-            choose, account, mine = random.Random(number), accounts[number % 6], []
-            take_one = pool.take if number > 5 else lambda: account.take(overdraft=True)
-            try:
-                for _ in range(1500):
-                    mine += account.take(6 - len(mine)) if choose.random() < 0.5 and number < 6 else []
-                    for _ in range(choose.randrange(3)):
-                        try:
-                            mine.append(take_one())
-                        except mrm.OutOfFrames:
-                            pass
-                    if choose.random() < 0.05:
-                        account.flush()
-                    choose.shuffle(mine)
-                    keep = choose.randrange(4)
-                    given, mine = mine[keep:], mine[:keep]
-                    pool.give(given, reuse="now")
-                pool.give(mine)
-            except BaseException as failure:
-                failures.append(failure)
-
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert failures == []
-        assert pool.audit().held == 0
-        assert pool.funds["overdraft"].available == 8

@@ -1,19 +1,17 @@
-"""Autoscaler: rules on readings that are made up, and turns on a made-up pool and kernel.
+"""Autoscaler: when it grows and when it shrinks, on a made-up pool and kernel.
 
 A pool of a hundred frames on a kernel of a hundred huge pages: what the pool gives back, the kernel
-has. Nothing here waits for time to pass: the clock is made up, too.
+has. Nothing here waits for time to pass: the clock is made up, too. Memory in general, and the
+limits of control groups, are test_autoscale_limits.py's.
 """
 
-import itertools
 from types import SimpleNamespace
 
 import pytest
 from helpers import FRAME
-from madeup import POOL, STALL, Kernel, ScaledPool
+from madeup import POOL, Kernel, ScaledPool, actions, in_group, scaler
 
 from mrm.errors import ArgumentError, FundingError
-from mrm.physical.autoscale import Autoscaler
-from mrm.physical.scaling import Marks, Near, Policy, Reading
 
 
 @pytest.fixture
@@ -32,32 +30,7 @@ def now():
     return SimpleNamespace(time=100.0)
 
 
-def scaler(pool, now, minimum=30, maximum=80, **options):
-    """One that is told when to look."""
-    sizes = {"headroom": 20, "leave_free": 10, "step": 8} | options
-    sizes = {
-        name: value * FRAME if name in ("headroom", "leave_free", "leave_memory", "step") else value
-        for name, value in sizes.items()
-    }
-    made = Autoscaler(
-        pool,
-        minimum * FRAME,
-        maximum * FRAME,
-        root=pool.kernel.root,
-        clock=lambda: now.time,
-        start=False,
-        **sizes,
-    )
-    made.turn()
-    return made
-
-
-def actions(pool):
-    done, pool.calls = pool.calls, []
-    return done
-
-
-# ---- growing ---------------------------------------------------------------------------
+# ---- growing -------------------------------------------------------------------------
 
 
 def test_it_grows_ahead_of_demand_and_stops_at_its_headroom(pool, now):
@@ -110,7 +83,16 @@ def test_growing_leaves_the_cushion_and_half_of_it_more(pool, now):
     assert "too few would be left" in scale.log[-1]
 
 
-# ---- shrinking -------------------------------------------------------------------------
+def test_broken_frames_are_no_memory(kernel, now):
+    """A pool of 30 of which 4 are broken is below a minimum of 30."""
+    kernel.free = 60
+    pool = ScaledPool(kernel, funded=30, held=20)
+    pool.broken = 4
+    scaler(pool, now, headroom=0)
+    assert actions(pool) == [("deflate", 4, "pool")]
+
+
+# ---- shrinking -----------------------------------------------------------------------
 
 
 def test_the_cushion_is_filled_up_and_doubled_while_somebody_takes_from_it(pool, now):
@@ -218,191 +200,7 @@ def test_where_sys_is_hidden_proc_tells(pool, now):
     assert "3 huge pages are to be had" in scale.log[0]
 
 
-# ---- memory in general ---------------------------------------------------------------------
-
-
-def test_memory_that_is_short_takes_a_step_to_the_system(pool, now):
-    scale = scaler(pool, now, to="system")
-    scale.turn(STALL)
-    assert actions(pool) == [("inflate", 8, "system")]
-    assert "stalls of 150 ms" in scale.entries[-1].reason
-
-
-def test_without_being_asked_for_nothing_goes_on_to_the_system_and_growing_goes_on(pool, now):
-    scale = scaler(pool, now)
-    scale.turn(STALL)
-    assert actions(pool) == []
-    assert 'to="pool" nothing is sent on' in scale.entries[-1].reason
-    pool.held, pool.kernel.free = 55, 60
-    scale.turn(STALL)
-    assert actions(pool) == [("deflate", 8, "pool")]
-
-
-def test_surplus_pages_go_on_to_the_system_by_themselves(pool, now):
-    scale = scaler(pool, now)
-    pool.kernel.set(nr=100, free=20, surplus=5)
-    scale.turn(STALL)
-    assert actions(pool) == [("inflate", 5, "pool")]
-
-
-def test_what_went_to_the_system_comes_from_there(pool, now):
-    scale = scaler(pool, now, to="system", calm=1)
-    scale.turn(STALL)
-    now.time += 2
-    pool.held, pool.kernel.free = 50, 15  # nothing beyond the cushion
-    scale.turn()
-    scale.turn()
-    assert actions(pool) == [("inflate", 8, "system"), ("deflate", 8, "system")]
-    pool.held = 60
-    scale.turn()
-    assert actions(pool) == []  # no more than was sent
-
-
-def test_if_the_system_has_it_no_more_the_kernels_pool_may(pool, now):
-    scale = scaler(pool, now, to="system", calm=1)
-    scale.turn(STALL)
-    now.time += 2
-    pool.held, pool.kernel.free, pool.system = 50, 60, 3
-    scale.turn()
-    scale.turn()
-    assert actions(pool) == [("inflate", 8, "system"), ("deflate", 3, "system"), ("deflate", 8, "pool")]
-
-
-def test_a_pool_on_other_pages_has_only_the_system(kernel, now):
-    pool = ScaledPool(kernel)
-    pool.backing = "thp"
-    kernel.free = 0
-    scale = scaler(pool, now, calm=1)
-    assert actions(pool) == []  # huge pages are nothing to it
-    scale.turn(STALL)
-    assert actions(pool) == [("inflate", 8, "the")]
-    pool.held = 50
-    now.time += 2
-    kernel.write("proc/meminfo", f"MemTotal: {64 * FRAME >> 10} kB\nMemAvailable: {5 * FRAME >> 10} kB")
-    scale.turn()
-    assert actions(pool) == [("deflate", 3, "the")]  # 2 are left to others
-
-
-# ---- memory that is left to the rest of the machine ----------------------------------------
-
-
-def available(kernel, frames):
-    kernel.write("proc/meminfo", f"MemTotal: {100 * FRAME >> 10} kB\nMemAvailable: {frames * FRAME >> 10} kB")
-
-
-def test_all_the_memory_that_is_missing_is_sent_on_at_once(pool, now):
-    """A host's balloon takes what is free: nothing but that figure tells of it."""
-    scale = scaler(pool, now, to="system", leave_memory=20)
-    assert actions(pool) == []  # 50 are available
-    available(pool.kernel, 20)
-    scale.turn()
-    assert actions(pool) == []
-    available(pool.kernel, 3)
-    scale.turn()
-    assert actions(pool) == [("inflate", 17, "system")]  # a step is 8
-    assert (
-        f"{3 * FRAME >> 20} MiB of memory are available, {20 * FRAME >> 20} MiB are to be left"
-        in scale.log[-1]
-    )
-    available(pool.kernel, 3)  # that has gone the same way
-    scale.turn()
-    assert actions(pool) == [("inflate", 13, "system")]  # down to the minimum
-    scale.turn()
-    assert actions(pool) == []
-    assert "at its minimum" in scale.log[-1]
-
-
-def test_it_grows_back_when_half_as_much_again_is_available(pool, now):
-    scale = scaler(pool, now, to="system", leave_memory=20, calm=10)
-    available(pool.kernel, 8)
-    scale.turn()
-    assert actions(pool) == [("inflate", 12, "system")]
-    pool.held = 48  # none is free any more
-    available(pool.kernel, 60)
-    now.time += 9.75
-    scale.turn()
-    assert actions(pool) == []  # not calm for long enough
-    available(pool.kernel, 30)
-    now.time += 0.25
-    scale.turn()
-    assert actions(pool) == []
-    assert (
-        f"{30 * FRAME >> 20} MiB of memory are available, {30 * FRAME >> 20} MiB are to be left"
-        in scale.log[-1]
-    )
-    available(pool.kernel, 33)
-    scale.turn()
-    assert actions(pool) == [("deflate", 3, "system")]
-    available(pool.kernel, 60)
-    scale.turn()
-    assert actions(pool) == [("deflate", 8, "system")]
-
-
-def test_pages_of_the_kernels_pool_are_no_memory_that_is_available(pool, now):
-    """They are none before and after: memory that is low does not keep a pool from fetching them."""
-    available(pool.kernel, 21)
-    pool.held, pool.kernel.free = 55, 60
-    scaler(pool, now, to="system", leave_memory=20)
-    assert actions(pool) == [("deflate", 8, "pool")]
-
-
-def test_pages_that_the_kernel_would_make_are_memory(pool, now):
-    available(pool.kernel, 32)
-    pool.kernel.set(nr=100, free=20, overcommit=50)
-    pool.held = 55
-    scaler(pool, now, to="system", leave_memory=20)
-    assert actions(pool) == [("deflate", 2, "pool")]
-
-
-def test_stalls_take_a_step_even_if_less_is_missing(pool, now):
-    scale = scaler(pool, now, to="system", leave_memory=20)
-    for left, taken in ((18, 8), (5, 15), (40, 7)):  # the last of them to the minimum
-        available(pool.kernel, left)
-        scale.turn(STALL)
-        assert actions(pool) == [("inflate", taken, "system")]
-
-
-def test_a_pool_on_other_pages_leaves_memory_too(kernel, now):
-    pool = ScaledPool(kernel)
-    pool.backing = "thp"
-    available(kernel, 12)
-    scaler(pool, now, leave_memory=20)
-    assert actions(pool) == [("inflate", 8, "the")]
-
-
-# ---- control groups ------------------------------------------------------------------------
-
-
-def in_group(kernel, options="", **files):
-    kernel.write("proc/self/cgroup", "0::/g")
-    kernel.write("proc/self/mountinfo", f"29 23 0:26 / /cg rw - cgroup2 cgroup2 rw{options}")
-    for name, text in files.items():
-        kernel.write(f"cg/g/{name.replace('__', f'.{FRAME >> 20}MB.').replace('_', '.')}", text)
-
-
-def test_a_group_near_its_limit_of_huge_pages(pool, now):
-    in_group(pool.kernel, hugetlb__max=70 * FRAME, hugetlb__current=64 * FRAME)
-    scale = scaler(pool, now)
-    assert actions(pool) == [("inflate", 4, "pool")]
-    assert f"hugetlb.{FRAME >> 20}MB.max leaves" in scale.entries[0].reason
-
-
-def test_a_group_near_its_limit_of_memory_matters_where_frames_count(kernel, now):
-    limits = {"memory_max": 160 * FRAME, "memory_current": 155 * FRAME}
-    for options, counts in (("", False), (",memory_hugetlb_accounting", True)):
-        in_group(kernel, options, **limits)
-        pool = ScaledPool(kernel)
-        scaler(pool, now, to="system")
-        assert bool(actions(pool)) == counts
-
-
-def test_a_refusal_in_the_group_is_pressure(pool, now):
-    scale = scaler(pool, now)
-    scale.turn((("huge pages", "hugetlb.2MB.events: max 1"),))
-    assert actions(pool) == [("inflate", 8, "pool")]
-
-
-# ---- what goes wrong ---------------------------------------------------------------------
+# ---- what goes wrong -----------------------------------------------------------------
 
 
 def test_growing_that_fails_is_not_tried_again_at_once(pool, now):
@@ -448,6 +246,20 @@ def test_the_log_is_bounded(pool, now):
     assert (len(scale.log), scale.log[0][-10:], scale.stats().decisions) == (1000, "reason 500", 1500)
 
 
+def test_each_branch_says_once_what_it_cannot_do(kernel, now):
+    """Memory is short, which to="pool" cannot help, and the kernel has no page to grow by."""
+    in_group(kernel, ",memory_hugetlb_accounting", memory_max=160 * FRAME, memory_current=155 * FRAME)
+    kernel.free = 12
+    pool = ScaledPool(kernel, held=58)
+    scale = scaler(pool, now)
+    for _ in range(40):
+        now.time += 0.25
+        scale.turn()
+    assert [entry.action for entry in scale.entries] == ["stay", "stay"]
+    assert 'to="pool" nothing' in scale.entries[0].reason
+    assert scale.stats().decisions == 2
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -466,61 +278,3 @@ def test_bad_input_is_refused_before_anything_is_done(pool, now, options, said):
     with pytest.raises(ArgumentError, match=said):
         scaler(pool, now, **options)
     assert actions(pool) == []
-
-
-# ---- rules, whatever comes -------------------------------------------------------------
-
-
-def test_bounds_hold_on_every_reading_and_the_two_never_chase_each_other():
-    """All combinations of a few figures; and no shrinking right after growing on what that has made of them."""
-    marks = Marks(FRAME, 8, 40, 10, 5, 6, 8, 0.0, True, "system")
-    figures = itertools.product((0, 4, 8, 20, 40), (0, 2, 5, 12), (None, 0, 7, 8, 12, 13, 30), (0, 9), (0, 3))
-    seen = set()
-    for funded, held, available, streak, refused in figures:
-        if held > funded:
-            continue
-        policy = Policy(marks)
-        policy._streak = streak
-        reading = Reading(1.0, funded, funded - held, funded - held, 48 - funded, available, refused=refused)
-        decision = policy.decide(reading)
-        if decision is None:
-            continue
-        seen.add(decision.action)
-        if decision.action == "shrink":
-            assert 0 < decision.frames <= min(funded - marks.minimum, funded - held)
-        elif decision.action == "grow":
-            assert 0 < decision.frames <= min(marks.maximum - funded, marks.step)
-            left = None if available is None else available - decision.frames
-            after = Reading(2.0, funded + decision.frames, funded - held, funded - held, 48, left)
-            again = Policy(marks).decide(after)
-            assert again is None or again.action != "shrink", (reading, again)
-    assert seen == {"shrink", "grow", "stay"}
-
-
-def test_growing_never_takes_memory_that_shrinking_would_give_back():
-    marks = Marks(FRAME, 8, 40, 10, 5, 6, 0, 0.0, True, "system", 7)
-    grown = 0
-    for funded, held, memory in itertools.product((8, 20, 39), (0, 8, 20), range(30)):
-        if held > funded:
-            continue
-        policy = Policy(marks)
-        policy._sent = 30
-        decision = policy.decide(
-            Reading(1.0, funded, funded - held, funded - held, 48 - funded, 0, memory=memory)
-        )
-        if decision is not None and decision.action == "grow":
-            grown += 1
-            left = memory - decision.frames
-            after = Reading(2.0, funded + decision.frames, 0, funded - held, 48, 0, memory=left)
-            again = policy.decide(after)
-            assert again is None or again.action != "shrink", (memory, decision, again)
-    assert grown
-
-
-def test_a_limit_that_only_gates_growing_takes_nothing():
-    marks = Marks(FRAME, 8, 40, 10, 5, 6, 0, 0.0, False, "system")
-    near = Near("MemAvailable", "memory", 1, 5, gives=False)
-    assert Policy(marks).decide(Reading(0.0, 20, 20, 20, 20, limits=(near,))) is None
-    decision = Policy(marks).decide(Reading(0.0, 20, 2, 2, 20, limits=(near,)))
-    assert (decision.action, decision.frames) == ("stay", 0)
-    assert "MemAvailable leaves" in decision.reason

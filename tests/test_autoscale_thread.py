@@ -7,7 +7,7 @@ import time
 
 import pytest
 from helpers import FRAME, wait_until
-from madeup import Kernel, ScaledPool
+from madeup import Kernel, ScaledPool, actions
 
 from mrm.errors import FundingError
 from mrm.physical import autoscale
@@ -159,3 +159,44 @@ def test_a_child_after_fork_has_no_thread_and_no_descriptor_of_it(kernel):
                 os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert scale.running
+
+
+# ---- the minimum, without a timer -----------------------------------------------------------
+
+
+def test_a_pool_below_its_minimum_is_brought_there_in_steps(kernel):
+    """Nothing else that there is a timer for: the steps follow each other, and then it lies in poll."""
+    kernel.free = 100
+    pool = ScaledPool(kernel, funded=4, held=4)
+    root = kernel.root
+    with Autoscaler(
+        pool, 30 * FRAME, 80 * FRAME, headroom=0, leave_free=0, step=8 * FRAME, root=root
+    ) as scale:
+        wait_until(lambda: len(pool.calls) == 4)
+        assert [call[:2] for call in actions(pool)] == [("deflate", n) for n in (8, 8, 8, 2)]
+        assert "every" not in scale.log[0]
+        time.sleep(0.05)
+        assert (scale.stats().wakeups, scale.stats().by_timer) == (0, 0)
+
+
+def test_a_pool_that_could_not_get_its_minimum_tries_again(kernel):
+    kernel.free = 10
+    pool = ScaledPool(kernel, funded=4, held=4)
+    marks = {"headroom": 0, "leave_free": 0, "step": 8 * FRAME, "calm": 0, "interval": 0.01}
+    with Autoscaler(pool, 30 * FRAME, 80 * FRAME, root=kernel.root, **marks) as scale:
+        wait_until(lambda: scale.stats().by_timer >= 3)
+        assert pool.funded == 14
+        kernel.free = 50
+        wait_until(lambda: pool.funded == 30)
+        time.sleep(0.05)
+        woken = scale.stats().wakeups
+        time.sleep(0.05)
+        assert scale.stats().wakeups == woken  # there is no timer any more
+
+
+def test_looks_that_follow_at_once_are_no_wakings_by_the_timer(kernel):
+    kernel.free = 100
+    pool = ScaledPool(kernel, funded=4, held=4)
+    with Autoscaler(pool, 30 * FRAME, 80 * FRAME, step=FRAME, root=kernel.root, interval=600) as scale:
+        wait_until(lambda: pool.funded == 30)
+        assert (scale.stats().by_timer, scale.stats().wakeups) == (0, 0)

@@ -172,6 +172,12 @@ def test_available_takes_back_what_it_added_and_nothing_else(kernel):
     assert pool(kernel)[0] == 12
 
 
+def test_available_without_the_right_to_says_so_and_goes_on(tmp_path):
+    with fund.available(4 * MIB, tmp_path) as outcome:
+        assert (outcome.added, outcome.enough) == (0, False)
+        assert "/sys is hidden" in outcome.refused
+
+
 def test_no_such_node(kernel):
     with pytest.raises(ArgumentError, match="no NUMA node 3"):
         kernelpool.raise_available(MIB, 3, kernel)
@@ -307,3 +313,14 @@ def test_with_restores_after_a_signal(kernel, number):
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 128 + number
     assert pool(kernel) == (10, 4)
+
+
+def test_with_kill_9_leaves_no_pages_behind(kernel):
+    file = kernel / POOL / "nr_hugepages"
+    code = "import pathlib, sys; from mrm.tools.fund import run_with; "
+    code += "run_with(int(sys.argv[1]), ['sleep', '1'], pathlib.Path(sys.argv[2]))"
+    process = subprocess.Popen([sys.executable, "-c", code, str(20 * MIB), str(kernel)], env=environment())
+    wait_until(lambda: file.read_text() == "16\n")
+    process.kill()
+    process.wait()
+    wait_until(lambda: file.read_text() == "10\n")

@@ -1,19 +1,14 @@
 """Funds: what a pool's frames are worth, divided, moved and named; on the fake, as nothing is touched."""
 
 import pytest
-from helpers import FRAME, FakePool
+from helpers import FRAME, MANY
 
 import mrm
 
-MANY = 64
-
 
 @pytest.fixture
-def pool():
-    """64 frames on the fake, audited at the end."""
-    with FakePool(MANY) as pool:
-        yield pool
-        pool.audit()
+def pool(fake_pool):
+    return fake_pool
 
 
 def test_a_pool_begins_with_the_funds_of_the_original(pool):

@@ -6,11 +6,13 @@ import os
 import threading
 
 import pytest
+from helpers import FRAME
 from madeup import NODE, POOL, write
 
-from mrm.errors import ArgumentError
+from mrm.errors import ArgumentError, FundingError
 from mrm.physical import keeper, kernelpool
 from mrm.physical.keeper import NR
+from mrm.physical.keeping import Keeper
 
 
 @pytest.fixture
@@ -92,6 +94,15 @@ def test_where_there_is_no_setting_it_says_why(tmp_path):
     assert not kernelpool.writable(root=tmp_path)
 
 
+def test_pages_are_figures_of_one_moment(kernel, monkeypatch):
+    seen = iter([1, 2, 3, 3])
+    monkeypatch.setattr(kernelpool, "huge_pages", lambda *_: next(seen))
+    assert kernelpool.pages(root=kernel) == 3
+
+
+# ---- the lock --------------------------------------------------------------------------
+
+
 def test_two_that_add_at_once_both_add(kernel, monkeypatch):
     """Without the lock one would overwrite what the other has added."""
     (kernel / f"{POOL}/surplus_hugepages").write_text("0")
@@ -118,7 +129,44 @@ def test_the_lock_is_on_the_setting_itself(kernel):
         os.close(fd)
 
 
-def test_pages_are_figures_of_one_moment(kernel, monkeypatch):
-    seen = iter([1, 2, 3, 3])
-    monkeypatch.setattr(kernelpool, "huge_pages", lambda *_: next(seen))
-    assert kernelpool.pages(root=kernel) == 3
+@pytest.fixture
+def setting(kernel):
+    """A setting that somebody else has locked, and keeps so."""
+    fd = os.open(kernel / POOL / NR, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    yield kernel / POOL / NR
+    os.close(fd)
+
+
+@pytest.fixture
+def short_patience(monkeypatch):
+    monkeypatch.setattr(keeper, "PATIENCE_ASKED", 0.01)
+
+
+@pytest.mark.usefixtures("short_patience")
+def test_whoever_keeps_a_setting_locked_has_nobody_wait_for_ever(kernel, setting):
+    assert kernelpool.change(3, root=kernel)[0] == 0
+    for outcome in (
+        kernelpool.raise_available(200 * FRAME, root=kernel),
+        kernelpool.release(2 * FRAME, root=kernel),
+    ):
+        assert (outcome.added, outcome.before) == (0, outcome.after)
+        assert "locked by somebody else" in outcome.refused
+    assert setting.read_text() == "12\n"
+
+
+def test_a_keeper_says_that_the_setting_is_locked(kernel, setting):
+    with Keeper(kernel) as held, pytest.raises(FundingError, match="locked by somebody else") as refused:
+        held.change(-3)
+    assert refused.value.errno == errno.EWOULDBLOCK
+    assert (held.sums, setting.read_text()) == ({}, "12\n")
+
+
+def test_a_lock_that_cannot_be_had_at_all_is_not_no_lock(kernel, monkeypatch):
+    def refuse(fd, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    changed, said = kernelpool.change(3, root=kernel)
+    assert (changed, (kernel / POOL / NR).read_text()) == (0, "12\n")
+    assert "No locks available" in said

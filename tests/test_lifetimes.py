@@ -1,6 +1,8 @@
-"""Who may end what while somebody else looks at it, or is about to."""
+"""Who may end what while somebody else looks at it, or is about to; and what ends with the interpreter."""
 
 import pickle
+import subprocess
+import sys
 import threading
 import weakref
 
@@ -167,3 +169,28 @@ def test_a_subclass_has_what_a_pool_has(huge):
     assert weakref.ref(pool)() is pool
     with pytest.raises(TypeError, match="pickling"):
         pickle.dumps(pool)
+
+
+def test_things_end_in_their_order_and_each_whatever_another_raises():
+    code = """
+import os
+from mrm.system.atend import AtEnd
+class Thing:
+    def __init__(self, name): self.name = name
+    def end(self):
+        print(self.name, flush=True)
+        if self.name == "first":
+            raise ValueError("no")
+late = AtEnd(1, lambda thing: print("forgot", thing.name, flush=True), Thing.end)
+early = AtEnd(0, lambda thing: 1 / 0, Thing.end)
+things = [Thing("last"), Thing("first")]
+late.add(things[0])
+early.add(things[1])
+if (child := os.fork()) == 0:
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["forgot last", "first", "last"]
+    assert "ValueError: no" in done.stderr
+    assert "ZeroDivisionError" in done.stderr

@@ -298,6 +298,26 @@ def test_tests_are_run_again_once_if_the_kernel_panicked(monkeypatch, tmp_path, 
     assert "Kernel panic - x" in console.file.getvalue()
 
 
+def test_what_failed_before_a_panic_is_said_and_both_outputs_are_there(monkeypatch, tmp_path):
+    panicked = Outcome(FAILED, "7.3", 5.0, console="Kernel panic - x")
+    outcomes = [panicked, Outcome(0, "7.3", 5.0)]
+    noted = [{"test": "tests/test_pool.py::test_x", "outcome": "failed", "why": "it was 3"}]
+    records = [noted, [noted[0] | {"outcome": "passed", "why": ""}]]
+
+    def boot(*_, output, **__):
+        output.write(b"%d" % len(outcomes))
+        return outcomes.pop(0)
+
+    monkeypatch.setattr(tools.machines.matrix, "boot", boot)
+    monkeypatch.setattr(tools.machines.matrix, "read", lambda _: records[1 - len(outcomes)])
+    [row] = run_matrix([LINEUP[0]], jobs=1, seconds=1, told=lambda *_: None, log=tmp_path)
+    assert (row.passed, row.earlier) == (True, {"tests/test_pool.py::test_x": "it was 3"})
+    assert sorted(path.read_text() for path in tmp_path.glob("*-[01].txt") if "console" not in path.name) == [
+        "1",
+        "2",
+    ]
+
+
 # ---- the report ------------------------------------------------------------------------
 
 

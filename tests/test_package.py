@@ -1,6 +1,8 @@
 """What an sdist and a wheel hold, and what an installed package knows of itself."""
 
 import re
+import subprocess
+import sys
 import tarfile
 import zipfile
 
@@ -74,3 +76,20 @@ def test_the_version_is_told_once():
 def test_importing_mrm_needs_no_other_package():
     code = "import sys, mrm; print([m for m in ('numpy', 'click', 'rich', 'cffi', 'Cython') if m in sys.modules])"
     assert python("-c", code, cwd=folder("elsewhere")).strip() == "[]"
+
+
+def test_what_is_seldom_used_is_imported_when_it_is():
+    code = """
+import sys, mrm
+late = {"mrm._balloon", "mrm.physical.autoscale"}
+assert not late & sys.modules.keys()
+assert {"Autoscaler", "Deflation", "Pool"} <= set(dir(mrm))
+assert [mrm.Autoscaler.__name__, mrm.Deflation.__name__] == ["Autoscaler", "Deflation"]
+assert late <= sys.modules.keys()
+try:
+    mrm.Autoscalar
+except AttributeError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "module 'mrm' has no attribute 'Autoscalar'\n"

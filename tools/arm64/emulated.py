@@ -38,9 +38,9 @@ CANNOT = {
     "tests/test_package.py": "is about archives, which are the same on every machine",
     **dict.fromkeys(
         (
-            "tests/test_batch.py::test_a_reservation_among_the_kernels_mappings_uses_no_mremap",
             "tests/test_classify.py::test_many_ranges",
             "tests/test_lifetimes.py::test_an_address_may_be_asked_for_while_its_range_is_closed",
+            "tests/test_plan.py::test_a_reservation_among_the_kernels_mappings_uses_no_mremap",
             "tests/test_pool.py::test_as_many_views_as_asked_for_can_be_open[small-7-True]",
             "tests/test_reservation.py::test_a_large_reservation_costs_no_memory",
             "tests/test_threads.py::test_a_thread_that_commits_reads_its_own_failure",

@@ -6,7 +6,10 @@ is in none, with the reason; tests/test_machines.py checks that none is forgotte
 
 SUITES = {
     # what a pool is: frames, free lists, figures, arguments
-    "frames": ("test_frames", "test_pool", "test_funds", "test_accounts"),
+    "frames": (
+        *("test_frames", "test_pool", "test_pool_frames", "test_figures", "test_funds", "test_accounts"),
+        *("test_accounts_contents", "test_accounts_c", "test_shortages"),
+    ),
     # what becomes of them: cleared ahead, given back, broken, watched
     "economy": (
         *("test_zeroing", "test_balloon", "test_balloon_system", "test_quarantine"),
@@ -16,7 +19,7 @@ SUITES = {
     "features": ("test_features",),
     # addresses: views, slots, batches, and the counts of calls and shootdowns
     "space": (
-        *("test_view", "test_reservation", "test_batch", "test_retire", "test_classify"),
+        *("test_view", "test_reservation", "test_batch", "test_plan", "test_retire", "test_classify"),
         *("test_lifetimes", "test_shootdowns", "test_paying"),
     ),
     # random sequences against a model
@@ -28,14 +31,15 @@ SUITES = {
     # how a pool comes to its frames
     "funding": ("test_funding", "test_limits", "test_limits_in_use", "test_kernelpool", "test_keeper"),
     # a named file opened again, and frames in several processes
-    "sharing": ("test_keep", "test_share", "test_attachment"),
+    "sharing": ("test_keep", "test_keep_balloon", "test_share", "test_attachment"),
     # events of the kernel, and what a pool makes of them
     "pressure": (
         "test_pressure",
+        "test_scaling",
         "test_autoscale",
+        "test_autoscale_limits",
         "test_autoscale_thread",
         "test_autoscale_pools",
-        "test_mended",
     ),
     # limits of a process, a control group, a mount, a filter
     "limits": ("test_limits_process", "test_limits_seccomp", "test_limits_mounts", "test_limits_cgroups"),
