@@ -171,11 +171,16 @@ cdef int balloon_inflate(pool_t *pool, uint32_t n, uint32_t *done) noexcept nogi
     cdef frames_t *frames = &pool.frames
     cdef int status = inflate_from_list(pool, n, done)
     cdef uint32_t more
-    if status == MRM_OK and done[0] < n and frames.stock.count:
-        # Those in stock last: who wants zeros waited for them to be cleared.
-        mrm_lock(&frames.lock)
+    cdef bint stocked
+    if status != MRM_OK or done[0] == n:
+        return status
+    # Those in stock last: who wants zeros waited for them to be cleared.
+    mrm_lock(&frames.lock)
+    stocked = frames.stock.count
+    if stocked:
         stock_withdraw(frames)
-        mrm_unlock(&frames.lock)
+    mrm_unlock(&frames.lock)
+    if stocked:
         status = inflate_from_list(pool, n - done[0], &more)
         done[0] += more
         mrm_lock(&frames.lock)
