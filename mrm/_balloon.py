@@ -13,7 +13,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -227,7 +227,8 @@ class _Giving(_Job):
                 keeper.check(-n, node)
         done, error = self.pool._inflate(n, self._retire)
         for node, went in self._went(before, done).items():
-            more = max(0, went - surplus.get(node, 0))
+            # Of no node in particular where others are at it, too: then all surplus pages count.
+            more = max(0, went - surplus.get(node, sum(surplus.values())))
             try:
                 taken = -keeper.change(-more, node)
             except Error as refused:
@@ -272,16 +273,28 @@ class _Fetching(_Job):
     def _from_system(self, n: int) -> tuple[int, Error | None]:
         """Have the kernel's pool get huge pages from the system, and fetch those."""
         keeper = self.pool._keeper()
-        shares: dict[int | None, int] = {self.node: n}
-        if missing := self.pool._missing_by_node():
-            shares = {node: share for node, share in levelling(missing, n).items()}  # noqa: C416 - of wider keys
-        added = sum(keeper.change(share, node) for node, share in shares.items())
-        done, error = self.pool._deflate(added) if added else (0, None)
-        if done < added:
+        missing = self.pool._missing_by_node()
+        got: dict[int | None, int] = {}
+        refused = None
+        shares: Mapping[int, int] | Mapping[int | None, int] = (
+            levelling(missing, n) if missing else {self.node: n}
+        )
+        for node, share in shares.items():
             try:
-                keeper.change(done - added, self.node)
-            except Error as refused:
-                return done, error or refused
+                got[node] = keeper.change(share, node)
+            except Error as why:
+                if not got:
+                    raise
+                refused = why  # what others gave is fetched all the same
+                break
+        added = sum(got.values())
+        done, error = self.pool._deflate(added) if added else (0, None)
+        error = error or refused
+        try:
+            for node, left in self._unused(got, missing, added - done).items():
+                keeper.change(-left, node)
+        except Error as why:
+            return done, error or why
         if error is None and added < n:
             error = FundingError(
                 f"the system has no more of it in blocks of {format_size(self.frame_size)}; end what uses memory, "
@@ -289,6 +302,16 @@ class _Fetching(_Job):
                 nbytes=(n - done) * self.frame_size,
             )
         return done, error
+
+    def _unused(self, got: dict[int | None, int], missing: dict[int, int], n: int) -> dict[int | None, int]:
+        """By node, ``n`` huge pages that were had from the system and not fetched."""
+        now = self.pool._missing_by_node() if n and missing else {}
+        unused = {}
+        for node, pages_had in got.items():
+            came = missing[node] - now[node] if node is not None and now else 0
+            unused[node] = min(n, max(0, pages_had - max(0, came)))
+            n -= unused[node]
+        return {node: left for node, left in unused.items() if left}
 
     def cause(self, error: Error) -> str:
         """The same, with what this machine has, where it was that."""
