@@ -4,10 +4,13 @@ import gc
 import os
 import pathlib
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 from helpers import FRAME, MANY, FakePool, open_files, own_mappings, stamp_all
 from limited import own_mounts
+from madeup import Kernel
+from onnodes import NODES, free
 from sharing import KINDS, SIZE, options_of
 
 import mrm
@@ -134,7 +137,7 @@ def private_mounts():
     try:
         own_mounts()
     except OSError as error:
-        pytest.skip(f"needs root, and the right to mount: {error}")
+        pytest.skip(f"needs the right to mount: run as root, outside of a container: {error}")
 
 
 @pytest.fixture
@@ -148,7 +151,9 @@ def hugetlbfs(tmp_path, private_mounts):
         options = f"pagesize={FRAME >> 10}K,size={frames * FRAME}"
         command = ["mount", "-t", "hugetlbfs", "-o", options, "none", str(point)]
         if subprocess.run(command, capture_output=True, check=False).returncode:
-            pytest.skip(f"no hugetlbfs can be mounted here with {options}")
+            pytest.skip(
+                f"no hugetlbfs can be mounted here with {options}: run as root, outside of a container"
+            )
         points.append(point)
         return point
 
@@ -182,11 +187,45 @@ def shared(request):
 
 
 @pytest.fixture
+def kernel(tmp_path):
+    """A made-up one: its settings and figures are files below a folder."""
+    return Kernel(tmp_path)
+
+
+@pytest.fixture
+def now():
+    """A clock that stands until it is set."""
+    return SimpleNamespace(time=100.0)
+
+
+@pytest.fixture
+def processors():
+    """``processors(n, ...)`` binds this thread to these; however it is bound, that ends with the test."""
+    before = os.sched_getaffinity(0)
+    yield lambda *wanted: os.sched_setaffinity(0, wanted)
+    os.sched_setaffinity(0, before)
+
+
+@pytest.fixture
+def uneven():
+    """``(rich, poor)``: nodes with many and with few free huge pages."""
+    poor, rich = sorted(NODES[:2], key=free)
+    few = free(poor)
+    if few == 0 or free(rich) < few + 10:
+        few = few or 8
+        wanted = [
+            f"`mrm fund {n * FRAME >> 20}MiB --node {node}`" for n, node in ((few, poor), (few + 10, rich))
+        ]
+        pytest.skip(f"needs huge pages on both nodes, ten more on one of them; as root: {', '.join(wanted)}")
+    return rich, poor
+
+
+@pytest.fixture
 def cpuset():
     """A control group that can confine to processors and nodes; for machines that are thrown away."""
     root = pathlib.Path("/sys/fs/cgroup")
     if "cpuset" not in (root / "cgroup.controllers").read_text():
-        pytest.skip("no cpuset controller of version 2")
+        pytest.skip("no cpuset controller of version 2: boot with cgroup_no_v1=all, or run `make matrix`")
     (root / "cgroup.subtree_control").write_text("+cpuset")
     group = root / "mrm-test"
     group.mkdir()

@@ -15,7 +15,7 @@ from unittest import mock
 from helpers import FRAME
 
 import mrm.system.calls
-from mrm.physical import filling, placement, spread
+from mrm.physical import filling, kept, placement, spread
 from mrm.physical.limits import HugePages
 from mrm.physical.topology import Topology, pretend
 
@@ -46,6 +46,7 @@ class Kernel:
         self.free = dict(free)
         self.total = dict(free)
         self.places = {}  # frame of the file: node
+        self.fetched = []  # (first frame, frames) of each call for some that were missing
         self._policy = threading.local()
         self._lock = threading.Lock()
         self._at = 0
@@ -77,7 +78,10 @@ class Kernel:
         return self._real(name, *arguments)
 
     def _fetch(self, offset, nbytes, name):
-        for frame in range(offset // FRAME, (offset + nbytes) // FRAME):
+        first, end = offset // FRAME, (offset + nbytes) // FRAME
+        if not all(frame in self.places for frame in range(first, end)):
+            self.fetched.append((first, end - first))
+        for frame in range(first, end):
             with self._lock:
                 if frame not in self.places:
                     node = self._choose(frame)
@@ -109,7 +113,7 @@ def machine(table, free=1 << 20, record=False):
     kernel = Kernel(table, pages)
     with contextlib.ExitStack() as stack:
         stack.enter_context(pretend(table))
-        for module in (filling, placement):
+        for module in (filling, kept, placement):
             stack.enter_context(mock.patch.object(module, "system_call", kernel.call))
         stack.enter_context(mock.patch.object(spread, "huge_pages", kernel.huge_pages))
         script = stack.enter_context(mrm.system.calls.Script(fake=True, record=record))

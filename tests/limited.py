@@ -49,7 +49,10 @@ def needs_pages(count):
     """For tests that take so many huge pages of a frame's size."""
     found = huge_pages()
     free = 0 if found is None else found.available
-    return pytest.mark.skipif(free < count, reason=f"needs {count} free huge pages, and there are {free}")
+    return pytest.mark.skipif(
+        free < count,
+        reason=f"needs {count} free huge pages, and there are {free}: `mrm fund {count * FRAME_SIZE >> 20}MiB` as root",
+    )
 
 
 # ---- how it ended --------------------------------------------------------------------
@@ -283,7 +286,10 @@ def group2():
             if {"memory", "hugetlb"} <= set(there):
                 (top / "cgroup.subtree_control").write_text("+memory +hugetlb")
                 return top
-    pytest.skip("needs control groups of version 2, with the controllers memory and hugetlb")
+    pytest.skip(
+        "needs control groups of version 2, with the controllers memory and hugetlb: "
+        "boot with cgroup_no_v1=all, or run `make matrix`"
+    )
 
 
 @contextlib.contextmanager
@@ -328,7 +334,9 @@ def hugetlb_accounting():
     top = str(group2())
     command = ["mount", "-t", "cgroup2", "-o", "remount,memory_hugetlb_accounting", "none", top]
     if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("this kernel has no memory_hugetlb_accounting: it came with 6.7")
+        pytest.skip(
+            "this kernel has no memory_hugetlb_accounting, which came with 6.7: `make matrix` boots one that has it"
+        )
     try:
         yield
     finally:

@@ -60,6 +60,16 @@ def needs_processors(count):
     return pytest.mark.skipif(there < count, reason=f"needs {count} processors, and this machine has {there}")
 
 
+def needs_first_processors(count):
+    """For tests that bind themselves to processors 0, 1 and so on by number, as made-up machines have these."""
+    wanted, there = set(range(count)), os.sched_getaffinity(0)
+    return pytest.mark.skipif(
+        not wanted <= there,
+        reason=f"needs processors 0 to {count - 1}, and may run on {sorted(there)}: "
+        "run it without taskset, or in a cpuset that has them",
+    )
+
+
 def needs_nodes(count):
     """For tests that need so many NUMA nodes."""
     there = len(nodes())

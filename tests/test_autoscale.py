@@ -9,25 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 from helpers import FRAME
-from madeup import POOL, Kernel, ScaledPool, actions, in_group, scaler
+from madeup import POOL, ScaledPool, actions, in_group, scaler
 
 from mrm.errors import ArgumentError, FundingError
 
 
 @pytest.fixture
-def kernel(tmp_path):
-    return Kernel(tmp_path)
-
-
-@pytest.fixture
 def pool(kernel):
     return ScaledPool(kernel)
-
-
-@pytest.fixture
-def now():
-    """A clock that stands until it is set."""
-    return SimpleNamespace(time=100.0)
 
 
 # ---- growing -------------------------------------------------------------------------

@@ -3,27 +3,14 @@
 On a made-up pool and kernel, as in test_autoscale.py.
 """
 
-from types import SimpleNamespace
-
 import pytest
 from helpers import FRAME
-from madeup import STALL, Kernel, ScaledPool, actions, in_group, scaler
-
-
-@pytest.fixture
-def kernel(tmp_path):
-    return Kernel(tmp_path)
+from madeup import STALL, ScaledPool, actions, in_group, scaler
 
 
 @pytest.fixture
 def pool(kernel):
     return ScaledPool(kernel)
-
-
-@pytest.fixture
-def now():
-    """A clock that stands until it is set."""
-    return SimpleNamespace(time=100.0)
 
 
 # ---- memory in general ---------------------------------------------------------------
@@ -80,6 +67,7 @@ def test_a_pool_on_other_pages_has_only_the_system(kernel, now):
     pool = ScaledPool(kernel)
     pool.backing = "thp"
     kernel.free = 0
+    kernel.write("proc/meminfo", f"MemTotal: {64 * FRAME >> 10} kB\nMemAvailable: {50 * FRAME >> 10} kB")
     scale = scaler(pool, now, calm=1)
     assert actions(pool) == []  # huge pages are nothing to it
     scale.turn(STALL)

@@ -52,7 +52,7 @@ def test_deferred_aliases_are_left_to_the_runtime(huge):
         pool.give(frames[6:])
 
 
-@pytest.mark.skipif(not kernelpool.writable(), reason="needs the right to change nr_hugepages")
+@pytest.mark.skipif(not kernelpool.writable(), reason="needs the right to change nr_hugepages: run as root")
 def test_pages_that_are_sent_on_to_the_system_come_back_from_there(needs_huge):
     with mrm.Pool(8 * FRAME, huge="require") as pool:
         scale = Autoscaler(
@@ -111,10 +111,12 @@ sys.stdin.read()
 
 @throwaway
 def test_a_neighbour_gets_what_it_needs_and_the_pool_grows_back(needs_huge, capsys):
-    """All the machine's huge pages are ours but for a cushion; a neighbour wants two thirds of them."""
+    """All the machine's huge pages are ours but for two cushions; a neighbour wants two thirds of them."""
     there = huge_pages().available
     if there < 160:
-        pytest.skip(f"needs 160 free huge pages, and there are {there}")
+        pytest.skip(
+            f"needs 160 free huge pages, and there are {there}: `mrm fund {160 * FRAME >> 20}MiB` as root"
+        )
     held, cushion = 32, 16
     most = there - 2 * cushion
     wanted = there * 2 // 3

@@ -7,16 +7,11 @@ import time
 
 import pytest
 from helpers import FRAME, wait_until
-from madeup import Kernel, ScaledPool, actions
+from madeup import ScaledPool, actions
 
 from mrm.errors import FundingError
 from mrm.physical import autoscale
 from mrm.physical.autoscale import Autoscaler
-
-
-@pytest.fixture
-def kernel(tmp_path):
-    return Kernel(tmp_path)
 
 
 @pytest.fixture
@@ -96,8 +91,10 @@ def test_without_what_a_timer_is_for_only_events_wake_it(kernel):
         os.eventfd_write(fd(), 1)
         wait_until(lambda: pool.calls)
         assert pool.calls == [("inflate", 8, "the")]
+        wait_until(lambda: scale.stats().by_timer)  # one more look, as something was given back
+        time.sleep(0.1)
         stats = scale.stats()
-        assert (stats.wakeups, stats.by_event, stats.by_timer) == (1, 1, 0)
+        assert (stats.wakeups, stats.by_event, stats.by_timer) == (2, 1, 1)
         assert stats.cpu_seconds > 0
 
 
@@ -164,19 +161,25 @@ def test_a_child_after_fork_has_no_thread_and_no_descriptor_of_it(kernel):
 # ---- the minimum, without a timer -----------------------------------------------------------
 
 
+def sleeps(scale, seconds=0.2):
+    """Whether nothing has woken it for so long."""
+    woken = scale.stats().wakeups
+    time.sleep(seconds)
+    return scale.stats().wakeups == woken
+
+
 def test_a_pool_below_its_minimum_is_brought_there_in_steps(kernel):
-    """Nothing else that there is a timer for: the steps follow each other, and then it lies in poll."""
+    """Nothing else that there is a timer for: the steps follow each other, and after one more look it lies in poll."""
     kernel.free = 100
     pool = ScaledPool(kernel, funded=4, held=4)
-    root = kernel.root
-    with Autoscaler(
-        pool, 30 * FRAME, 80 * FRAME, headroom=0, leave_free=0, step=8 * FRAME, root=root
-    ) as scale:
+    marks = {"headroom": 0, "leave_free": 0, "step": 8 * FRAME, "interval": 0.05}
+    with Autoscaler(pool, 30 * FRAME, 80 * FRAME, root=kernel.root, **marks) as scale:
         wait_until(lambda: len(pool.calls) == 4)
         assert [call[:2] for call in actions(pool)] == [("deflate", n) for n in (8, 8, 8, 2)]
         assert "every" not in scale.log[0]
-        time.sleep(0.05)
-        assert (scale.stats().wakeups, scale.stats().by_timer) == (0, 0)
+        wait_until(lambda: scale.stats().by_timer)  # before the last step it was below, still
+        time.sleep(0.3)
+        assert (scale.stats().wakeups, scale.stats().by_timer) == (1, 1)
 
 
 def test_a_pool_that_could_not_get_its_minimum_tries_again(kernel):
@@ -188,10 +191,7 @@ def test_a_pool_that_could_not_get_its_minimum_tries_again(kernel):
         assert pool.funded == 14
         kernel.free = 50
         wait_until(lambda: pool.funded == 30)
-        time.sleep(0.05)
-        woken = scale.stats().wakeups
-        time.sleep(0.05)
-        assert scale.stats().wakeups == woken  # there is no timer any more
+        wait_until(lambda: sleeps(scale))  # there is no timer any more
 
 
 def test_looks_that_follow_at_once_are_no_wakings_by_the_timer(kernel):

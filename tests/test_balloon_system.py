@@ -31,7 +31,7 @@ def setting():
 def needs_setting(needs_huge):
     """For tests that change nr_hugepages, by a few pages, and put it back."""
     if not writable():
-        pytest.skip("nr_hugepages may not be written here: takes root, and no container")
+        pytest.skip("nr_hugepages may not be written here: run as root, outside of a container")
 
 
 def test_other_memory_is_the_systems_anyhow():

@@ -98,7 +98,7 @@ def test_the_neighbour_is_there_or_a_note_says_why(files: Path, needs_huge: None
     assert found["undisturbed"] == sorted(found["undisturbed"])
 
 
-@pytest.mark.skipif(not writable(), reason="nr_hugepages may not be written here")
+@pytest.mark.skipif(not writable(), reason="nr_hugepages may not be written here: run as root")
 def test_settings_come_back(files: Path, needs_huge: None) -> None:
     """By what it says that it did: others may change them meanwhile."""
     did = json.loads((files / "settings.json").read_text())

@@ -43,7 +43,7 @@ def sums(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return left
 
 
-@pytest.mark.skipif(not kernelpool.writable(), reason="nr_hugepages may not be written here")
+@pytest.mark.skipif(not kernelpool.writable(), reason="nr_hugepages may not be written here: run as root")
 def test_json_has_every_lane_and_the_hypervisor(needs_huge: None, sums: list[int]) -> None:
     done = invoke("--json", "-")
     assert done.exit_code == 0, done.output
@@ -81,7 +81,7 @@ def without(pages: int) -> object:
 
     @contextmanager
     def found(size: int) -> object:
-        yield SimpleNamespace(after=SimpleNamespace(available=pages))
+        yield SimpleNamespace(after=SimpleNamespace(available=pages), refused="the setting is locked")
 
     return found
 
@@ -99,7 +99,9 @@ def test_with_none_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     done = invoke("--json", "-")
     assert done.exit_code == 0
     data = json.loads(done.stdout)
-    assert [row["note"] for row in data["lanes"]] == ["no huge pages are free"] * len(KINDS)
+    assert [row["note"] for row in data["lanes"]] == ["no huge pages are free: the setting is locked"] * len(
+        KINDS
+    )
     assert "not here" in done.stderr
 
 

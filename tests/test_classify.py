@@ -99,7 +99,9 @@ def trap(tmp_path_factory):
     """The handler as a shared library."""
     compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
     if compiler is None and not CHECKOUT:
-        pytest.skip("compiles a signal handler, and there is no C compiler here")
+        pytest.skip(
+            "compiles a signal handler, and there is no C compiler here: install one (cc, gcc or clang)"
+        )
     assert compiler, "whoever built mrm has a C compiler"
     library = tmp_path_factory.mktemp("trap") / "trap.so"
     subprocess.run(

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import FRAME
+from helpers import FRAME, MIB
 from machine import BALLOON, needs_balloon, throwaway
 from mutating import Mutators
 
@@ -20,7 +20,6 @@ from mrm.tools.doctor.virtual import REPORTING, devices, virtual
 
 pytestmark = [needs_balloon, throwaway]
 
-MIB = 1 << 20
 PATIENCE = 900  # seconds; a balloon takes an emulated machine's memory 4 KiB at a time
 
 
@@ -88,7 +87,9 @@ def test_the_doctor_sees_what_this_machine_has(host):
 def test_the_pool_follows_the_hosts_balloon_and_nothing_is_lost(needs_huge, host, capsys):
     there = huge_pages()
     if there.available < 600:
-        pytest.skip(f"needs 600 free huge pages, and there are {there.available}")
+        pytest.skip(
+            f"needs 600 free huge pages, and there are {there.available}: `mrm fund {600 * FRAME >> 20}MiB` as root"
+        )
     most, held, leave = there.available, 64, 384 * MIB
     everything, counted = host.memory, counters()
     with mrm.Pool(most * FRAME, huge="require", name="guest") as pool:

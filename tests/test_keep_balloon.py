@@ -22,13 +22,22 @@ pytestmark = needs_pages(64)
 MOST = 24  # frames that the pools may grow to
 
 
+def needs_userfaultfd():
+    """Skip the test where the kernel cannot be asked which frames have no page."""
+    if mrm.system.features.is_missing("userfaultfd"):
+        pytest.skip(
+            "userfaultfd is refused here (a seccomp filter such as Docker's, or a kernel without it): "
+            "run outside of the container"
+        )
+
+
 @pytest.fixture(params=["asked", "fetched"])
 def way(request, features):
     """How the frames without a page are found: the kernel is asked, or each is fetched."""
     if request.param == "fetched":
         features("userfaultfd")
-    elif mrm.system.features.is_missing("userfaultfd"):
-        pytest.skip("userfaultfd is missing here")
+    else:
+        needs_userfaultfd()
     return request.param
 
 
@@ -192,8 +201,7 @@ def test_on_a_node(ballooned, way):
 
 
 def test_attachments_stay_where_nothing_is_fetched(ballooned):
-    if mrm.system.features.is_missing("userfaultfd"):
-        pytest.skip("userfaultfd is missing here")
+    needs_userfaultfd()
     with mrm.attach(ballooned) as attachment:
         with again(ballooned, 13) as pool:
             check(pool, ballooned, kept=KEPT, fetched=[])

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 from fakenodes import BIND, INTERLEAVE, Kernel, machine, ring
-from helpers import FRAME, MIB
+from helpers import FRAME, MIB, open_files, own_mappings
 
 import mrm
 from mrm.physical import spread, topology
@@ -104,10 +104,13 @@ def test_what_may_come_later_has_shares_of_its_own():
 
 
 def test_parts_larger_than_a_call_are_cut_at_the_borders_of_nodes():
-    frames = 5 * (64 * MIB // FRAME) + 3
-    with machine(EIGHT) as (kernel, _), opened(frames, "local", threads=2):
-        where = [kernel.places[frame] for frame in range(frames)]
-        assert where == sorted(where)
+    call = 64 * MIB // FRAME
+    half, rest = 2 * call + call // 2 + 2, 2 * call + call // 2 + 1  # neither is a multiple of a call's
+    with machine(TWO) as (kernel, _), opened(half + rest, "local", threads=2):
+        assert [kernel.places[frame] for frame in range(half + rest)] == [0] * half + [1] * rest
+        wanted = [(node, n) for node, share in ((0, half), (1, rest)) for n in (call, call, share - 2 * call)]
+        fetched = sorted(kernel.fetched)
+        assert [(kernel.places[first], n) for first, n in fetched] == wanted
 
 
 # ---- a node that has less ------------------------------------------------------------------------
@@ -169,6 +172,8 @@ def test_a_neighbour_that_takes_a_nodes_pages_after_our_look_is_an_error_and_not
     with machine(TWO, {0: 8, 1: 50}) as (kernel, _):
         looked = spread.spreading
 
+        before = open_files(), own_mappings()
+
         def robbed(*arguments):
             found = looked(*arguments)
             kernel.free[0] = 2
@@ -178,6 +183,7 @@ def test_a_neighbour_that_takes_a_nodes_pages_after_our_look_is_an_error_and_not
             patch.setattr("mrm.physical.funding.spreading", robbed)
             with pytest.raises(mrm.FundingError, match=r"fallocate says No space left.*--node 0`"):
                 opened(16, "local")
+        assert (open_files(), own_mappings()) == before
 
 
 @pytest.mark.parametrize("place", [1, -2])

@@ -1,7 +1,8 @@
 """Physical memory: the frames that a pool owns, and who may take them.
 
 ``bitmap`` finds free frames and runs of them; ``frames`` keeps every frame's state and
-the free lists in front of the bitmap; ``pool`` puts them together.
+the free lists in front of the bitmap, which are taken from, and ``giving`` puts back; ``nodes`` and
+``near`` tell frames apart by nodes; ``pool`` puts them together.
 
 ``funding`` gets the memory from the kernel, of one of the ``backings``, by an ``order``: ``framefile`` is
 the file that it lies in, ``filling`` fetches its pages, ``labour`` are the threads that do,

@@ -4,7 +4,8 @@ What to do, ``scaling`` decides; how things stand, ``readings`` tells it; here i
 (``watch``) lies in poll until one of the kernel's events comes (see ``pressure``), and costs nothing
 meanwhile. Three things are told by no event: that the machine's free huge pages have become few, that its
 memory has (before anybody stalls for want of it), and that the pool's free frames have. Only where those count
-is there a timer, of a quarter of a second: that is what stands between a neighbour's need and its pages. A look
+is there a timer, of a quarter of a second, and of 50 ms after something was given back: that is what stands between
+a neighbour's need and its pages. A look
 takes 15 system calls on huge pages (five small files), nine more for ``leave_memory``, six for each limit
 of a control group, and more where that is near or the kernel may make surplus pages; ``stats()`` has how
 often it woke, by what, and what processor time it took in all.
@@ -33,7 +34,8 @@ from mrm.sizes import format_size, parse_size_or_zero
 
 #: Seconds between two looks at what no event tells of.
 INTERVAL = 0.25
-SOON = 0.05  # seconds until the next look, after something was given back
+#: Seconds until the next one, after something was given back.
+SOON = 0.05
 
 _ENTRIES = 1000
 

@@ -365,12 +365,13 @@ cdef int deflate_near(pool_t *pool, uint32_t n, uint32_t *done) noexcept nogil:
         mrm_unlock(&frames.lock)
         asked = 0
         for place in range(nodes.count):
+            if share[place] == 0:
+                continue
             policy_begin(&policy, POLICY_BIND)
             policy_add(&policy, nodes.number[place])
-            if share[place]:
-                status = policy_set(&policy)
-                if status != MRM_OK:
-                    return status
+            status = policy_set(&policy)
+            if status != MRM_OK:
+                return status
             for i in range(nodes.begin[place], nodes.begin[place + 1]):
                 if share[place] == 0:
                     break

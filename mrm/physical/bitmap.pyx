@@ -158,28 +158,10 @@ cdef void settle(bitmap_t *bitmap, uint32_t low, uint32_t high) noexcept nogil:
 
 # ---- one at a time, and runs -------------------------------------------------------
 
-cdef uint32_t next_free_word(const bitmap_t *bitmap, uint32_t word) noexcept nogil:
-    """The lowest word from ``word`` on with a free frame; there must be one."""
-    cdef uint32_t k = 0, node = word
-    # Up, until a node between here and the last of its siblings has a free frame ...
-    while bitmap.level[k].best[node] == 0:
-        node += 1
-        if node % FANOUT == 0:
-            node //= FANOUT
-            k += 1
-    # ... and down, to the lowest word below it that has one.
-    while k > 0:
-        k -= 1
-        node *= FANOUT
-        while bitmap.level[k].best[node] == 0:
-            node += 1
-    return node
-
-
-cdef int64_t next_free_word_within(const bitmap_t *bitmap, uint32_t word, uint32_t end) noexcept nogil:
+cdef int64_t next_free_word(const bitmap_t *bitmap, uint32_t word, uint32_t end) noexcept nogil:
     """The lowest word from ``word`` on with a free frame, or -1: there need not be one below frame ``end``."""
     cdef uint32_t k = 0, node = word
-    # As above; a node that begins at the end or beyond it is not looked at.
+    # Up, until a node between here and the last of its siblings has a free frame ...
     while True:
         if <uint64_t>node * bitmap.level[k].span >= end:
             return -1
@@ -191,6 +173,7 @@ cdef int64_t next_free_word_within(const bitmap_t *bitmap, uint32_t word, uint32
             k += 1
             if k == bitmap.levels:
                 return -1
+    # ... and down, to the lowest word below it that has one.
     while k > 0:
         k -= 1
         node *= FANOUT
@@ -302,52 +285,19 @@ cdef int64_t find_run_within(const bitmap_t *bitmap, uint32_t n, uint32_t first,
 
 cdef void write_run(bitmap_t *bitmap, uint32_t first, uint32_t n, bint is_free) noexcept nogil:
     """Set or clear the bits of ``n`` (1 or more) frames from ``first`` on."""
-    cdef uint32_t last = first + n - 1
-    cdef uint32_t low = first // WORD, high = last // WORD, word
-    cdef uint64_t bits
+    cdef uint32_t low = first // WORD, high = (first + n - 1) // WORD, word
     for word in range(low, high + 1):
-        bits = ALL
-        if word == low:
-            bits &= ALL << first % WORD
-        if word == high:
-            bits &= ALL >> (WORD - 1 - last % WORD)
         if is_free:
-            bitmap.words[word] |= bits
+            bitmap.words[word] |= within(word, first, first + n)
         else:
-            bitmap.words[word] &= ~bits
+            bitmap.words[word] &= ~within(word, first, first + n)
         mark(&bitmap.level[0], word)
     settle(bitmap, low, high)
 
 
 cdef size_t bitmap_take(bitmap_t *bitmap, uint32_t *frames, size_t n) noexcept nogil:
     """Take the ``n`` lowest free frames, ascending; how many there were."""
-    cdef size_t taken = 0
-    cdef uint32_t low, word, i
-    cdef uint64_t bits
-    n = min(n, <size_t>bitmap.free)
-    if n == 0:
-        return 0
-    low = word = next_free_word(bitmap, 0)
-    while True:
-        bits = bitmap.words[word]
-        if bits == ALL and n - taken >= <size_t>WORD:
-            for i in range(<uint32_t>WORD):
-                frames[taken + i] = word * WORD + i
-            taken += WORD
-            bits = 0
-        while bits and taken < n:
-            frames[taken] = word * WORD + trailing_zeros(bits)
-            bits &= bits - 1
-            taken += 1
-        bitmap.words[word] = bits
-        mark(&bitmap.level[0], word)
-        if taken == n:
-            break
-        # Stale nodes are all behind: a search to the right reads none of them.
-        word = next_free_word(bitmap, word + 1)
-    bitmap.free -= <uint32_t>n
-    settle(bitmap, low, word)
-    return n
+    return bitmap_take_within(bitmap, frames, n, 0, bitmap.frames)
 
 
 cdef size_t bitmap_take_within(
@@ -355,18 +305,23 @@ cdef size_t bitmap_take_within(
 ) noexcept nogil:
     """Take the ``n`` lowest free frames from ``first`` to before ``end``, ascending; how many there were."""
     cdef size_t taken = 0
-    cdef uint32_t low, high
+    cdef uint32_t low, high, i
     cdef int64_t word
     cdef uint64_t bits
     if n == 0 or first >= end:
         return 0
-    word = next_free_word_within(bitmap, first // WORD, end)
+    word = next_free_word(bitmap, first // WORD, end)
     if word < 0 or word * WORD >= end:
         return 0
     low = high = <uint32_t>word
     while word >= 0 and word * WORD < end:
         high = <uint32_t>word
         bits = bitmap.words[high] & within(high, first, end)
+        if bits == ALL and n - taken >= <size_t>WORD:
+            for i in range(<uint32_t>WORD):
+                frames[taken + i] = high * WORD + i
+            taken += WORD
+            bitmap.words[high] = bits = 0
         while bits and taken < n:
             frames[taken] = high * WORD + trailing_zeros(bits)
             bitmap.words[high] ^= <uint64_t>1 << frames[taken] % WORD
@@ -376,7 +331,7 @@ cdef size_t bitmap_take_within(
         if taken == n:
             break
         # Stale nodes are all behind: a search to the right reads none of them.
-        word = next_free_word_within(bitmap, high + 1, end)
+        word = next_free_word(bitmap, high + 1, end)
     bitmap.free -= <uint32_t>taken
     settle(bitmap, low, high)
     return taken
@@ -389,17 +344,13 @@ cdef size_t bitmap_take_high(
     cdef size_t taken = 0
     cdef uint32_t high, bit
     cdef int64_t word, low
-    cdef uint64_t bits, mask
+    cdef uint64_t bits
     if below <= first or n == 0 or bitmap.free == 0:
         return 0
     high = (below - 1) // WORD
     word = low = high
-    mask = ALL >> (WORD - 1 - (below - 1) % WORD)
     while word * WORD + WORD > first:
-        bits = bitmap.words[word] & mask
-        mask = ALL
-        if word * WORD < first:
-            bits &= ALL << first % WORD
+        bits = bitmap.words[word] & within(<uint32_t>word, first, below)
         while bits and taken < n:
             bit = WORD - 1 - leading_zeros(bits)
             bits ^= <uint64_t>1 << bit

@@ -27,7 +27,7 @@ from mrm.errors import FundingError
 from mrm.physical.backings import HUGETLB, SMALL, THP, populates
 from mrm.physical.framefile import FrameFile
 from mrm.physical.holes import NotTold
-from mrm.physical.kept import FrameTask, pages
+from mrm.physical.kept import FrameTask, fetch, pages
 from mrm.physical.labour import Task, labour
 from mrm.physical.limits import explain_shortage
 from mrm.physical.locks import unattached
@@ -311,9 +311,5 @@ class _Part:
             except OSError:
                 # Pages that are missing: fallocate says which.
                 pass
-        while True:
-            try:
-                system_call("fallocate", self.fd, 0, self.offset, self.nbytes)
-                return self.nbytes
-            except InterruptedError:
-                continue
+        fetch(self.fd, self.offset, self.nbytes)
+        return self.nbytes

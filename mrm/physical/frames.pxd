@@ -7,7 +7,7 @@ from mrm.physical.bitmap cimport bitmap_t
 from mrm.physical.books cimport books_t
 from mrm.physical.ledger cimport figures_t, ledger_t
 from mrm.physical.nodes cimport nodes_t
-from mrm.physical.stack cimport NO_FRAME, STATE_BITS, frame_t, mrm_load16, mrm_load32, stack_t
+from mrm.physical.stack cimport NO_FRAME, STATE_BITS, frame_t, mrm_cpu, mrm_load16, mrm_load32, stack_t
 
 
 # What is in stock of one node, or of all where frames are not told apart by nodes.
@@ -85,7 +85,7 @@ cdef int frames_open(
 cdef void frames_open_stacks(frames_t *frames, uint32_t account) noexcept nogil
 cdef void frames_close(frames_t *frames) noexcept nogil
 
-# All of these are thread-safe; take and give of one frame take no lock while the
+# All of these are thread-safe; taking one frame takes no lock while the
 # processor's own stack serves. The account exists; how is MRM_OVERDRAFT, MRM_ZEROED, both or 0.
 # With LATER, frames_take gives LATER back where it would have to clear a frame, with that frame, which
 # frames_take_cleared has to go on with; or where it would have to wait, with NO_FRAME.
@@ -97,11 +97,10 @@ cdef int frames_take_many(
 cdef int frames_take_run(
     frames_t *frames, uint32_t account, int how, uint32_t n, uint32_t *first
 ) noexcept nogil
-cdef int frames_give(frames_t *frames, uint32_t frame, int reuse) noexcept nogil
-cdef int frames_give_many(frames_t *frames, const uint32_t *given, size_t n, int reuse) noexcept nogil
 
 
 cdef enum:
+    LARGE = 64                  # frames from which on an array passes the stacks by
     LATER = 1 << 8              # of how
     ONE_MAPPING = 1 << 8        # of a frame's status
 
@@ -122,3 +121,14 @@ cdef inline uint32_t frames_mappings(const frames_t *frames, uint32_t frame) noe
 cdef inline uint32_t frames_owner(const frames_t *frames, uint32_t frame) noexcept nogil:
     """The account that a frame which is in no stack was last charged to."""
     return mrm_load16(&frames.frame[frame].depth) >> frames.cpu_shift
+
+
+cdef inline stack_t *own_stack(const frames_t *frames, uint32_t account) noexcept nogil:
+    """The account's stack for the processor that this thread runs on.
+
+    Processors with numbers beyond those that were foreseen share stacks with others.
+    """
+    cdef uint32_t cpu = mrm_cpu()
+    if cpu >= frames.stack_count:
+        cpu %= frames.stack_count
+    return &frames.stacks[(account << frames.cpu_shift) + cpu]

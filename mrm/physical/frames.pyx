@@ -3,7 +3,7 @@
 A frame is in one place at a time. Free ones are in the stack of some account and
 processor or, behind the stacks, in one common list (common.pyx); strict ones, which must
 wait for a retire, in a list; held ones nowhere. The state in a frame's record says
-which, and is what decides: ``give`` claims a frame by swapping HELD, shown by no slot,
+which, and is what decides: giving (giving.pyx) claims a frame by swapping HELD, shown by no slot,
 for READY or STRICT, so that of two who give the same frame one is told.
 
 Taking and giving one frame work on the account's stack of the processor that the thread
@@ -36,40 +36,23 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from mrm cimport (
-    MRM_BAD_ARGUMENT, MRM_FRAME_HELD, MRM_FRAME_INFLATED, MRM_FRAME_READY, MRM_FRAME_STRICT, MRM_OK, MRM_OVERDRAFT,
-    MRM_REUSE_AFTER_RETIRE, MRM_REUSE_NOW, MRM_ZEROED,
+    MRM_BAD_ARGUMENT, MRM_FRAME_HELD, MRM_FRAME_INFLATED, MRM_OK, MRM_OVERDRAFT, MRM_ZEROED,
 )
 from mrm.physical.bitmap cimport bitmap_close, bitmap_longest, bitmap_open, bitmap_withhold
 from mrm.physical.books cimport (
     MOST_ACCOUNTS, MOST_FUNDS, POOL_ACCOUNT, account_t, books_open, entitled, fund_t, overdrawn,
 )
 from mrm.physical.common cimport (
-    books_begin, books_end, common_exchange, common_give, common_refill, common_return, common_take, common_take_run,
-    flush_stacks, in_stacks,
+    books_begin, books_end, common_exchange, common_refill, common_return, common_take, common_take_run, flush_stacks,
+    in_stacks,
 )
 from mrm.physical.ledger cimport aligned, figures_t, head_t, ledger_close, ledger_open
 from mrm.physical.near cimport near_borrow, near_home, near_take, near_take_run
 from mrm.physical.nodes cimport nodes_close, nodes_t
-from mrm.physical.refusals cimport refuse_frame, refuse_in_array, refuse_reuse, refuse_run, refuse_take
+from mrm.physical.refusals cimport refuse_run, refuse_take
 from mrm.physical.stack cimport (
-    FOREIGN,
-    NO_FRAME,
-    ZERO,
-    frame_t,
-    list_push,
-    mrm_add32,
-    mrm_add64,
-    mrm_cas32,
-    mrm_cpu,
-    mrm_load16,
-    mrm_load32,
-    mrm_load64,
-    mrm_store16,
-    mrm_store32,
-    stack_pop,
-    stack_pop_many,
-    stack_push,
-    stack_t,
+    FOREIGN, NO_FRAME, ZERO, frame_t, mrm_add64, mrm_load16, mrm_load32, mrm_load64, mrm_store16, mrm_store32,
+    stack_pop, stack_pop_many, stack_push, stack_t,
 )
 from mrm.physical.stock cimport stock_close, stock_open, stock_pause, stock_resume, stock_withdraw
 from mrm.system.failure cimport failure, mrm_fail
@@ -94,22 +77,8 @@ cdef extern from * nogil:
 
 cdef enum:
     BATCH = 32                  # frames that a stack is filled up with
-    DEEP = 128                  # frames that a stack may keep; beyond, half of them go
-    LARGE = 64                  # frames from which on an array passes the stacks by
-    CHUNK = 256                 # frames that are moved at a time, on the C stack
     MOST_STACKS = 1 << 16       # numbers that a frame's record can hold
     MOST_CPU_SHIFT = 12         # so that there are numbers for 14 accounts at the least
-
-
-cdef inline stack_t *own_stack(const frames_t *frames, uint32_t account) noexcept nogil:
-    """The account's stack for the processor that this thread runs on.
-
-    Processors with numbers beyond those that were foreseen share stacks with others.
-    """
-    cdef uint32_t cpu = mrm_cpu()
-    if cpu >= frames.stack_count:
-        cpu %= frames.stack_count
-    return &frames.stacks[(account << frames.cpu_shift) + cpu]
 
 
 # ---- open and close ------------------------------------------------------------------
@@ -230,12 +199,6 @@ cdef inline void hold(frames_t *frames, uint32_t frame, uint32_t stack) noexcept
     mrm_store32(&frames.frame[frame].status, MRM_FRAME_HELD)
 
 
-cdef inline uint32_t home(const frames_t *frames, const stack_t *stack, uint32_t frame) noexcept nogil:
-    """Number of the stack that a frame taken for ``stack`` goes back to: that, unless it lies on a far node."""
-    cdef uint32_t number = <uint32_t>(stack - frames.stacks)
-    return number if frames.nodes == NULL else near_home(frames, number, frame)
-
-
 cdef inline bint wants_clearing(const frames_t *frames, uint32_t frame, int how) noexcept nogil:
     """Whether another account left something in a frame off its list, or zeros are wanted and not known to be there."""
     cdef uint32_t was = mrm_load32(&frames.frame[frame].status)
@@ -266,7 +229,7 @@ cdef uint32_t cleared(frames_t *frames, uint32_t account, uint32_t frame) noexce
 cdef int frames_take_cleared(frames_t *frames, uint32_t account, uint32_t *frame) noexcept nogil:
     """Hold a frame of zeros in the place of ``frame``, which ``frames_take`` left to be cleared."""
     frame[0] = cleared(frames, account, frame[0])
-    hold(frames, frame[0], home(frames, own_stack(frames, account), frame[0]))
+    hold(frames, frame[0], near_home(frames, <uint32_t>(own_stack(frames, account) - frames.stacks), frame[0]))
     return MRM_OK
 
 
@@ -386,9 +349,8 @@ cdef int take_from_others(frames_t *frames, uint32_t account, int how, stack_t *
     books_end(frames, payer)
     mrm_unlock(&frames.lock)
     if n:
-        return take_one(
-            frames, account, how, batch[0], &frames.stacks[home(frames, stack, batch[0])], frame
-        )
+        stack = &frames.stacks[near_home(frames, <uint32_t>(stack - frames.stacks), batch[0])]
+        return take_one(frames, account, how, batch[0], stack, frame)
     frame[0] = NO_FRAME
     return LATER if waits and how & LATER else refuse_take(frames, account, how, 1, 0)
 
@@ -479,25 +441,11 @@ cdef int frames_take_many(
         return status
     if mrm_load32(&frames.stock.zeroed):
         exchange_many(frames, account, how, taken, n)
-    if frames.nodes != NULL:
-        hold_near(frames, stack, how, taken, n)
-        return MRM_OK
     for i in range(n):
         if wants_clearing(frames, taken[i], how):
             clear(frames, taken[i])
-        hold(frames, taken[i], <uint32_t>(stack - frames.stacks))
+        hold(frames, taken[i], near_home(frames, <uint32_t>(stack - frames.stacks), taken[i]))
     return MRM_OK
-
-
-cdef void hold_near(
-    frames_t *frames, const stack_t *stack, int how, const uint32_t *taken, size_t n
-) noexcept nogil:
-    """Hold frames that were taken off their lists, each for a stack that it is near to."""
-    cdef size_t i
-    for i in range(n):
-        if wants_clearing(frames, taken[i], how):
-            clear(frames, taken[i])
-        hold(frames, taken[i], home(frames, stack, taken[i]))
 
 
 cdef inline int64_t take_run(frames_t *frames, uint32_t account, const stack_t *own, uint32_t n) noexcept nogil:
@@ -564,134 +512,6 @@ cdef int frames_take_run(
     for i in range(n):
         if wants_clearing(frames, <uint32_t>found + i, how):
             clear(frames, <uint32_t>found + i)
-        hold(frames, <uint32_t>found + i, home(frames, stack, <uint32_t>found + i))
+        hold(frames, <uint32_t>found + i, near_home(frames, <uint32_t>(stack - frames.stacks), <uint32_t>found + i))
     first[0] = <uint32_t>found
-    return MRM_OK
-
-
-# ---- give ------------------------------------------------------------------------------
-
-cdef void spill(frames_t *frames, stack_t *stack) noexcept nogil:
-    """Move the colder half of a stack that has grown deep to the common list."""
-    cdef uint32_t account = <uint32_t>(stack - frames.stacks) >> frames.cpu_shift
-    cdef uint32_t popped[CHUNK]
-    cdef size_t n
-    mrm_lock(&frames.lock)
-    books_begin(frames, &frames.books.account[account])
-    n = stack_pop_many(frames.frame, stack, popped, DEEP, CHUNK)
-    if n:
-        stack_push(frames.frame, stack, popped, DEEP // 2)
-        common_return(frames, account, popped + DEEP // 2, n - DEEP // 2)
-    books_end(frames, &frames.books.account[account])
-    mrm_unlock(&frames.lock)
-
-
-cdef inline void push(frames_t *frames, stack_t *stack, const uint32_t *given, size_t n) noexcept nogil:
-    """Put frames that were claimed on a stack, which keeps no more than a few."""
-    cdef uint32_t depth = stack_push(frames.frame, stack, given, n)
-    if depth > mrm_load32(&stack.most):
-        mrm_store32(&stack.most, depth)
-    if depth > DEEP:
-        spill(frames, stack)
-
-
-cdef void push_near(frames_t *frames, const stack_t *own, const uint32_t *given, size_t n) noexcept nogil:
-    """Put frames of one account that were claimed on stacks that they are near to, its own for this processor first."""
-    cdef uint32_t stack
-    cdef size_t i = 0, end
-    while i < n:
-        stack = home(frames, own, given[i])
-        end = i + 1
-        while end < n and home(frames, own, given[end]) == stack:
-            end += 1
-        push(frames, &frames.stacks[stack], given + i, end - i)
-        i = end
-
-
-cdef void give_past(
-    frames_t *frames, const uint32_t *given, size_t n, bint is_run, bint is_one_owners
-) noexcept nogil:
-    """Put frames that were claimed in the common list."""
-    mrm_lock(&frames.lock)
-    common_give(frames, given, n, is_run, is_one_owners)
-    mrm_unlock(&frames.lock)
-
-
-cdef inline bint claim(frames_t *frames, uint32_t frame, uint32_t state) noexcept nogil:
-    """Make a frame that is held, and shown by no slot, ours to put on a list."""
-    cdef uint32_t held = MRM_FRAME_HELD
-    return frame < frames.count and mrm_cas32(&frames.frame[frame].status, &held, state)
-
-
-cdef void push_strict(frames_t *frames, const uint32_t *given, size_t n, uint64_t epoch) noexcept nogil:
-    """Put ``n`` frames that were claimed on the strict list."""
-    cdef size_t i
-    for i in range(n):
-        frames.frame[given[i]].epoch = <uint32_t>epoch
-        if i + 1 < n:
-            mrm_store32(&frames.frame[given[i]].next, given[i + 1])
-    mrm_add32(&frames.strict_count, <uint32_t>n)
-    list_push(frames.frame, &frames.strict, given[0], given[n - 1])
-
-
-cdef int frames_give(frames_t *frames, uint32_t frame, int reuse) noexcept nogil:
-    """Give a frame back, for reuse now or after the next retire that begins."""
-    cdef stack_t *stack
-    cdef uint64_t epoch
-    if reuse == MRM_REUSE_NOW:
-        if not claim(frames, frame, MRM_FRAME_READY):
-            return refuse_frame(frames, frame, b"", b"given")
-        stack = &frames.stacks[mrm_load16(&frames.frame[frame].depth)]
-        if mrm_load32(&stack.common):
-            give_past(frames, &frame, 1, False, True)
-        else:
-            push(frames, stack, &frame, 1)
-        return MRM_OK
-    if reuse != MRM_REUSE_AFTER_RETIRE:
-        return refuse_reuse(reuse)
-    epoch = mrm_load64(&frames.figures.epoch)
-    if not claim(frames, frame, MRM_FRAME_STRICT):
-        return refuse_frame(frames, frame, b"", b"given")
-    push_strict(frames, &frame, 1, epoch)
-    return MRM_OK
-
-
-cdef int frames_give_many(frames_t *frames, const uint32_t *given, size_t n, int reuse) noexcept nogil:
-    """Give ``n`` frames back, or none when one of them cannot be."""
-    cdef uint32_t state = MRM_FRAME_READY if reuse == MRM_REUSE_NOW else MRM_FRAME_STRICT
-    cdef uint64_t epoch = 0
-    cdef bint is_run = True, is_one_owners = True
-    cdef stack_t *stack
-    cdef uint32_t owner = 0
-    cdef size_t i
-    cdef int status
-    if reuse != MRM_REUSE_NOW and reuse != MRM_REUSE_AFTER_RETIRE:
-        return refuse_reuse(reuse)
-    if n == 0:
-        return MRM_OK
-    if state == MRM_FRAME_STRICT:
-        epoch = mrm_load64(&frames.figures.epoch)   # before the first is claimed; commits write to that line
-    for i in range(n):
-        is_run &= given[i] == given[0] + <uint32_t>i
-        if not claim(frames, given[i], state):
-            status = refuse_in_array(frames, given, i)
-            while i > 0:
-                i -= 1
-                mrm_store32(&frames.frame[given[i]].status, MRM_FRAME_HELD)
-            return status
-        if i == 0:
-            owner = frames_owner(frames, given[0])
-        is_one_owners &= frames_owner(frames, given[i]) == owner
-    if state == MRM_FRAME_STRICT:
-        push_strict(frames, given, n, epoch)
-        return MRM_OK
-    if n < LARGE and is_one_owners:
-        stack = own_stack(frames, owner)
-        if not mrm_load32(&stack.common):
-            if frames.nodes == NULL:
-                push(frames, stack, given, n)
-            else:
-                push_near(frames, stack, given, n)
-            return MRM_OK
-    give_past(frames, given, n, is_run, is_one_owners)
     return MRM_OK

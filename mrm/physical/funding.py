@@ -156,35 +156,29 @@ def fund(
     order = Order(size_bytes, huge, numa_node, path, name, threads, progress, keep)
     order.length = max(length or 0, size_bytes)
     if huge == "off":
-        return _told(_get(order, SMALL), stacklevel)
+        return _told(_get(order, SMALL), "", stacklevel)
     try:
-        return _told(_get(order, HUGETLB), stacklevel)
+        return _told(_get(order, HUGETLB), "", stacklevel)
     except FundingError as error:
         if huge == "require" or order.path is not None:
             raise
         shortage = error
     funded = _get_lesser(order, shortage)
+    return _told(funded, f"the pool is on {funded.description}, not on huge pages. {shortage}", stacklevel)
+
+
+def _told(funded: Funded, message: str, stacklevel: int) -> Funded:
+    """Warn, in the name of fund's caller, of memory that is not what it should be, or not where."""
     try:
-        message = f"the pool is on {funded.description}, not on huge pages. {shortage}"
-        if funded.backing == SMALL:
+        if message and funded.backing == SMALL:
             message += f" Nor are they transparent huge pages: {_why_not_transparent()}."
-        if funded.spread is not None and funded.spread.uneven:
-            message += f" {funded.spread.uneven}"
-        warnings.warn(message, BackingWarning, stacklevel)
+        if funded.spread is not None:
+            message = f"{message} {funded.spread.uneven}".strip()
+        if message:
+            warnings.warn(message, BackingWarning, stacklevel + 1)
     except BaseException:
         funded.give_up()  # whoever makes warnings errors gets no pool
         raise
-    return funded
-
-
-def _told(funded: Funded, stacklevel: int) -> Funded:
-    """Warn of memory that is not spread as it should be, in the name of fund's caller."""
-    if funded.spread is not None and funded.spread.uneven:
-        try:
-            warnings.warn(funded.spread.uneven, BackingWarning, stacklevel + 1)
-        except BaseException:
-            funded.give_up()
-            raise
     return funded
 
 

@@ -44,7 +44,7 @@ cdef void frames_hold_first(frames_t *frames, uint32_t n, const uint32_t *holes,
             k += 1
         elif mrm_load32(&frames.frame[i].status) != MRM_FRAME_INFLATED:
             mrm_store16(
-                &frames.frame[i].depth, <unsigned short>(stack if frames.nodes == NULL else near_home(frames, stack, i))
+                &frames.frame[i].depth, <unsigned short>near_home(frames, stack, i)
             )
             mrm_store32(&frames.frame[i].status, MRM_FRAME_HELD)
             run += 1

@@ -167,8 +167,8 @@ class Keeper:
         self._check()
         kernelpool.check(node, self._root)
         # A process that is there already has the rights that there were when it was started.
-        if self._process is None and not kernelpool.writable(NR, node, self._root):
-            error = _why_not_writable(kernelpool.setting(NR, node, self._root))
+        if self._process is None and not kernelpool.writable(node, self._root):
+            error = _why_not_writable(kernelpool.setting(node, self._root))
             said = kernelpool.refusal(error, delta, node, self._root)
             raise FundingError(said, call="open", error=error, nbytes=abs(delta) * frame_size())
 
@@ -187,7 +187,7 @@ class Keeper:
                     raise FundingError(why, call="send", error=ended.errno) from ended
             except ConnectionError as ended:
                 status = self._end()
-                where = kernelpool.setting(NR, node, self._root)
+                where = kernelpool.setting(node, self._root)
                 raise FundingError(
                     f"the process that keeps settings was ended ({_fate(status)}) while it was to change {where} "
                     f"by {delta}, and whether it did nobody knows: look there. What it had answered before, "

@@ -136,7 +136,7 @@ class _Frame:
     def __call__(self) -> int:
         kept, enough = self.kept, self.wanted is not None and len(self.kept.holes) >= self.wanted
         try:
-            _fetch(self.fd, self.frame)
+            fetch(self.fd, self.frame * frame_size(), frame_size())
         except OSError as error:
             if not enough or error.errno not in _NO_PAGE:
                 raise
@@ -163,14 +163,15 @@ class _Hole:
 
     def __call__(self) -> int:
         self.kept.holes.append(self.frame)  # beforehand: undoing may take away what is not there
-        _fetch(self.fd, self.frame)
+        fetch(self.fd, self.frame * frame_size(), frame_size())
         return frame_size()
 
 
-def _fetch(fd: int, frame: int) -> None:
+def fetch(fd: int, offset: int, nbytes: int) -> None:
+    """Have a part of a file get its pages, whatever signals come."""
     while True:
         try:
-            system_call("fallocate", fd, 0, frame * frame_size(), frame_size())
+            system_call("fallocate", fd, 0, offset, nbytes)
             return
         except InterruptedError:
             continue

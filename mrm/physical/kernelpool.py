@@ -183,9 +183,9 @@ def _locked(
 # ---- where it stands -------------------------------------------------------------------
 
 
-def setting(name: str = NR, node: int | None = None, root: Path = ROOT) -> Path:
-    """The file of a setting: below /sys; in /proc, if that is hidden and means the same."""
-    return Path(folder(node, root)) / name
+def setting(node: int | None = None, root: Path = ROOT) -> Path:
+    """The file of nr_hugepages: below /sys; in /proc, if that is hidden and means the same."""
+    return Path(folder(node, root)) / NR
 
 
 def folder(node: int | None = None, root: Path = ROOT) -> str:
@@ -220,9 +220,9 @@ def check(node: int | None, root: Path = ROOT) -> None:
         )
 
 
-def writable(name: str = NR, node: int | None = None, root: Path = ROOT) -> bool:
-    """Whether this process may change a setting (mode bits, capabilities and read-only mounts)."""
-    return os.access(setting(name, node, root), os.W_OK, effective_ids=True)
+def writable(node: int | None = None, root: Path = ROOT) -> bool:
+    """Whether this process may change nr_hugepages (mode bits, capabilities and read-only mounts)."""
+    return os.access(setting(node, root), os.W_OK, effective_ids=True)
 
 
 def free_blocks(root: Path = ROOT) -> int | None:
@@ -240,7 +240,7 @@ def free_blocks(root: Path = ROOT) -> int | None:
 
 def refusal(error: int, delta: int, node: int | None = None, root: Path = ROOT) -> str:
     """A sentence about ``nr_hugepages`` that could not be changed by so much: why, and whom to ask for what."""
-    where = setting(NR, node, root)
+    where = setting(node, root)
     if error == errno.ENOENT:
         if not (root / "sys/kernel/mm").is_dir():
             return f"/sys is hidden here, so that {where} cannot be written: do it outside of the container"

@@ -19,6 +19,12 @@ cdef int64_t near_take_run(frames_t *frames, uint32_t account, uint32_t stack, u
 
 
 cdef inline uint32_t near_home(const frames_t *frames, uint32_t stack, uint32_t frame) noexcept nogil:
-    """Number of the stack that a frame belongs to which is taken for ``stack``. Needs no lock."""
-    cdef uint32_t own = stack & ((<uint32_t>1 << frames.cpu_shift) - 1)
+    """Number of the stack that a frame goes back to which is taken for ``stack``: that, unless it lies on a far node.
+
+    Needs no lock.
+    """
+    cdef uint32_t own
+    if frames.nodes == NULL:
+        return stack
+    own = stack & ((<uint32_t>1 << frames.cpu_shift) - 1)
     return stack - own + nodes_home(frames.nodes, own, frame)

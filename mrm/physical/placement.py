@@ -96,15 +96,8 @@ def places(address: int, nbytes: int, page_size: int) -> Counter[int]:
 
 def node_at(address: int) -> int | None:
     """The node of the page at an address; None if the kernel tells none, as of a page not touched from here yet."""
-    pages, where = array.array("Q", [address]), array.array("i", [-1])
-    try:
-        system_call("move_pages", 0, 1, pages.buffer_info()[0], 0, where.buffer_info()[0], 0)
-    except OSError as error:
-        if not is_refused(error):
-            raise
-        # This one touches what it asks about.
-        where = _nodes_one_by_one(pages)
-    return where[0] if where[0] >= 0 else None
+    [where] = next(nodes_of(address, 1, 1))
+    return where if where >= 0 else None
 
 
 def nodes_of(address: int, nbytes: int, page_size: int) -> "Iterator[array.array[int]]":

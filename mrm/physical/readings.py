@@ -76,29 +76,20 @@ class Readings:
         self._failures = _failed_allocations(root)
         self._files: list[tuple[str, LimitFile]] = []
         self._looked: float | None = None  # when these were found
+        self._margin = 0  # frames that are left to the file cache and to the kernel
 
     def take(self, happened: tuple[tuple[str, str], ...] = ()) -> Reading:
         """A reading of now, after these events."""
         figures = self._pool.stats()
         funded = figures.nbytes // figures.frame_size  # what is broken is no memory
         time = self._clock()
-        limits = tuple(self._limits(time))
         kernels = self.kernels_pool()
-        memory = self.memory() if self._marks.leave_memory or (kernels and kernels.growth) else None
+        wanted = self._marks.leave_memory or not self._marks.huge or (kernels and kernels.growth)
+        memory = self.memory() if wanted else None
+        limits = tuple(self._limits(time, memory))
         left = memory if self._marks.leave_memory else None
-        if kernels is None:
-            return Reading(
-                time,
-                funded,
-                figures.free,
-                figures.ready,
-                figures.inflated,
-                limits=limits,
-                events=happened,
-                memory=left,
-            )
         makes = refused = 0
-        if kernels.growth:
+        if kernels is not None and kernels.growth:
             # Half of what is available: the rest may lie in pieces. Where that is wrong, somebody is
             # refused, and it is counted; without surplus pages the kernel tries to make none.
             makes = min(kernels.growth, (memory or 0) // 2)
@@ -110,8 +101,8 @@ class Readings:
             figures.free,
             figures.ready,
             figures.inflated,
-            kernels.available + makes,
-            kernels.surplus,
+            None if kernels is None else kernels.available + makes,
+            0 if kernels is None else kernels.surplus,
             makes > 0,
             refused,
             limits,
@@ -128,11 +119,13 @@ class Readings:
         """The kernel's huge pages; None where they are hidden, or nothing to the pool."""
         return huge_pages(self._marks.frame_size, None, self._root) if self._marks.huge else None
 
-    def _limits(self, now: float) -> Iterator[Near]:
+    def _limits(self, now: float, memory: int | None) -> Iterator[Near]:
         """The limits that count, and how near they are."""
         frame = self._marks.frame_size
         if self._looked is None or now - self._looked >= BETWEEN_LOOKS:
             self._looked = now
+            # A thirty-second is left to the file cache and to the kernel.
+            self._margin = meminfo(self._root).get("MemTotal", 0) // 32 // frame
             self._files = [
                 (kind, file) for kind, file in self._find_files() if file.read(cache=False) is not None
             ]
@@ -144,15 +137,8 @@ class Readings:
             if file.caches and limit.left // frame < margin + self._marks.step:
                 limit = file.read() or limit
             yield Near(f"{limit.directory}/{limit.file}", kind, limit.left // frame, margin)
-        if not self._marks.huge:
-            # A thirty-second is left to the file cache and to the kernel.
-            info = meminfo(self._root)
-            left = info.get("MemAvailable")
-            if left is None:
-                left = memory_available(None, self._root)
-            if left is not None:
-                margin = info.get("MemTotal", 0) // 32 // frame
-                yield Near("MemAvailable of /proc/meminfo", "memory", left // frame, margin, gives=False)
+        if not self._marks.huge and memory is not None:
+            yield Near("MemAvailable of /proc/meminfo", "memory", memory, self._margin, gives=False)
 
     def _find_files(self) -> Iterator[tuple[str, LimitFile]]:
         if self._marks.huge:

@@ -6,10 +6,11 @@ It looks at no file and no clock, so that it can be tested by readings that are 
 **Shrinking** comes first. Somebody else is short of huge pages when fewer than ``leave_free`` are free.
 Nobody says how many are wanted: the kernel refuses who asks for more than there are, and records
 nothing. So the cushion is filled up again whenever somebody has taken from it, and each time within
-a second to twice its size, up to 16 times: somebody who asks again for a second gets 15 cushions, in quarters of
-a second. Memory in general is short when an event says so, or when a control group is near its
-limit; then a step is given back to the system, if pages may go there. It is short as well when less than
-``leave_memory`` is available, and then it is known how much is missing: all of that is given back.
+a second to twice its size, up to 16 times: somebody who asks again for a second gets 31 cushions and more
+(the first within a quarter of a second, the others every 50 ms: autoscale.py). Memory in general is
+short when an event says so, or when a control group is near its limit; then a step is given back to the
+system, if pages may go there. It is short as well when less than ``leave_memory`` is available, and
+then it is known how much is missing: all of that is given back.
 
 **Growing** is ahead of demand: when fewer than ``low`` frames are free, up to ``headroom`` of them.
 Its marks are others than those of shrinking, or the two would chase each other: half as much again

@@ -63,8 +63,6 @@ class Spread:
         What they are of.
     funded : int
         Frames that get memory now: those with the lowest numbers.
-    room : dict
-        Frames that each node could fund, as it seemed beforehand.
     parts : list of Part
         Local only: all frame numbers, ascending.
     found : dict
@@ -77,7 +75,6 @@ class Spread:
     nodes: list[int]
     machine: Topology
     funded: int
-    room: dict[int, int] = field(default_factory=dict)
     parts: list[Part] = field(default_factory=list)
     found: dict[int, int] = field(default_factory=dict)
     kept: bool = False
@@ -269,7 +266,7 @@ def spreading(kind: str, backing: int, funded: int, numbers: int, keep: bool) ->
         why = f'on NUMA {numbered(nodes)}, the only one with {what} here: numa_node="{kind}" has nothing to spread'
         return None, why
     room = {node: _room(node, backing, funded) for node in nodes}
-    spread = Spread(kind, nodes, machine, funded, room)
+    spread = Spread(kind, nodes, machine, funded)
     if kind == "local":
         first = 0
         for count in (funded, numbers - funded):
@@ -296,10 +293,11 @@ def _room(node: int, backing: int, most: int) -> int:
 
 
 def levelling(has: dict[int, int], n: int) -> dict[int, int]:
-    """``n`` frames of these, so that what each node has left is as even as it can be: as nodes_share divides them."""
-    left = dict(has)
-    for _ in range(min(n, sum(has.values()))):
-        left[max(left, key=lambda node: left[node])] -= 1
+    """``n`` frames of these, so that what each node has left is as even as it can be: as nodes_share divides them.
+
+    But for what is left over at the end, less than one for each node.
+    """
+    left = dividing(max(0, sum(has.values()) - n), dict(reversed(has.items())))
     return {node: has[node] - left[node] for node in has}
 
 

@@ -12,8 +12,9 @@ from libc.stdint cimport int64_t, uint32_t
 from mrm cimport (
     MRM_BAD_ARGUMENT, MRM_OK, MRM_OUT_OF_FRAMES, MRM_OVERDRAFT, MRM_POOL_ACCOUNT, MRM_ZEROED, mrm_pool, mrm_shortage,
 )
-from mrm.physical.frames cimport frames_give, frames_give_many, frames_take, frames_take_many, frames_take_run
+from mrm.physical.frames cimport frames_take, frames_take_many, frames_take_run
 from mrm.physical.funds cimport refuse_number
+from mrm.physical.giving cimport frames_give, frames_give_many
 from mrm.physical.ledger cimport ledger_line
 from mrm.physical.pool cimport pool_t, pool_usable
 from mrm.physical.zeroing cimport zeroing_keep

@@ -12,7 +12,7 @@ SUITES = {
     ),
     # what becomes of them: cleared ahead, given back, broken, watched
     "economy": (
-        *("test_zeroing", "test_balloon", "test_balloon_system", "test_quarantine"),
+        *("test_zeroing", "test_balloon", "test_balloon_shares", "test_balloon_system", "test_quarantine"),
         *("test_books", "test_top", "test_events"),
     ),
     # what the kernel lacks, and what is done without it
@@ -47,7 +47,7 @@ SUITES = {
     "settings": ("test_limits_machine",),
     # seven mutators, threads that move, processors that go; several nodes
     "processors": ("test_processors",),
-    "nodes": ("test_nodes", "test_spread", "test_near"),
+    "nodes": ("test_nodes", "test_nodes_spread", "test_spread", "test_near"),
     # a host that asks a guest for memory, and gives it back
     "balloon": ("test_guest_balloon",),
     # commands that people run

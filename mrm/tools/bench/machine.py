@@ -83,6 +83,16 @@ class Neighbours:
         wall, busy, own = (end - begin for begin, end in zip(self._begin, self._sample()))
         return max(0.0, (busy - own) / wall)
 
+    def tell(self, machine: dict[str, Any], notes: list[str], harm: str) -> None:
+        """Put it into a result, and where it is much a note of the ``harm`` that it does."""
+        busy = self.busy()
+        machine["processors_taken_by_others"] = round(busy, 2)
+        if busy > 0.1:
+            notes.append(
+                f"Others kept {busy:.1f} of {machine['cpus']} processors busy meanwhile (time that the host took "
+                f"away included): {harm}."
+            )
+
     @staticmethod
     def _sample() -> tuple[float, float, float]:
         """Seconds on the clock, of all processors' work and stolen time, and of our own."""

@@ -47,14 +47,32 @@ def threads(least: int, most: int | None = None) -> Callable[..., list[int]]:
     return parsed
 
 
+def frames(context: click.Context, parameter: click.Parameter, value: str) -> int:
+    """A size in words as bytes, whole frames."""
+    try:
+        nbytes = parse_size(value)
+    except Error as refusal:
+        raise click.BadParameter(str(refusal)) from refusal
+    if nbytes < FRAME_SIZE or nbytes % FRAME_SIZE:
+        raise click.BadParameter(f"a multiple of {format_size(FRAME_SIZE).replace(' ', '')}")
+    return nbytes
+
+
+def json_output(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option --json."""
+    return click.option(
+        "--json", "json_path", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+        help="Write the figures here as JSON; - is the standard output.",
+    )(command)  # fmt: skip
+
+
 def outputs(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options --json, --report and --check."""
     for option in (
         click.option("--check", is_flag=True, help="Compare with the targets; exit 1 where one is missed."),
         click.option("--report", type=click.Path(path_type=Path, file_okay=False),
                      help="Write report.html, with plots, and report.json into this folder."),
-        click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-                     help="Write the figures here as JSON; - is the standard output."),
+        json_output,
     ):  # fmt: skip
         command = option(command)
     return command

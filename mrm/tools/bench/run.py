@@ -61,13 +61,11 @@ def run(
         # The pools that are flipped want the huge pages that the lanes are done with.
         if site.huge_frames:
             _flips(result, heap, threads, rounds, flip_up_to, advance)
-    result.machine["processors_taken_by_others"] = round(neighbours.busy(), 2)
-    if neighbours.busy() > 0.1:
-        result.notes.append(
-            f"Others kept {neighbours.busy():.1f} of {result.machine['cpus']} processors busy meanwhile "
-            "(time that the host took away included): rates are lower and spreads "
-            "wider than on a machine at rest, and a mutator that does not run is not shot at."
-        )
+    neighbours.tell(
+        result.machine,
+        result.notes,
+        "rates are lower and spreads wider than on a machine at rest, and a mutator that does not run is not shot at",
+    )
     return result
 
 

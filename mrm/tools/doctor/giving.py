@@ -45,12 +45,12 @@ def _on_to_the_system(topic: str, growth: int, overcommit: int, root: Path) -> I
     else:
         advice = f"{OVERCOMMIT} is 0, and no pool changes it: sysctl vm.{OVERCOMMIT}=N, as root"
         yield Finding(topic, name, value=False, status=NOTE, advice=advice)
-    name, may = "on to the system, by nr_hugepages", writable(NR, None, root)
+    name, may = "on to the system, by nr_hugepages", writable(None, root)
     if may:
         advice = f"this user may change {NR}: a pool that is asked to does, and puts it back"
         yield Finding(topic, name, value=True, advice=advice)
     else:
-        advice = f"this user may not write {setting(NR, None, root)}: `mrm fund --release SIZE`, as root"
+        advice = f"this user may not write {setting(None, root)}: `mrm fund --release SIZE`, as root"
         yield Finding(topic, name, value=False, status=NOTE, advice=advice)
     if may:
         name = "settings are put back by"

@@ -4,23 +4,9 @@ from pathlib import Path
 
 import click
 
-from mrm.errors import Error
-from mrm.sizes import format_size, parse_size
-from mrm.system.pages import FRAME_SIZE
-from mrm.tools.bench.options import finish, outputs, progress, terminal, threads
+from mrm.tools.bench.options import finish, frames, outputs, progress, terminal, threads
 
 MOST_THREADS = 64
-
-
-def frames(context: click.Context, parameter: click.Parameter, value: str) -> int:
-    """A size in words as bytes, whole frames."""
-    try:
-        nbytes = parse_size(value)
-    except Error as refusal:
-        raise click.BadParameter(str(refusal)) from refusal
-    if nbytes < FRAME_SIZE or nbytes % FRAME_SIZE:
-        raise click.BadParameter(f"a multiple of {format_size(FRAME_SIZE).replace(' ', '')}")
-    return nbytes
 
 
 @click.command("balloon")

@@ -47,13 +47,9 @@ def run(size: int, cycles: int, threads: list[int], advance: Advance) -> Result:
         _huge(result, nbytes, cycles, threads, advance)
     _others(result, min(size, OTHER_BYTES), min(cycles, OTHER_CYCLES), advance)
     result.notes.append(LITERATURE_NOTE)
-    busy = neighbours.busy()
-    result.machine["processors_taken_by_others"] = round(busy, 2)
-    if busy > 0.1:
-        result.notes.append(
-            f"Others kept {busy:.1f} of {result.machine['cpus']} processors busy meanwhile (time that the host took "
-            "away included): rates are lower and spreads wider than on a machine at rest."
-        )
+    neighbours.tell(
+        result.machine, result.notes, "rates are lower and spreads wider than on a machine at rest"
+    )
     return result
 
 

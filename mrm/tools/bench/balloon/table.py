@@ -54,9 +54,9 @@ def cells(rate: Rate) -> list[str]:
         return ["not here", "", "", "", ""]
     return [
         number(rate.gb_per_s),
-        _span(rate.gb_per_s_spread),
+        span(rate.gb_per_s_spread),
         number(rate.kernel_gb_per_s),
-        _span(rate.kernel_gb_per_s_spread),
+        span(rate.kernel_gb_per_s_spread),
         f"{rate.ratio:.2f}",
     ]
 
@@ -110,12 +110,15 @@ def notes(result: Result) -> list[str]:
     return said + result.notes
 
 
-def number(value: float) -> str:
+def number(value: float | None) -> str:
     """Three digits."""
+    if value is None:
+        return ""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _span(spread: Spread | None) -> str:
+def span(spread: Spread | None) -> str:
+    """From the least to the most."""
     return "" if spread is None else " - ".join(map(number, spread))
 
 

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import click
 
-from mrm.tools.bench.balloon.command import frames
-from mrm.tools.bench.options import progress, terminal, write_json
+from mrm.tools.bench.options import frames, json_output, progress, terminal, write_json
 
 
 @click.command("touch")
@@ -15,8 +14,7 @@ from mrm.tools.bench.options import progress, terminal, write_json
               help="How often; medians are reported.")  # fmt: skip
 @click.option("--wait", type=click.FloatRange(0.0), default=5.0, show_default=True,
               help="Seconds that pages lie free where it waits; a kernel reports them after 2.")  # fmt: skip
-@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-              help="Write the figures here as JSON; - is the standard output.")  # fmt: skip
+@json_output
 def command(size: int, rounds: int, wait: float, json_path: Path | None) -> None:
     """What the first touch of a huge page costs, by where the page has been.
 

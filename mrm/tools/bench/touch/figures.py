@@ -98,10 +98,6 @@ class Result:
     lanes: list[Lane] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def lane(self, name: str) -> Lane:
-        """A lane by its name."""
-        return next(lane for lane in self.lanes if lane.name == name)
-
     def to_json(self) -> dict[str, Any]:
         """The run as plain JSON types."""
         return asdict(self)

@@ -5,6 +5,7 @@ from mrm.physical import kernelpool
 from mrm.physical.keeping import Keeper
 from mrm.sizes import format_size
 from mrm.system.pages import FRAME_SIZE
+from mrm.tools.bench.balloon.rates import why_not_system
 from mrm.tools.bench.machine import Neighbours, machine
 from mrm.tools.bench.options import Advance
 from mrm.tools.bench.touch.figures import Lane, Result, Round, lane
@@ -37,29 +38,26 @@ def run(size: int, rounds: int, wait: float, advance: Advance) -> Result:
     """
     result = Result(machine(), 0, rounds, wait, {f.name: f.value for f in virtual()})
     neighbours = Neighbours()
-    why = None if kernelpool.writable() else _why_not()
+    why = why_not_system()
     with available(size) as outcome:
         pages = min(size // FRAME_SIZE, outcome.after.available)
         result.nbytes = pages * FRAME_SIZE
         if pages * FRAME_SIZE < size:
             result.notes.append(
                 f"Only {pages} huge pages are free: {format_size(result.nbytes)} come and go, instead of "
-                f"{format_size(size)}. As root it borrows what is missing."
+                f"{format_size(size)}. {kernelpool.why_not_all(outcome)}"
             )
         if pages:
             _rounds(result, why, rounds, wait, advance)
         else:
-            result.lanes += [Lane(kind.name, kind.what, note="no huge pages are free") for kind in KINDS]
+            none = f"no huge pages are free: {kernelpool.why_not_all(outcome)}"
+            result.lanes += [Lane(kind.name, kind.what, note=none) for kind in KINDS]
     result.notes.append(BLIND)
     if all(each.reported_bytes is None for each in result.lanes):
         result.notes.append(UNCOUNTED)
-    busy = neighbours.busy()
-    result.machine["processors_taken_by_others"] = round(busy, 2)
-    if busy > 0.1:
-        result.notes.append(
-            f"Others kept {busy:.1f} of {result.machine['cpus']} processors busy meanwhile (time that the host took "
-            "away included): figures are larger and spreads wider than on a machine at rest."
-        )
+    neighbours.tell(
+        result.machine, result.notes, "figures are larger and spreads wider than on a machine at rest"
+    )
     return result
 
 
@@ -87,7 +85,3 @@ def _rounds(result: Result, why: str | None, rounds: int, wait: float, advance: 
 
 def _lane(kind: Kind, rounds: list[Round] | None, base: list[Round], why: str | None) -> Lane:
     return lane(kind.name, kind.what, rounds, base) if rounds else Lane(kind.name, kind.what, note=why)
-
-
-def _why_not() -> str:
-    return f"{kernelpool.setting()} may not be written: it takes root"

@@ -7,8 +7,9 @@ from rich.text import Text
 
 from mrm.sizes import format_size
 from mrm.system.pages import FRAME_SIZE
+from mrm.tools.bench.balloon.table import number, span
 from mrm.tools.bench.machine import in_words
-from mrm.tools.bench.touch.figures import Lane, Result, Spread
+from mrm.tools.bench.touch.figures import Lane, Result
 
 HEADINGS = (
     *("us a page", "least - most", "GB/s", "over pool", "least - most"),
@@ -40,10 +41,10 @@ def cells(lane: Lane) -> list[str]:
     same = "" if lane.same_pages is None else f"{lane.same_pages} of {lane.pages}"
     return [
         number(lane.us_per_page),
-        _span(lane.us_per_page_spread),
+        span(lane.us_per_page_spread),
         number(lane.gb_per_s),
         number(lane.relative),
-        _span(lane.relative_spread),
+        span(lane.relative_spread),
         number(lane.us_tail),
         number(lane.us_worst),
         same,
@@ -61,14 +62,3 @@ def notes(result: Result) -> list[str]:
         if lane.reported_bytes is not None
     ]
     return said + result.notes
-
-
-def _span(spread: Spread | None) -> str:
-    return "" if spread is None else " - ".join(map(number, spread))
-
-
-def number(value: float | None) -> str:
-    """Three digits."""
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
