@@ -49,6 +49,12 @@ def test_its_demo_says_what_cycles_cost():
     assert "and none when the store is closed" in said
 
 
+def test_its_readme_runs():
+    (shown,) = re.findall(r"```python\n(.*?)```", (PROJECT / "README.md").read_text(), re.DOTALL)
+    said = on_the_installed("-W", "ignore", "-c", shown)
+    assert re.search(r"^\d+ pages, .*\nb'hello' 0x[0-9a-f]+$", said, re.MULTILINE), said
+
+
 def test_its_wheel_holds_what_it_is_made_of():
     _, target = project()
     held = {path.name.partition(".")[0] for path in (target / "larder").glob("*.so")}

@@ -28,8 +28,8 @@ class Failed(Exception):
 def run_one(setup: str, program: str, options: argparse.Namespace) -> tuple[str, dict]:
     """What a program printed on one allocator, and its figures."""
     command = [sys.executable, HERE / "one.py", setup, HERE / "programs" / f"{program}.lua"]
-    command += [f"--pool={options.pool}", f"--huge={options.huge}"]
     command += [str(options.size)] if options.size else []
+    command += [f"--pool={options.pool}", f"--huge={options.huge}"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if done.returncode:
         raise Failed(f"{program} on {setup}: {done.stderr.strip() or f'ended with {done.returncode}'}")

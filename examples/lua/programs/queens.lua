@@ -3,7 +3,7 @@
 --
 -- Argument: the size of the board.
 
-local size = math.tointeger((...) or 11)
+local size = math.tointeger((...) or 12)
 
 local solutions = {}
 local columns, rising, falling, board = {}, {}, {}, {}

@@ -102,7 +102,7 @@ cdef class Churn:
         for i in range(len(self.table)):
             self.table[i] = store.new(fields=CELLS)
         self.made = store.new()
-        self.versions = store.new(data=bytes(max(8 * cells, 1 << 15)))
+        self.versions = store.new(data=bytes(max(8 * cells, <uint64_t>(1 << 15))))
 
     def run(self, uint64_t steps):
         """Replace so many objects.
