@@ -88,6 +88,17 @@ def test_a_whole_state_lies_on_the_heap(lua, heap):
         assert len(list(heap.blocks())) > blocks + 100_000
 
 
+def test_a_state_keeps_the_heap_that_it_lies_on(lua, pool):
+    heap = mrm.Heap(pool)
+    state = lua.State(heap)
+    state.run("kept = string.rep('x', 1000)")
+    heap.close()
+    assert pool.audit().held > 0
+    assert state.run("return #kept") == ["1000"]
+    del state
+    assert pool.audit().held == 0
+
+
 def test_states_side_by_side_share_a_heap(lua, heap):
     with lua.State(heap) as one, lua.State(heap) as other, lua.State() as stranger:
         for state in (one, other, stranger):
@@ -114,6 +125,8 @@ def test_errors_say_what_is_wrong(lua, heap):
         assert state.run("return 1.5") == ["1.5"]
     with pytest.raises(lua.LuaError, match="closed"):
         state.run("return 1")
+    with pytest.raises(mrm.ArgumentError, match=r"no open mrm\.Heap"):
+        lua.State("heap")
 
 
 def test_without_lua_it_is_said_what_to_install(lua, monkeypatch):

@@ -84,19 +84,22 @@ class State:
     Parameters
     ----------
     heap : mrm.Heap, optional
-        Where all of it lies; None: where malloc puts it. The heap has to stay open until the
-        state is closed.
+        Where all of it lies; None: where malloc puts it. The heap may be closed before the state:
+        its blocks end when both are.
     """
 
     def __init__(self, heap: "mrm.Heap | None" = None) -> None:
+        self._state = self._heap = ffi.NULL
         self._lib = load()
-        self._heap = heap  # kept alive
         if heap is None:
             self._state = self._lib.luaL_newstate()
         else:
-            allocate = ffi.cast("lua_Alloc", api.heap_lua_alloc)
-            self._state = self._lib.lua_newstate(allocate, ffi.cast("void *", heap._c_heap))
+            self._heap = api.heap_from_object(ffi.cast("void *", id(heap)))  # with a use of our own
+            if self._heap == ffi.NULL:
+                raise mrm.ArgumentError(f"{heap!r} is no open mrm.Heap")
+            self._state = self._lib.lua_newstate(ffi.cast("lua_Alloc", api.heap_lua_alloc), self._heap)
         if self._state == ffi.NULL:
+            self.close()
             raise LuaMemoryError("there is no memory for a Lua state, some 30 KiB: open a larger pool")
         # What goes wrong here would end the process, as Lua calls it in no protected mode. It takes less
         # than what is left of the frame that the state has just been put on.
@@ -139,6 +142,12 @@ class State:
         if self._state != ffi.NULL:
             self._lib.lua_close(self._state)
             self._state = ffi.NULL
+        if self._heap != ffi.NULL:
+            api.heap_close(self._heap)
+            self._heap = ffi.NULL
+
+    def __del__(self) -> None:
+        self.close()
 
     def __enter__(self) -> Self:
         return self
