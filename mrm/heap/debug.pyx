@@ -60,7 +60,6 @@ cdef extern from "<pthread.h>" nogil:
 cdef enum:
     QUARANTINE = 64 << 20       # bytes, if nobody says: less in a heap that has less ...
     QUARANTINE_PART = 8         # ... of which it may be this part
-    GONE_PART = 8               # what is known of gone blocks weighs as much as this part of the quarantine
     TOLD = 8                    # damaged blocks that one report tells of
 
 cdef struct debug_t:
@@ -129,7 +128,7 @@ cdef void let_go(debug_t *debug, record_t *record, const char *when) noexcept no
         mrm_lock(&debug.lock)
         record.state = RECORD_GONE
         queue_push(&debug.gone, record)
-        while debug.gone.weight > debug.most_held // GONE_PART:
+        while debug.gone.weight > debug.most_held:      # as many as small ones can be held
             forgotten = debug.gone.oldest
             queue_remove(&debug.gone, forgotten)
             table_remove(&debug.table, forgotten)
