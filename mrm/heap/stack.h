@@ -124,30 +124,34 @@ static inline size_t mrm_own_folder(const char **path) {
     return slash == NULL ? 0 : (size_t)(slash - own.dli_fname) + 1;
 }
 
-/* C's stack as lines of text. What the allocator called within itself is left out, and so is, if
- * Python's stack is known, what is below the interpreter's loop. */
-static inline void mrm_say_addresses(mrm_text *text, void *const *found, int n, int most, int with_python) {
+/* How many of the innermost calls are the allocator's own. A sanitizer may have its own before them. */
+static inline int mrm_own_calls(void *const *found, int n, int deepest) {
     const char *path = NULL;
     size_t own = mrm_own_folder(&path);
-    int inside = own > 0;
-    for (int i = 0; i < n && most > 0; i++) {
+    int calls = 0;
+    Dl_info of;
+    for (int i = 0; own > 0 && i < n && i < deepest; i++)
+        if (dladdr((const char *)found[i] - 1, &of) && of.dli_fname != NULL && strncmp(of.dli_fname, path, own) == 0)
+            calls = i + 1;
+    return calls;
+}
+
+/* C's stack as lines of text. What the allocator called within itself, up to `deepest` calls, is left out, and so
+ * is, if Python's stack is known, what is below the interpreter's loop. */
+static inline void mrm_say_addresses(mrm_text *text, void *const *found, int n, int deepest, int with_python) {
+    int first = mrm_own_calls(found, n, deepest);
+    for (int i = first; i < n; i++) {
         /* An address to return to is behind its call, which may be the last of its function. */
         const char *at = (const char *)found[i] - 1;
         Dl_info of;
         if (!dladdr(at, &of) || of.dli_fname == NULL) {
             mrm_say(text, "    %p\n", (const void *)at);
-            inside = 0;
-        } else if (!inside || strncmp(of.dli_fname, path, own) != 0) {
-            inside = 0;
-            if (with_python && of.dli_sname != NULL && strncmp(of.dli_sname, "_PyEval_", 8) == 0) return;
-            mrm_say(text, "    %s+%#zx", of.dli_fname, (size_t)(at - (const char *)of.dli_fbase));
-            if (of.dli_sname != NULL)
-                mrm_say(text, " in %s+%#zx", of.dli_sname, (size_t)(at - (const char *)of.dli_saddr));
-            mrm_say(text, "\n");
-        } else {
             continue;
         }
-        most--;
+        if (with_python && of.dli_sname != NULL && strncmp(of.dli_sname, "_PyEval_", 8) == 0) return;
+        mrm_say(text, "    %s+%#zx", of.dli_fname, (size_t)(at - (const char *)of.dli_fbase));
+        if (of.dli_sname != NULL) mrm_say(text, " in %s+%#zx", of.dli_sname, (size_t)(at - (const char *)of.dli_saddr));
+        mrm_say(text, "\n");
     }
 }
 

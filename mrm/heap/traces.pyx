@@ -18,7 +18,7 @@ cdef extern from "heap/stack.h" nogil:
     int mrm_stack_c(void **found, int most)
     size_t mrm_stack_python(char *found, size_t room, int most)
     bint mrm_has_python()
-    void mrm_say_addresses(text_t *text, void *const *found, int n, int most, bint with_python)
+    void mrm_say_addresses(text_t *text, void *const *found, int n, int deepest, bint with_python)
 
 cdef extern from "system/lock.h" nogil:
     void mrm_lock(uint32_t *lock)
@@ -27,7 +27,7 @@ cdef extern from "system/lock.h" nogil:
 
 cdef enum:
     OWN = 8                     # frames that the allocator itself may be deep, at the most ...
-    FRAMES = 16                 # ... and those that are shown, of C and of Python each
+    FRAMES = 16                 # ... and those of callers, of C and of Python each
     TRACES_BYTES = 64 << 20     # of all of them together
     BUCKETS = 1 << 14
 
@@ -120,7 +120,7 @@ cdef void trace_say(text_t *text, const trace_t *trace) noexcept nogil:
     behind = trace.addresses * sizeof(void *)
     if trace.length:
         say(text, b"%.*s", <int>trace.length, <const char *>(trace + 1) + behind)
-    mrm_say_addresses(text, <void *const *>(trace + 1), <int>trace.addresses, FRAMES, trace.length > 0)
+    mrm_say_addresses(text, <void *const *>(trace + 1), <int>trace.addresses, OWN, trace.length > 0)
 
 
 # ---- fork ----------------------------------------------------------------------------

@@ -25,7 +25,7 @@ cdef extern from *:
     /* What there is to say: the longer text, if it is of this failure. */
     static const char *mrm_whole_text(void) {
         const char *text = mrm_thread_failure.text;
-        int of_this = mrm_thread_longer != NULL && strncmp(mrm_thread_longer, text, strlen(text)) == 0;
+        int of_this = mrm_thread_longer != NULL && *text && strncmp(mrm_thread_longer, text, strlen(text)) == 0;
         return of_this ? mrm_thread_longer : text;
     }
     """
