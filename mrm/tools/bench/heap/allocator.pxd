@@ -51,5 +51,5 @@ cdef inline uint64_t mark_of(void *block) noexcept nogil:
 
 cdef class Allocator:
     cdef functions_t functions
-    cdef object keeps           # what must live as long as its blocks
-    cdef object held            # callable: bytes that it has now and the kernel does not count as the process's
+    cdef object heap            # where it is one of mrm's
+    cdef object pool            # and that heap's, if it has one

@@ -1,12 +1,17 @@
-"""Allocators that are libraries, each loaded beside the others and seen by nobody else.
+"""Allocators: libraries, each loaded beside the others and seen by nobody else, and heaps of ours.
 
 RTLD_LOCAL keeps their ``malloc`` from becoming the process's, RTLD_DEEPBIND has them find their
-own functions first where they call each other. What Python itself allocates stays glibc's.
+own functions first where they call each other. What Python itself allocates stays glibc's. Heaps are
+called as any program in C calls them, by the table of mrm.h.
 """
 
 from libc.stdint cimport uintptr_t
 
 from mrm import errors
+
+from mrm cimport api, mrm_import
+
+mrm_import()
 
 
 cdef extern from "<dlfcn.h>" nogil:
@@ -33,10 +38,33 @@ cdef class Allocator:
         made.functions.free = <void (*)(void *) noexcept nogil>found(library, name, f"{prefix}free")
         return made
 
+    @staticmethod
+    def of_heap(heap, pool=None):
+        """A heap of ours, with the pool that it is on; both are closed with it."""
+        cdef Allocator made = Allocator.__new__(Allocator)
+        made.heap, made.pool = heap, pool
+        made.functions.context = <void *><uintptr_t>heap._c_heap
+        made.functions.malloc_of = <void *(*)(void *, size_t) noexcept nogil>api.heap_malloc
+        made.functions.realloc_of = <void *(*)(void *, void *, size_t) noexcept nogil>api.heap_realloc
+        made.functions.free_of = <int (*)(void *, void *) noexcept nogil>api.heap_free
+        return made
+
     @property
-    def held_elsewhere(self):
-        """Bytes that it has now, in memory that the kernel does not count as this process's."""
-        return 0 if self.held is None else self.held()
+    def frames(self):
+        """The most bytes that it has had of a pool's frames; None where it has no pool.
+
+        By the pool's books as they are now, and by the heap's of what has been.
+        """
+        if self.pool is None:
+            return None
+        figures = self.pool.stats()
+        return max(figures.held * figures.frame_size, self.heap.stats().memory_peak)
+
+    def close(self):
+        """End a heap and its pool; libraries stay."""
+        for opened in (self.heap, self.pool):
+            if opened is not None:
+                opened.close()
 
     def trial(self, size_t nbytes):
         """The address of a block of so many bytes, which is freed again; 0 if there was none."""

@@ -42,8 +42,8 @@ cdef struct plan_t:
     char unused[64]
     uint32_t stop
     char unused_too[64]
-    uint32_t ready
-    uint32_t go
+    uint32_t ready                                  # lanes that wait for the next phase
+    uint32_t phase                                  # the one that lanes may be in
 
 
 cdef struct lane_t:
@@ -56,6 +56,7 @@ cdef struct lane_t:
     uint64_t at                                     # a workload's own
     uint32_t number
     uint32_t generation
+    uint32_t phase
     uint32_t ended
     int64_t begin                                   # ns
     int64_t end
@@ -69,6 +70,8 @@ cdef class Workload:
     cdef Allocator allocator
     cdef uint32_t made_for      # how many lanes there is room for
     cdef bint begun
+    cdef void go_on(self, uint32_t phase) noexcept nogil
+    cdef void end(self)
     cdef int prepare(self) except -1
     cdef void finish(self) noexcept
 

@@ -18,7 +18,10 @@ class Workload:
         self, allocator: Allocator, threads: int, *, slots: int, least: int, most: int, turn: int = 1
     ) -> None: ...
     def begin(self) -> None:
-        """Start the threads; they are at work when it returns."""
+        """Start the threads; they are at work, unmeasured, when it returns."""
+
+    def measure(self) -> None:
+        """Have the clock begin, as soon as every lane has come to an end of what it does."""
 
     def stop(self) -> None:
         """Have every lane end as soon as it can."""

@@ -1,8 +1,8 @@
 """What the threads of a workload have in common: how they begin together, end, and are counted.
 
-Threads are pthreads, and hold no GIL. Each fills what it needs, then waits; when all have, the clock
-begins for all of them. Whoever has begun tells them when to stop, and meanwhile looks at the
-process's memory. A lane counts its blocks and its time by itself: one that cannot stop at
+Threads are pthreads, and hold no GIL. Each fills what it needs, then works for a while unmeasured, so that what
+an allocator fetches from the kernel once is there; when all have, the clock begins for all of them. Whoever
+has begun tells them when to stop, and meanwhile looks at the process's memory. A lane counts its blocks and its time by itself: one that cannot stop at
 once, as in the middle of writing a gibibyte, is asked for its rate over the time that it took.
 
 A thread may end and have another go on with its lane. The next one begins by joining it, so what it leaves
@@ -32,6 +32,8 @@ cdef extern from "<time.h>" nogil:
 
 cdef enum:
     WAIT_NS = 50000             # between two looks of a thread that waits for the others
+    UNMEASURED = 1              # phases: filling is 0
+    MEASURED = 2
 
 
 cdef void nap() noexcept nogil:
@@ -41,6 +43,14 @@ cdef void nap() noexcept nogil:
     nanosleep(&wanted, NULL)
 
 
+cdef void await_phase(lane_t *lane) noexcept nogil:
+    """Wait until all lanes are done with what was before, and the next phase has begun."""
+    lane.phase += 1
+    mrm_add32(&lane.plan.ready, 1)
+    while mrm_load32(&lane.plan.phase) < lane.phase:
+        nap()
+
+
 cdef void *live(void *begun) noexcept nogil:
     """A thread's life."""
     cdef lane_t *lane = <lane_t *>begun
@@ -48,18 +58,21 @@ cdef void *live(void *begun) noexcept nogil:
     if lane.generation:
         pthread_join(lane.before, NULL)
     else:
-        if plan.fill != NULL and plan.fill(lane):
+        if plan.fill != NULL:
+            plan.fill(lane)
+        await_phase(lane)
+    while True:
+        if plan.work(lane) and not mrm_load32(&plan.stop):
+            lane.before = pthread_self()
+            lane.generation += 1
+            if pthread_create(&lane.thread, NULL, live, lane) == 0:
+                return NULL
             lane.refused += 1
-        mrm_add32(&plan.ready, 1)
-        while not mrm_load32(&plan.go):
-            nap()
+        if lane.phase == MEASURED:
+            break
+        await_phase(lane)
+        lane.ops = 0
         lane.begin = now()
-    if plan.work(lane) and not mrm_load32(&plan.stop):
-        lane.before = pthread_self()
-        lane.generation += 1
-        if pthread_create(&lane.thread, NULL, live, lane) == 0:
-            return NULL
-        lane.refused += 1
     lane.end = now()
     if plan.empty != NULL:
         plan.empty(lane)
@@ -121,8 +134,7 @@ cdef class Workload:
 
     def __dealloc__(self):
         if self.begun:
-            self.stop()
-            self.wait()
+            self.end()
         if self.plan.lanes != NULL:
             for i in range(self.made_for):
                 free(self.plan.lanes[i].slots)
@@ -130,7 +142,7 @@ cdef class Workload:
         free(self.plan.shared)
 
     def begin(self):
-        """Start the threads; they are at work when it returns."""
+        """Start the threads; they are at work, unmeasured, when it returns."""
         cdef uint32_t i
         cdef int refused
         self.begun = True
@@ -138,16 +150,31 @@ cdef class Workload:
             refused = pthread_create(&self.plan.lanes[i].thread, NULL, live, &self.plan.lanes[i])
             if refused:
                 self.plan.threads = i
-                mrm_store32(&self.plan.go, 1)
-                self.stop()
-                self.wait()
+                self.end()
                 raise errors.SystemCallError(
                     f"thread {i + 1} of the workload cannot be started", call="pthread_create", error=refused
                 )
         with nogil:
-            while mrm_load32(&self.plan.ready) < self.plan.threads:
-                nap()
-            mrm_store32(&self.plan.go, 1)
+            self.go_on(UNMEASURED)
+
+    def measure(self):
+        """Have the clock begin, as soon as every lane has come to an end of what it does."""
+        mrm_store32(&self.plan.stop, 1)
+        with nogil:
+            self.go_on(MEASURED)
+
+    cdef void go_on(self, uint32_t phase) noexcept nogil:
+        """Wait for all lanes, and let them go on."""
+        while mrm_load32(&self.plan.ready) < phase * self.plan.threads:
+            nap()
+        mrm_store32(&self.plan.stop, 0)
+        mrm_store32(&self.plan.phase, phase)
+
+    cdef void end(self):
+        """Have all lanes end, whatever phase they are in."""
+        mrm_store32(&self.plan.stop, 1)
+        mrm_store32(&self.plan.phase, MEASURED)
+        self.wait()
 
     def stop(self):
         """Have every lane end as soon as it can."""

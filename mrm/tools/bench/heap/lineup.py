@@ -1,15 +1,16 @@
 """Who is measured: allocators by name, where each is found, and how it is told to use huge pages.
 
-A form that ends in ``+huge`` is the same library with its own option for huge pages switched on; nobody
-gets a mount or a machine-wide setting that others do not get.
+A form that ends in ``+huge`` is the same library with its own option for huge pages switched on; the machine's
+settings are the same for all of them.
 """
 
 import ctypes.util
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from mrm.errors import Error
+from mrm import Heap, Pool
+from mrm.system.pages import FRAME_SIZE
 from mrm.tools.bench.heap.allocator import Allocator
 
 #: What mrm is called, and who small blocks are compared with.
@@ -36,6 +37,8 @@ class Entry:
         Debian's that has it.
     environment : dict of str to str
         What its process is started with.
+    mount : str or None
+        The variable that tells it a file on a mount of hugetlbfs, if it wants one.
     hugetlb : bool
         Whether it takes pages that the kernel has set aside (``nr_hugepages``).
     how : str
@@ -47,6 +50,7 @@ class Entry:
     prefix: str = ""
     package: str = ""
     environment: dict[str, str] = field(default_factory=dict)
+    mount: str | None = None
     hugetlb: bool = False
     how: str = ""
 
@@ -68,17 +72,21 @@ class Entry:
         nbytes : int
             What it has to have room for, where that must be said beforehand.
         """
-        return _ours(self, nbytes) if self.ours else Allocator.library(self.library, self.prefix)
+        if not self.ours:
+            return Allocator.library(self.library, self.prefix)
+        if not self.huge:
+            return Allocator.of_heap(Heap(name="bench"))
+        pool = Pool(nbytes, huge="require", name="bench")
+        return Allocator.of_heap(Heap(pool, name="bench"), pool)
 
-    def missing(self) -> str | None:
-        """Why it is not on this machine, with the way out; None where it is."""
+    @property
+    def way_out(self) -> str:
+        """What to do where it is missing."""
         if self.ours:
-            return _ours_missing()
-        try:
-            Allocator.library(self.library, self.prefix)
-        except Error as error:
-            return f"{error}. Debian has it in {self.package}: apt-get install {self.package}"
-        return None
+            return "`mrm doctor` says what this machine lacks"
+        if self.mount is not None and _hugetlbfs() is None:
+            return "it wants a mount of hugetlbfs: mount -t hugetlbfs none /dev/hugepages, as root"
+        return f"Debian has it in {self.package}: apt-get install {self.package}"
 
 
 def _glibc() -> str:
@@ -109,15 +117,15 @@ ENTRIES = (
         environment={"MALLOC_CONF": "thp:always,metadata_thp:always"},
         how="MALLOC_CONF=thp:always,metadata_thp:always: transparent huge pages, by advice",
     ),
+    Entry(
+        "tcmalloc+huge", "libtcmalloc_minimal.so.4", "tc_", "libtcmalloc-minimal4",
+        mount="TCMALLOC_MEMFS_MALLOC_PATH",
+        hugetlb=True,
+        how="TCMALLOC_MEMFS_MALLOC_PATH: a file on a mount of hugetlbfs",
+    ),
 )  # fmt: skip
 
 ALLOCATORS = {entry.name: entry for entry in ENTRIES}
-
-TCMALLOC_NOTE = (
-    "tcmalloc has no form of its own: gperftools' only option for huge pages (TCMALLOC_MEMFS_MALLOC_PATH) needs a "
-    "hugetlbfs mount, and a process per mount."
-)
-
 
 def environment(entry: Entry) -> dict[str, str]:
     """What the process of an allocator is started with: this one's, without options of allocators' in it."""
@@ -127,7 +135,19 @@ def environment(entry: Entry) -> dict[str, str]:
         if not name.startswith(("MIMALLOC_", "MALLOC_", "TCMALLOC_", "LD_PRELOAD", "GLIBC_TUNABLES"))
     }
     own = dict(entry.environment)
+    if entry.mount is not None and (mount := _hugetlbfs()) is not None:
+        own[entry.mount] = str(mount / f"mrm-bench-{os.getpid()}")
     tunables = own.pop("GLIBC_TUNABLES", None)
     return {
         **inherited, **own, "GLIBC_TUNABLES": f"{_TUNABLES}:{tunables}" if tunables else _TUNABLES,
     }  # fmt: skip
+
+
+def _hugetlbfs(mounts: Path = Path("/proc/mounts")) -> Path | None:
+    """A mount of hugetlbfs with pages of a frame's size that this user may write to."""
+    for line in mounts.read_text().splitlines():
+        _, where, kind, options = line.split()[:4]
+        at = Path(where)
+        if kind == "hugetlbfs" and os.access(at, os.W_OK) and os.statvfs(at).f_bsize == FRAME_SIZE:
+            return at
+    return None
