@@ -4,6 +4,7 @@ import click
 
 from mrm.tools.bench.balloon.command import command as balloon
 from mrm.tools.bench.heap.command import command as heap
+from mrm.tools.bench.programs.command import command as programs
 from mrm.tools.bench.remap import command as remap
 from mrm.tools.bench.touch.command import command as touch
 
@@ -17,3 +18,4 @@ command.add_command(remap)
 command.add_command(balloon)
 command.add_command(touch)
 command.add_command(heap)
+command.add_command(programs)

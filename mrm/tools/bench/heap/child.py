@@ -20,7 +20,9 @@ _LOOKS_EVERY = 0.005  # seconds
 _UNMEASURED = 0.25  # of the seconds, before the clock begins
 
 
-def measure(allocator: str, workload: str, threads: int, seconds: float, grow_to: int, room: int) -> dict[str, Any]:
+def measure(
+    allocator: str, workload: str, threads: int, seconds: float, grow_to: int, room: int
+) -> dict[str, Any]:
     """Run a workload for so many seconds on an allocator, and for a quarter of them before, unmeasured.
 
     Parameters

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -38,8 +39,10 @@ def _size(context: click.Context, parameter: click.Parameter, value: str) -> int
     return nbytes
 
 
-def _by_commas(name: str, what: str) -> Callable[..., object]:
-    return click.option(f"--{name}", callback=_names, help=f"Only these {what}, by commas; all when not given.")
+def _by_commas(name: str, what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option(
+        f"--{name}", callback=_names, help=f"Only these {what}, by commas; all when not given."
+    )
 
 
 @click.command("heap")

@@ -1,9 +1,10 @@
 """What the threads of a workload have in common: how they begin together, end, and are counted.
 
 Threads are pthreads, and hold no GIL. Each fills what it needs, then works for a while unmeasured, so that what
-an allocator fetches from the kernel once is there; when all have, the clock begins for all of them. Whoever
-has begun tells them when to stop, and meanwhile looks at the process's memory. A lane counts its blocks and its time by itself: one that cannot stop at
-once, as in the middle of writing a gibibyte, is asked for its rate over the time that it took.
+an allocator fetches from the kernel once is there; then the clock begins for all of them. Whoever has begun tells
+them when to stop, and meanwhile looks at the process's memory. A lane counts its blocks and its
+time by itself: one that cannot stop at once, as in the middle of writing a gibibyte, is asked for its
+rate over the time that it took.
 
 A thread may end and have another go on with its lane. The next one begins by joining it, so what it leaves
 to the allocator at its end has been left by then.
@@ -94,12 +95,14 @@ cdef class Workload:
         begins; what that is, is the workload's.
     """
 
-    def __init__(self, Allocator allocator, uint32_t threads, *, size_t slots, size_t least, size_t most, size_t turn=1):
+    def __init__(
+        self, Allocator allocator, uint32_t threads, *, size_t slots, size_t least, size_t most, size_t turn=1
+    ):
         cdef uint32_t i
         if threads < 1 or slots < 1 or turn < 1 or least < LEAST_BLOCK or most < least:
             raise errors.ArgumentError(
-                f"{threads} threads with {slots} blocks of {least} to {most} bytes, {turn} at a turn: there must be one "
-                f"at least of each, and {LEAST_BLOCK} bytes"
+                f"{threads} threads with {slots} blocks of {least} to {most} bytes, {turn} at a turn: there must be "
+                f"one at least of each, and {LEAST_BLOCK} bytes"
             )
         self.allocator = allocator
         self.plan.functions = allocator.functions

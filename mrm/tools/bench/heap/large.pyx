@@ -7,7 +7,7 @@ not know how much will come. What a block holds must be there after it has grown
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
-from mrm.tools.bench.heap.allocator cimport block_free, block_realloc, mark_of
+from mrm.tools.bench.heap.allocator cimport block_realloc, mark_of
 from mrm.tools.bench.heap.lanes cimport Workload, below, ended, even_size, lane_t, made, mrm_load32
 
 

@@ -85,7 +85,7 @@ class Entry:
         if self.ours:
             return "`mrm doctor` says what this machine lacks"
         if self.mount is not None and _hugetlbfs() is None:
-            return "it wants a mount of hugetlbfs: mount -t hugetlbfs none /dev/hugepages, as root"
+            return "mount -t hugetlbfs none /dev/hugepages, as root, makes one"
         return f"Debian has it in {self.package}: apt-get install {self.package}"
 
 
@@ -127,6 +127,7 @@ ENTRIES = (
 
 ALLOCATORS = {entry.name: entry for entry in ENTRIES}
 
+
 def environment(entry: Entry) -> dict[str, str]:
     """What the process of an allocator is started with: this one's, without options of allocators' in it."""
     inherited = {
@@ -146,7 +147,7 @@ def environment(entry: Entry) -> dict[str, str]:
 def _hugetlbfs(mounts: Path = Path("/proc/mounts")) -> Path | None:
     """A mount of hugetlbfs with pages of a frame's size that this user may write to."""
     for line in mounts.read_text().splitlines():
-        _, where, kind, options = line.split()[:4]
+        _, where, kind, *_ = line.split()
         at = Path(where)
         if kind == "hugetlbfs" and os.access(at, os.W_OK) and os.statvfs(at).f_bsize == FRAME_SIZE:
             return at

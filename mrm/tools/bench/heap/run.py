@@ -30,8 +30,8 @@ LANES = (
     "the fastest process. An operation is a block allocated, written to and freed; of a block that grows, a step."
 )
 PEAKS = (
-    "Peak memory: what the process came to have beyond what it had when the clock began, resident pages by the kernel's "
-    "own highest number, huge pages that were set aside by looking every 5 ms. Of a heap on a pool: the frames that it "
+    "Peak memory: what the process came to have beyond what it had before its threads began, resident pages by the "
+    "kernel's own highest number, huge pages that were set aside by looking every 5 ms. Of a heap on a pool: the frames that it "
     "took; the pool itself is funded before."
 )
 
@@ -82,7 +82,9 @@ def run(
                 figure(kind.name, count, name, processes) for name, processes in found.items() if processes
             ]
     _tell(result, entries, threads, repeats)
-    neighbours.tell(result.machine, result.notes, "rates are lower and spreads wider than on a machine at rest")
+    neighbours.tell(
+        result.machine, result.notes, "rates are lower and spreads wider than on a machine at rest"
+    )
     return result
 
 
@@ -104,11 +106,11 @@ def _present(result: Result, allocators: list[str]) -> list[Entry]:
         entry = ALLOCATORS[name]
         try:
             if entry.mount is not None and entry.mount not in environment(entry):
-                raise Error("nothing tells it where")
+                raise Error("there is no mount of hugetlbfs for it")
             if not entry.hugetlb:  # the others are looked at when there are pages for them
                 child({"allocator": name, "room": LEAST_POOL}, environment(entry), PATIENCE)
         except Error as why:
-            result.missing[name] = f"{why}. {entry.way_out}"
+            result.missing[name] = f"{why}; {entry.way_out}"
         else:
             present.append(entry)
     return present
@@ -123,7 +125,7 @@ def _with_huge_pages(
     why = (
         f"{format_size(room)} of huge pages are needed, and {outcome.after.available} pages are free. "
         f"{kernelpool.why_not_all(outcome)}"
-    )
+    ).rstrip(".")
     stay = []
     for entry in entries:
         if entry.hugetlb and (entry.ours or entry.mount):
@@ -131,7 +133,7 @@ def _with_huge_pages(
         else:
             stay.append(entry)
             if entry.hugetlb:
-                result.notes.append(f"{entry.name} had to do with the huge pages that there were: {why}")
+                result.notes.append(f"{entry.name} had to do with the huge pages that there were: {why}.")
     return stay
 
 
@@ -167,7 +169,7 @@ def _once(
         figures = child(asked, environment(entry), seconds + PATIENCE)
     except Error as failure:
         del found[entry.name]
-        result.notes.append(f"{where}: {failure}.")
+        result.notes.append(f"{where}: {str(failure).rstrip('.')}.")
         return
     if figures["damaged"] or figures["refused"]:
         del found[entry.name]
@@ -189,7 +191,12 @@ def child(asked: dict[str, Any], started_with: dict[str, str], patience: float) 
     command = [sys.executable, "-m", "mrm.tools.bench.heap.child", json.dumps(asked)]
     try:
         ended = subprocess.run(
-            command, env=started_with, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=patience
+            command,
+            env=started_with,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=patience,
         )
     except subprocess.TimeoutExpired as error:
         raise Error(f"its process did not end within {patience:g} s") from error

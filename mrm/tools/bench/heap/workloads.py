@@ -73,12 +73,12 @@ KINDS = (
         SMALL, Churn, 10_000, 16, 16 * KIB,
     ),
     Kind(
-        "larson", "a server (Larson and Krishnan 1998): 5,000 blocks of 8 to 1,000 bytes are replaced at random, and "
+        "larson", "a server (Larson and Krishnan 1998): 20,000 blocks of 8 to 1,000 bytes are replaced at random, and "
         "after 100,000 of them handed to a new thread",
-        SMALL, Larson, 5_000, 8, 1_000, 100_000,
+        SMALL, Larson, 20_000, 8, 1_000, 100_000,
     ),
     Kind(
-        "xmalloc", "half of the threads allocate blocks of 16 to 512 bytes, the others free them (Lever and Boreham 2000)",
+        "xmalloc", "half of the threads allocate blocks of 16 to 512 bytes, the others free them (Lever, Boreham 2000)",
         SMALL, HandedOn, 1, 16, 512, 256,
     ),
     Kind(
