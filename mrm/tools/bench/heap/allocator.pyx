@@ -14,9 +14,17 @@ from mrm cimport api, mrm_import
 mrm_import()
 
 
-cdef extern from "<dlfcn.h>" nogil:
+cdef extern from *:
+    """
+    #include <dlfcn.h>
+    #ifndef RTLD_DEEPBIND       /* of C libraries other than glibc */
+    #define RTLD_DEEPBIND 0
+    #endif
+    """
     enum:
         RTLD_NOW, RTLD_LOCAL, RTLD_DEEPBIND
+
+cdef extern from "<dlfcn.h>" nogil:
     void *dlopen(const char *name, int flags)
     void *dlsym(void *library, const char *name)
     char *dlerror()

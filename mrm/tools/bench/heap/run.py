@@ -31,8 +31,8 @@ LANES = (
 )
 PEAKS = (
     "Peak memory: what the process came to have beyond what it had before its threads began, resident pages by the "
-    "kernel's own highest number, huge pages that were set aside by looking every 5 ms. Of a heap on a pool: the frames that it "
-    "took; the pool itself is funded before."
+    "kernel's own highest number, huge pages that were set aside by looking every 5 ms. Of a heap on a pool: the "
+    "frames that it took; the pool itself is funded before."
 )
 
 
