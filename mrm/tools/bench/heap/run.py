@@ -17,7 +17,7 @@ from mrm.sizes import format_size
 from mrm.system.pages import FRAME_SIZE
 from mrm.tools.bench.heap.figures import Result, figure
 from mrm.tools.bench.heap.lineup import ALLOCATORS, BASE, Entry, environment
-from mrm.tools.bench.heap.workloads import GROWTH, LARGE, WORKLOADS, Kind
+from mrm.tools.bench.heap.workloads import WORKLOADS, Kind
 from mrm.tools.bench.machine import Neighbours, machine
 from mrm.tools.bench.options import Advance
 from mrm.tools.fund import available
@@ -95,7 +95,7 @@ def words(threads: int) -> str:
 
 def pool_bytes(kind: Kind, threads: int, grow_to: int) -> int:
     """Bytes of a pool that has room for a workload, and for what a heap keeps."""
-    needed = max(LEAST_POOL, kind.memory(threads, grow_to) * 3 // 2 if kind.of in (LARGE, GROWTH) else 0)
+    needed = max(LEAST_POOL, kind.memory(threads, grow_to) * 5 // 4)
     return -(-needed // FRAME_SIZE) * FRAME_SIZE
 
 
@@ -107,7 +107,7 @@ def _present(result: Result, allocators: list[str]) -> list[Entry]:
         try:
             if entry.mount is not None and entry.mount not in environment(entry):
                 raise Error("there is no mount of hugetlbfs for it")
-            if not entry.hugetlb:  # the others are looked at when there are pages for them
+            if not (entry.ours and entry.hugetlb):  # whether there are pages for it is looked at later
                 child({"allocator": name, "room": LEAST_POOL}, environment(entry), PATIENCE)
         except Error as why:
             result.missing[name] = f"{why}; {entry.way_out}"

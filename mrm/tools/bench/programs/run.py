@@ -25,7 +25,7 @@ _HUGETLB = ("Shared_Hugetlb", "Private_Hugetlb")
 
 PROCESSES = (
     "A process for each measurement; {repeats} each, interleaved. Seconds are medians, spreads the fastest and the "
-    "slowest process. Each does its work 3 times; what it makes beforehand is not timed."
+    "slowest process. Each does its work once untimed, and then three times."
 )
 SHARES = (
     "The share on huge pages is of all that the process has, the interpreter and its libraries too, by "
