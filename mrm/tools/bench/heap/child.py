@@ -17,13 +17,12 @@ from mrm.tools.bench.heap.workloads import WORKLOADS
 from mrm.tools.cli import FINE, FOUND
 
 _LOOKS_EVERY = 0.005  # seconds
-_UNMEASURED = 0.25  # of the seconds, before the clock begins
 
 
 def measure(
     allocator: str, workload: str, threads: int, seconds: float, grow_to: int, room: int
 ) -> dict[str, Any]:
-    """Run a workload for so many seconds on an allocator, and for a quarter of them before, unmeasured.
+    """Run a workload for so many seconds on an allocator, and for as many before, unmeasured.
 
     Parameters
     ----------
@@ -32,7 +31,7 @@ def measure(
     threads : int
         How many are at work.
     seconds : float
-        After which they are told to stop; what cannot stop then goes on to its end.
+        Of either part. What cannot stop then goes on to its end.
     grow_to : int
         Bytes of the blocks that grow.
     room : int
@@ -49,7 +48,7 @@ def measure(
         work = WORKLOADS[workload].begun(functions, threads, grow_to)
         with Memory() as memory:
             work.begin()
-            _wait(seconds * _UNMEASURED, memory, functions)
+            _wait(seconds, memory, functions)
             work.measure()
             _wait(seconds, memory, functions)
             work.stop()

@@ -53,7 +53,7 @@ def _by_commas(name: str, what: str) -> Callable[[Callable[..., Any]], Callable[
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True,
               help="Processes for each figure; medians are reported.")  # fmt: skip
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=0.5, show_default=True,
-              help="How long each process is measured.")  # fmt: skip
+              help="How long each process is measured, and works before.")  # fmt: skip
 @click.option("--grow-to", default="1GiB", show_default=True, callback=_size,
               help="What a block grows to by realloc; with more threads, all of theirs together.")  # fmt: skip
 @outputs
@@ -78,7 +78,7 @@ def command(
     \b
     Examples:
       mrm bench heap --workloads churn,larson --allocators mrm,mimalloc
-      mrm bench heap --report heap          all of it, with plots: some 25 minutes
+      mrm bench heap --report heap          all of it, with plots: an hour
       mrm bench heap --json - --repeats 1 --seconds 0.1 --grow-to 64MiB
 
     Peers are Debian's: apt-get install libmimalloc2.0 libjemalloc2 libtcmalloc-minimal4. Those that are
