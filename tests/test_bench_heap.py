@@ -224,6 +224,16 @@ def test_json_is_what_was_promised() -> None:
     assert any("mimalloc" in note for note in data["notes"])
 
 
+def test_a_heap_on_a_pool_has_figures_or_a_reason(needs_huge: None) -> None:
+    done = invoke("--json", "-", "--threads", "1", "--allocators", "mrm+huge", "--workloads", "large")
+    assert done.exit_code == 0, done.output
+    data = json.loads(done.stdout)
+    if data["workloads"]:
+        assert 2 <= data["workloads"][0]["peak_mib"] < 200
+    else:  # others have taken the pages
+        assert any("huge pages" in note for note in data["notes"])
+
+
 def test_table_has_all_that_was_measured() -> None:
     done = invoke("--threads", "1", "--allocators", "glibc", "--workloads", "larson")
     assert done.exit_code == 0, done.output

@@ -49,6 +49,9 @@ def measure(
         with Memory() as memory:
             work.begin()
             _wait(seconds, memory, functions)
+            work.pause()
+            while not work.paused:
+                _wait(_LOOKS_EVERY, memory, functions)
             work.measure()
             _wait(seconds, memory, functions)
             work.stop()

@@ -20,8 +20,15 @@ class Workload:
     def begin(self) -> None:
         """Start the threads; they are at work, unmeasured, when it returns."""
 
+    def pause(self) -> None:
+        """Have every lane come to an end of what it does unmeasured."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether all of them have."""
+
     def measure(self) -> None:
-        """Have the clock begin, as soon as every lane has come to an end of what it does."""
+        """Have the clock begin, as soon as all lanes are paused."""
 
     def stop(self) -> None:
         """Have every lane end as soon as it can."""

@@ -160,9 +160,18 @@ cdef class Workload:
         with nogil:
             self.go_on(UNMEASURED)
 
-    def measure(self):
-        """Have the clock begin, as soon as every lane has come to an end of what it does."""
+    def pause(self):
+        """Have every lane come to an end of what it does unmeasured."""
         mrm_store32(&self.plan.stop, 1)
+
+    @property
+    def paused(self):
+        """Whether all of them have."""
+        return mrm_load32(&self.plan.ready) >= MEASURED * self.plan.threads
+
+    def measure(self):
+        """Have the clock begin, as soon as all lanes are paused."""
+        self.pause()
         with nogil:
             self.go_on(MEASURED)
 
