@@ -53,10 +53,15 @@ cdef void say_history(text_t *text, const record_t *record) noexcept nogil:
     trace_say(text, record.allocated)
 
 
+cdef bint in_hand(const record_t *record) noexcept nogil:
+    """Whether a thread is freeing or moving a block; one that leaves the quarantine was freed long ago."""
+    return record.state == RECORD_BUSY and record.freer == 0
+
+
 cdef const char *state_of(const record_t *record) noexcept nogil:
     if record.state == RECORD_LIVE:
         return b"in use"
-    if record.state == RECORD_BUSY:
+    if in_hand(record):
         return b"which another thread is freeing or moving"
     return b"which was freed"
 
@@ -157,7 +162,7 @@ cdef void report_refusal(
             &sentence, b"the block of %zu bytes at %p of heap %u was %s", record.nbytes, address, heap.number,
             b"freed" if frees else b"resized",
         )
-        if record.state == RECORD_BUSY:
+        if in_hand(record):
             say(&sentence, b" while another thread frees or moves it")
         else:
             say(&sentence, b" twice" if frees else b" after it was freed")
