@@ -24,6 +24,8 @@ from mrm.heap.state cimport ABANDONED, BUCKETS
 
 
 cdef extern from "system/atomic.h" nogil:
+    uint32_t mrm_load32(const uint32_t *p)
+    void mrm_store32(uint32_t *p, uint32_t v)
     uint64_t mrm_load64(const uint64_t *p)
     bint mrm_cas64(uint64_t *p, uint64_t *expected, uint64_t v)
 
@@ -317,8 +319,8 @@ cdef void page_unfull(local_t *local, page_t *page) noexcept nogil:
     queue_push(local, page)
 
 
-cdef void page_empty(local_t *local, page_t *page) noexcept nogil:
-    """Give the slices of a page back that has no block in use; with them its segment, maybe."""
+cdef bint page_empty(local_t *local, page_t *page) noexcept nogil:
+    """Give the slices of a page back that has no block in use; whether its segment went with them, and may be another's."""
     cdef segment_t *segment = &local.heap.segments[page.segment]
     cdef uint32_t first = <uint32_t>(page - local.heap.pages) % SLICES
     cdef uint32_t mask = <uint32_t>(((<uint64_t>1 << page.slices) - 1) << first)
@@ -337,11 +339,13 @@ cdef void page_empty(local_t *local, page_t *page) noexcept nogil:
         segment.zero |= mask
     open_push(local, segment)
     if segment.free != ALL_SLICES:
-        return
+        return False
     local.whole += 1
-    if local.whole > WHOLE:
-        segment_unlink(local, segment)
-        segment_give(local.heap, segment)
+    if local.whole <= WHOLE:
+        return False
+    segment_unlink(local, segment)
+    segment_give(local.heap, segment)
+    return True
 
 
 cdef void pages_wake(local_t *local) noexcept nogil:
@@ -368,8 +372,8 @@ cdef void pages_wake(local_t *local) noexcept nogil:
                 if page.free == NULL:
                     page_collect(local.heap, page)
                 page_unfull(local, page)
-                if page.used == 0 and local.queue[page.number] != page:
-                    page_empty(local, page)
+                if page.used == 0 and local.queue[page.number] != page and page_empty(local, page):
+                    break
             segment = next
 
 
@@ -378,13 +382,14 @@ cdef void pages_wake(local_t *local) noexcept nogil:
 cdef segment_t *orphan_take(heap_t *heap) noexcept nogil:
     """A segment whose thread has ended, out of the list of those; or NULL."""
     cdef segment_t *segment
-    if heap.orphans == NULL:        # a look without the lock: whoever misses one takes a new segment
+    # A look without the lock: whoever misses one takes a new segment.
+    if mrm_load32(&heap.abandoned) == 0:
         return NULL
     mrm_lock(&heap.lock)
     segment = heap.orphans
     if segment != NULL:
         heap.orphans = segment.next
-        heap.abandoned -= 1
+        mrm_store32(&heap.abandoned, heap.abandoned - 1)
     mrm_unlock(&heap.lock)
     return segment
 
@@ -438,7 +443,7 @@ cdef void segment_leave(local_t *local, segment_t *segment) noexcept nogil:
     mrm_lock(&heap.lock)
     segment.next = heap.orphans
     heap.orphans = segment
-    heap.abandoned += 1
+    mrm_store32(&heap.abandoned, heap.abandoned + 1)
     mrm_unlock(&heap.lock)
 
 
