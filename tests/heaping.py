@@ -62,7 +62,9 @@ def marked(address, nbytes, seed):
 
 def is_zero(address, nbytes):
     """Whether bytes are all zero."""
-    return not any(memoryview((ctypes.c_char * nbytes).from_address(address)).cast("B").tobytes().strip(b"\0"))
+    return not any(
+        memoryview((ctypes.c_char * nbytes).from_address(address)).cast("B").tobytes().strip(b"\0")
+    )
 
 
 def check_figures(heap):
@@ -118,6 +120,8 @@ def run(*functions, whole=True):
     for thread in threads:
         thread.join()
     if whole:
-        wait_until(lambda: not any(os.path.exists(f"/proc/self/task/{thread.native_id}") for thread in threads))
+        wait_until(
+            lambda: not any(os.path.exists(f"/proc/self/task/{thread.native_id}") for thread in threads)
+        )
     if failed:
         raise failed[0]

@@ -72,7 +72,12 @@ def test_a_freed_buffer_says_so(heap):
     buffer.free()
     buffer.free()
     assert len(buffer) == 0
-    for use in (lambda: memoryview(buffer), lambda: buffer.address, lambda: buffer.resize(5), buffer.__dlpack__):
+    for use in (
+        lambda: memoryview(buffer),
+        lambda: buffer.address,
+        lambda: buffer.resize(5),
+        buffer.__dlpack__,
+    ):
         with pytest.raises(mrm.ClosedError, match="the buffer was freed"):
             use()
     assert check_figures(heap).blocks == 0

@@ -99,7 +99,10 @@ def test_what_c_gets_wrong_is_refused(table, handle):
     ):
         assert wrong() == ffi.NULL
         assert api.failure().status in (OUT_OF_FRAMES, -5), said(api, ffi)
-    for wrong in (lambda: api.heap_calloc(handle, most, 2), lambda: api.heap_calloc(handle, 1 << 33, 1 << 33)):
+    for wrong in (
+        lambda: api.heap_calloc(handle, most, 2),
+        lambda: api.heap_calloc(handle, 1 << 33, 1 << 33),
+    ):
         assert wrong() == ffi.NULL
         assert api.failure().status == BAD_ARGUMENT
         assert "more than a size can be" in said(api, ffi)

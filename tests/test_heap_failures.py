@@ -37,7 +37,9 @@ class Scene:
 
     def __init__(self, kind):
         self.kind = kind
-        self.pool = None if kind == "private" else mrm.Pool(FRAMES * FRAME, huge={"huge": "require"}.get(kind, "off"))
+        self.pool = (
+            None if kind == "private" else mrm.Pool(FRAMES * FRAME, huge={"huge": "require"}.get(kind, "off"))
+        )
         self.heap = None
         self.set_up()
 
@@ -162,7 +164,9 @@ def test_a_heap_is_opened_or_not(kind, times, error):
     opened_ones = []
     for raised in failing(lambda: opened_ones.append(mrm.Heap(pool, limit="16MiB")), times, error):
         assert (raised is None) == bool(opened_ones)
-        assert raised is None or isinstance(raised, mrm.AddressSpaceError | mrm.MetadataMemoryError), repr(raised)
+        assert raised is None or isinstance(raised, mrm.AddressSpaceError | mrm.MetadataMemoryError), repr(
+            raised
+        )
         while opened_ones:
             with opened_ones.pop() as heap:
                 address = heap.malloc(3 * MIB)

@@ -1,4 +1,4 @@
-"""Blocks above a MiB: any free frames serve them, nothing is copied, and what was freed is kept and given up together."""
+"""Blocks above a MiB: any free frames serve them, nothing is copied, what was freed is kept and given up together."""
 
 import ctypes
 import errno
@@ -247,7 +247,7 @@ def test_kept_memory_beyond_an_eighth_goes_in_one_batch(on_pool):
     keep = FRAMES // 8
     apart = blocks[::2]
     for address in apart[:keep]:
-        assert counted(lambda: on_pool.free(address)) == []
+        assert counted(lambda address=address: on_pool.free(address)) == []
     assert on_pool.stats().kept == keep * FRAME
     calls = counted(lambda: on_pool.free(apart[keep]))
     assert 1 <= len(calls) <= keep + 1

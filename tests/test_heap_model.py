@@ -138,7 +138,9 @@ class Model(RuleBasedStateMachine):
 
     @rule(n=st.integers(0, 400), count=st.integers(1, 300), where=WHERE)
     def malloc_many(self, n, count, where):
-        addresses = self.allocate(where, n, lambda: [self.heap.malloc(n) for _ in range(min(count, 40_000 // (n + 1)))])
+        addresses = self.allocate(
+            where, n, lambda: [self.heap.malloc(n) for _ in range(min(count, 40_000 // (n + 1)))]
+        )
         for address in addresses or ():
             self.add(address, n)
 

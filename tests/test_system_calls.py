@@ -16,7 +16,6 @@ from helpers import (
     check_contents,
     commit,
     open_files,
-    own_mappings,
     shown,
     stamp_all,
     stamp_at,

@@ -24,7 +24,7 @@ from mrm cimport (
 )
 from mrm.heap.debug cimport debug_open
 from mrm.heap.local cimport locals_end, locals_forget, locals_freeze
-from mrm.heap.page cimport SEGMENT_BYTES, SEGMENT_SHIFT, SEGMENT_USED, SLICES, page_t, segment_t
+from mrm.heap.page cimport SEGMENT_SHIFT, SEGMENT_USED, SLICES, page_t, segment_t
 from mrm.heap.runs cimport runs_contain, runs_open
 from mrm.heap.state cimport run_t
 from mrm.physical.accounts cimport account_stats
@@ -70,7 +70,7 @@ cdef enum:
     PRIVATE_SPAN = 8            # bytes of addresses for large blocks for each byte of memory
     KEPT_PART = 8               # of a pool that freed large blocks keep
     PRIVATE_KEPT_PART = 32      # of the machine's memory
-    NAME_ANONYMOUS = 0x53564d41 # PR_SET_VMA, and its only use: a name in /proc/self/maps (5.17)
+    NAME_ANONYMOUS = 0x53564d41     # PR_SET_VMA, and its only use: a name in /proc/self/maps (5.17)
 
 cdef uint64_t ALIGNMENT = 1 << 30   # mremap moves whole tables of pages between ranges that have it
 cdef uint64_t LEAST_SPAN = <uint64_t>1 << 30
@@ -328,7 +328,9 @@ cdef int close_on_pool(heap_t *heap) noexcept nogil:
     cdef uint32_t *frames = <uint32_t *>malloc(n * sizeof(uint32_t))
     cdef int status
     if frames == NULL:
-        return mrm_fail(failure(), MRM_NO_MEMORY, 0, 12, NULL, n * 4, b"no memory for the list of a heap's %zu frames", n)
+        return mrm_fail(
+            failure(), MRM_NO_MEMORY, 0, 12, NULL, n * 4, b"no memory for the list of a heap's %zu frames", n
+        )
     n = frames_of_slots(heap, frames)
     if heap.runs.batch != NULL:
         batch_abort(heap.runs.batch)

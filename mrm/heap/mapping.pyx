@@ -7,9 +7,9 @@ their frames, and one commit is one invalidation however many stretches it takes
 A private heap has a range of anonymous memory, which the kernel fills when it is touched: showing is
 nothing. Moving is mremap, which moves page tables; MREMAP_DONTUNMAP (5.7) has the old addresses stay a mapping, so
 that nothing else comes to lie there. Where memory is moved the kernel counts a mapping more at each end, and
-never less: such slots are noted (``cut``), and mapped anew when their memory is taken away. A block that was moved and
-grew is several mappings, which one call moves since 6.17; before, each has its own. Other memory is
-let go by MADV_DONTNEED, in one call for each stretch. Where every byte that can be written to is promised memory
+never less: such slots are noted (``cut``), and mapped anew when their memory is taken away. A block that was
+moved and grew is several mappings, which one call moves since 6.17; before, each has its own. Other memory is let
+go by MADV_DONTNEED, in one call for each stretch. Where every byte that can be written to is promised memory
 (vm.overcommit_memory 2), slots are writable only while they have some.
 """
 
@@ -58,8 +58,9 @@ cdef int refused(const heap_t *heap, int which, int64_t got, uint32_t slot, uint
     cdef char text[ROOM_TEXT]
     return mrm_fail(
         failure(), MRM_OUT_OF_FRAMES if got == -12 else MRM_SYSTEM_CALL, which, <int>-got, at_slot(heap, slot),
-        <size_t>n << SEGMENT_SHIFT, b"%s of %u MiB at %p for heap %u: %s. Nothing is changed.%s", call_name(which), n * 2,
-        <void *>at_slot(heap, slot), heap.number, strerror(<int>-got), why_refused(<int>-got, 0, text),
+        <size_t>n << SEGMENT_SHIFT, b"%s of %u MiB at %p for heap %u: %s. Nothing is changed.%s",
+        call_name(which), n * 2, <void *>at_slot(heap, slot), heap.number, strerror(<int>-got),
+        why_refused(<int>-got, 0, text),
     )
 
 
