@@ -8,10 +8,10 @@ import weakref
 import pytest
 from heaping import SMALL, check_figures, holds, is_zero, walked, write
 from helpers import FRAME, MIB, all_handles_closed
-from mrm.heap.classes import class_for, size_classes
 
 import mrm
 import mrm._heap
+from mrm.heap.classes import class_for, size_classes
 
 CLASSES = [nbytes for nbytes, _, _ in size_classes()]
 
