@@ -15,7 +15,7 @@ page, and puts a chain of up to 32 on its page at once: a line that two processo
 as used until then: 256 KiB a thread at the most.
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from mrm cimport MRM_CLOSED, MRM_FORKED, MRM_NO_MEMORY, MRM_OK

@@ -62,6 +62,8 @@ ELSEWHERE = {
     "test_arrays": "is about arguments",
     "test_bench": "measures, and times mean nothing on an emulated processor",
     "test_bench_balloon": "measures, and times mean nothing on an emulated processor",
+    "test_bench_heap": "measures, and times mean nothing on an emulated processor",
+    "test_bench_programs": "measures, and times mean nothing on an emulated processor",
     "test_bench_touch": "measures, and times mean nothing on an emulated processor",
     "test_clients": "compiles programs, which takes an emulated processor minutes",
     "test_demo": "runs for seconds of real time at a time",
