@@ -14,7 +14,7 @@ threads may have been copied in the middle of anything, and are not taken from i
 (locals_freeze). Their blocks are as they were.
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
@@ -299,13 +299,14 @@ cdef int heap_open(pool_t *pool, const mrm_heap_options *given, heap_t **opened)
 
 # ---- closing -------------------------------------------------------------------------
 
-cdef size_t frames_of_slots(const heap_t *heap, uint32_t *frames) noexcept nogil:
-    """Write the frames that slots show; how many."""
+cdef size_t frames_of_slots(const heap_t *heap, uint32_t *frames, uint8_t *seen) noexcept nogil:
+    """Write the frames that slots show; how many. After a move that could not be undone two may show the same."""
     cdef reservation_t *r = heap.runs.reservation
     cdef size_t n = 0
     cdef uint32_t i
     for i in range(r.slots):
-        if r.slot[i].state == MRM_SLOT_SHOWN:
+        if r.slot[i].state == MRM_SLOT_SHOWN and not seen[r.slot[i].frame]:
+            seen[r.slot[i].frame] = True
             frames[n] = r.slot[i].frame
             n += 1
     return n
@@ -326,12 +327,16 @@ cdef int close_on_pool(heap_t *heap) noexcept nogil:
     """End the addresses of a heap on a pool, and give all of its frames back."""
     cdef size_t n = heap.segment_count      # frames of the pool: it has no more
     cdef uint32_t *frames = <uint32_t *>malloc(n * sizeof(uint32_t))
+    cdef uint8_t *seen = <uint8_t *>calloc(n, 1)
     cdef int status
-    if frames == NULL:
+    if frames == NULL or seen == NULL:
+        free(frames)
+        free(seen)
         return mrm_fail(
             failure(), MRM_NO_MEMORY, 0, 12, NULL, n * 4, b"no memory for the list of a heap's %zu frames", n
         )
-    n = frames_of_slots(heap, frames)
+    n = frames_of_slots(heap, frames, seen)
+    free(seen)
     if heap.runs.batch != NULL:
         batch_abort(heap.runs.batch)
         heap.runs.batch = NULL
