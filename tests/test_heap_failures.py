@@ -196,13 +196,15 @@ def test_a_heap_on_a_pool_is_closed_or_not(huge, times, error):
 
 
 @WAYS
-def test_a_buffer_is_as_it_was_or_resized(some_heap, times, error):
+def test_a_buffer_is_as_it_was_or_resized(some_heap, times, error, features):
+    features()
     heap = some_heap
     buffer = heap.buffer(3 * FRAME)
     mark(buffer.address, 3 * FRAME, 1)
     behind = [heap.malloc(FRAME) for _ in range(2)]
 
     for raised in failing(lambda: buffer.resize(len(buffer) + 2 * FRAME), times, error, CHANGING):
+        features()
         assert isinstance(raised, mrm.Error | None)
         if isinstance(raised, mrm.InconsistentError):
             break  # part of it is here, and part there
