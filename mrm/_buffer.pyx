@@ -16,6 +16,7 @@ from libc.string cimport memset
 from mrm.errors import ArgumentError, ClosedError
 from mrm.heap.blocks cimport heap_calloc, heap_free, heap_malloc, heap_realloc
 from mrm.heap.heap cimport heap_release, heap_retain
+from mrm.heap.traces cimport trace_note
 from mrm.system.failure cimport check, failure
 
 
@@ -126,6 +127,8 @@ cdef class Buffer:
         block = self.block
         # With the GIL gone another thread may come: it must neither look at the bytes nor move them.
         self.exports = -1
+        if heap.debug != NULL:
+            trace_note()
         with nogil:
             moved = heap_realloc(heap, block, nbytes)
         self.exports = 0
@@ -151,6 +154,8 @@ cdef class Buffer:
         self.heap = NULL
         self.block = NULL
         self.nbytes = 0
+        if heap.debug != NULL:
+            trace_note()
         with nogil:
             heap_free(heap, block)
             heap_release(heap)
@@ -252,6 +257,8 @@ cdef Buffer make_buffer(heap_t *heap, size_t nbytes, bint zero):
         if zero and block != NULL:
             memset(block, 0, nbytes)
     else:
+        if heap.debug != NULL:
+            trace_note()
         with nogil:
             block = heap_calloc(heap, 1, nbytes) if zero else heap_malloc(heap, nbytes)
     if block == NULL:
