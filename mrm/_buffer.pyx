@@ -69,6 +69,21 @@ cdef class Buffer:
             raise ClosedError("the buffer was freed")
         return 0
 
+    cdef int _check_still(self) except -1:
+        """It is there, and nobody moves it."""
+        self._check()
+        if self.exports < 0:
+            raise BufferError("another thread is resizing the buffer: look at it when that is done")
+        return 0
+
+    cdef int _check_unseen(self, what) except -1:
+        """Nobody looks at it, or moves it."""
+        if self.exports > 0:
+            raise BufferError(f"{self.exports} views look at the buffer: release them before it is {what}")
+        if self.exports < 0:
+            raise BufferError(f"another thread is resizing the buffer: it is {what} when that is done")
+        return 0
+
     def __len__(self):
         return self.nbytes
 
@@ -107,12 +122,11 @@ cdef class Buffer:
         cdef heap_t *heap
         cdef void *block
         self._check()
-        if self.exports:
-            raise BufferError(f"{self.exports} views look at the buffer: release them before it is resized")
+        self._check_unseen("resized")
         heap = self.heap
         block = self.block
-        # As if exported: with the GIL gone another thread may come.
-        self.exports = 1
+        # With the GIL gone another thread may come: it must neither look at the bytes nor move them.
+        self.exports = -1
         if heap.debug != NULL:
             trace_note()
         with nogil:
@@ -136,8 +150,7 @@ cdef class Buffer:
         cdef void *block = self.block
         if heap == NULL:
             return
-        if self.exports:
-            raise BufferError(f"{self.exports} views look at the buffer: release them before it is freed")
+        self._check_unseen("freed")
         self.heap = NULL
         self.block = NULL
         self.nbytes = 0
@@ -148,7 +161,7 @@ cdef class Buffer:
             heap_release(heap)
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
-        self._check()
+        self._check_still()
         buffer.buf = self.block
         buffer.len = self.nbytes
         buffer.readonly = False
@@ -176,7 +189,7 @@ cdef class Buffer:
             If a copy, a stream or another device than the CPU is asked for.
         """
         cdef managed_t *managed
-        self._check()
+        self._check_still()
         if stream is not None or copy or (dl_device is not None and dl_device != (DL_CPU, 0)):
             raise BufferError("a Buffer is memory of the CPU, and shared without a copy")
         managed = <managed_t *>calloc(1, sizeof(managed_t))
@@ -237,20 +250,21 @@ cdef Buffer make_buffer(heap_t *heap, size_t nbytes, bint zero):
     """A Buffer of a heap."""
     cdef Buffer made = Buffer.__new__(Buffer)
     cdef void *block
+    cdef int status
+    heap_retain(heap)               # another thread, or whoever is told of a shortage, may close it meanwhile
     if nbytes <= 4096:
         block = heap_malloc(heap, nbytes)
         if zero and block != NULL:
             memset(block, 0, nbytes)
     else:
-        heap_retain(heap)           # another thread may close it meanwhile
         if heap.debug != NULL:
             trace_note()
         with nogil:
             block = heap_calloc(heap, 1, nbytes) if zero else heap_malloc(heap, nbytes)
-        heap_release(heap)
     if block == NULL:
-        check(failure().status)
-    heap_retain(heap)
+        status = failure().status
+        heap_release(heap)
+        check(status)
     made.heap = heap
     made.block = block
     made.nbytes = <Py_ssize_t>nbytes

@@ -262,8 +262,8 @@ cdef page_t *page_cut(local_t *local, segment_t *segment, uint32_t number) noexc
     return page
 
 
-cdef page_t *page_new(local_t *local, uint32_t number) noexcept nogil:
-    """A new page: from a segment of the thread's, from one that lost its thread, or from a new one; NULL with the failure."""
+cdef page_t *page_at_hand(local_t *local, uint32_t number) noexcept nogil:
+    """A page from a segment of the thread's, or from one that lost its thread; or NULL."""
     cdef segment_t *segment = local.open
     cdef page_t *page
     cdef int _tries
@@ -282,9 +282,20 @@ cdef page_t *page_new(local_t *local, uint32_t number) noexcept nogil:
             page = page_cut(local, segment, number)
         if page != NULL:
             return page
+    return NULL
+
+
+cdef page_t *page_new(local_t *local, uint32_t number) noexcept nogil:
+    """A page from a segment at hand, or from a new one; NULL, with the failure."""
+    cdef page_t *page = page_at_hand(local, number)
+    cdef segment_t *segment
+    if page != NULL:
+        return page
     segment = segment_take(local.heap)
     if segment == NULL:
-        return NULL
+        # Whoever was told of the shortage may have freed blocks of this heap, and not a whole frame.
+        page = page_first(local, number)
+        return page if page != NULL else page_at_hand(local, number)
     segment_link(local, segment)
     return page_cut(local, segment, number)
 

@@ -253,9 +253,11 @@ cdef void *raw_resize(heap_t *heap, void *block, size_t nbytes) noexcept nogil:
     if nbytes <= had and nbytes >= had >> 1 and nbytes:
         return block
     moved = allocate(heap, local, GRAIN, nbytes, False)
-    if moved != NULL:
-        memcpy(moved, block, min(had, nbytes))
-        raw_free(heap, block)
+    if moved == NULL:
+        # A block that suffices stays: who makes one smaller (Lua, say) may count on that.
+        return block if nbytes <= had else NULL
+    memcpy(moved, block, min(had, nbytes))
+    raw_free(heap, block)
     return moved
 
 

@@ -77,7 +77,7 @@ cdef struct run_t:
     uint32_t next               # in its bin; NO_RUN: none
     uint32_t previous
     uint8_t state               # RUN_...
-    uint8_t cut                 # of any slot: private memory that was moved begins or ends here
+    uint8_t cut                 # of any slot: a mapping of private memory that was moved begins or ends here; CUT_...
     uint64_t nbytes             # RUN_LIVE: what the block has
 
 

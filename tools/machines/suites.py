@@ -22,12 +22,14 @@ SUITES = {
         *("test_view", "test_reservation", "test_batch", "test_plan", "test_retire", "test_classify"),
         *("test_lifetimes", "test_shootdowns", "test_paying"),
     ),
+    # malloc on frames and on private memory, buffers and arrays
+    "heap": ("test_heap", "test_heap_large", "test_heap_c", "test_heap_limits", "test_buffer"),
     # random sequences against a model
-    "model": ("test_model", "test_accounts_model", "test_balloon_model"),
+    "model": ("test_model", "test_accounts_model", "test_balloon_model", "test_heap_model"),
     # every system call failing in turn
-    "failures": ("test_system_calls",),
+    "failures": ("test_system_calls", "test_heap_failures"),
     # threads, children, signal handlers
-    "races": ("test_threads", "test_fork"),
+    "races": ("test_threads", "test_fork", "test_heap_threads", "test_heap_fork"),
     # how a pool comes to its frames
     "funding": ("test_funding", "test_limits", "test_limits_in_use", "test_kernelpool", "test_keeper"),
     # a named file opened again, and frames in several processes
