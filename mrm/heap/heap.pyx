@@ -4,7 +4,7 @@ A heap on a pool has the pool's window for small blocks, and a reservation of si
 the pool has frames for large ones. A private heap has two ranges of anonymous memory: as large as the machine's
 memory, and eight times that; halved for as long as a limit on the process's address space refuses them.
 
-Its tables are one mapping, of which the kernel gives what is touched: 4 KiB for each segment in use, 24 bytes
+Its tables are one mapping, of which the kernel gives what is touched: 8 KiB for each segment in use, 24 bytes
 for a slot.
 
 After fork a heap on a pool is of no use in the child, like the pool, and says so. A private one goes on with

@@ -38,7 +38,6 @@ cdef extern from "system/lock.h" nogil:
     void mrm_unlock(uint32_t *lock)
 
 cdef extern from "heap/bits.h" nogil:
-    uint32_t mrm_bits_or32(uint32_t *p, uint32_t bits)
     uint64_t mrm_bits_or64(uint64_t *p, uint64_t bits)
 
 cdef extern from "<stdlib.h>" nogil:
@@ -171,7 +170,7 @@ cdef void freed_push(heap_t *heap, page_t *page, void *first, void *last, size_t
         return
     # From here on the page may be gone: its owner may have found the blocks by itself. Then
     # the bit means nothing to who has the segment now (pages_wake).
-    mrm_bits_or32(&segment.woken, <uint32_t>1 << <uint32_t>(page - heap.pages) % SLICES)
+    mrm_bits_or64(&segment.woken, <uint64_t>1 << <uint32_t>(page - heap.pages) % SLICES)
     owner = <local_t *>mrm_owner(&segment.owner)
     if owner != NULL and owner != ABANDONED:
         mrm_bits_or64(&owner.notice, <uint64_t>1 << segment.number % BUCKETS)
