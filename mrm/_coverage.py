@@ -16,7 +16,7 @@ memory. Of each part of the file, what the fullest of them shows is counted, and
 
 import heapq
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from mrm.errors import ArgumentError, Error
@@ -199,67 +199,100 @@ def _together(shown: list[tuple[int, int, int]]) -> int:
     return round(total)
 
 
-def tell(lines: Iterable[str]) -> tuple[Portion, ...]:
-    """What the lines of a ``smaps`` say, by kind."""
-    found = dict.fromkeys(KINDS, (0, 0))
-    files: dict[str, _File] = {}
-    head: list[str] | None = None
+@dataclass(frozen=True)
+class _Mapping:
+    """One entry of ``smaps``, as far as it is of use here."""
+
+    start: int
+    end: int
+    flags: str  # "rw-p"
+    offset: int
+    file: str  # device and inode
+    name: str
+    resident: int
+    huge: int
+    hugetlb: bool
+
+    @property
+    def shared(self) -> bool:
+        """Whether what is written is seen by others that map the same."""
+        return self.flags.endswith("s")
+
+
+def _mappings(lines: Iterable[str]) -> Iterator[_Mapping]:
+    """Those of the lines of a ``smaps`` that have any memory."""
+    head = ""
     figures: dict[str, int] = {}
-
-    def add(kind: str, resident: int, huge: int) -> None:
-        before = found[kind]
-        found[kind] = before[0] + resident, before[1] + huge
-
-    def end_of_mapping() -> None:
-        if head is None:
-            return
-        hugetlb = sum(figures.get(name, 0) for name in _HUGETLB)
-        huge = sum(figures.get(name, 0) for name in _HUGE)
-        resident = figures.get("Rss", 0) + hugetlb
-        if figures.get("KernelPageSize", 0) >= frame_size():  # hugetlb knows smaller ones on some processors
-            huge += hugetlb
-        if not resident:
-            return
-        kind = _kind_of(head, bool(hugetlb))
-        if head[1][3] == "s":
-            start, stop = (int(word, 16) for word in head[0].split("-"))
-            offset = int(head[2], 16)
-            file = files.setdefault(f"{head[3]} {head[4]}", _File(kind))
-            file.shown.append((offset, offset + stop - start, resident, huge))
-        else:
-            add(kind, resident, huge)
-
-    for line in lines:
-        if line[0] in "0123456789abcdef":  # names of figures begin with a capital
-            end_of_mapping()
-            head = line.split(maxsplit=5)
-            figures = {}
-        else:
+    for line in [*lines, "0"]:
+        if line[0] not in "0123456789abcdef":  # names of figures begin with a capital
             name, _, figure = line.partition(":")
             if name in _TOLD:
                 figures[name] = int(figure.split()[0]) << 10
-    end_of_mapping()
+            continue
+        if head and any(figures.get(name) for name in ("Rss", *_HUGETLB)):
+            yield _mapping(head, figures)
+        head, figures = line, {}
+
+
+def _mapping(head: str, figures: dict[str, int]) -> _Mapping:
+    addresses, flags, offset, device, inode, *name = head.split(maxsplit=5)
+    start, end = (int(word, 16) for word in addresses.split("-"))
+    hugetlb = sum(figures.get(name, 0) for name in _HUGETLB)
+    huge = sum(figures.get(name, 0) for name in _HUGE)
+    if figures.get("KernelPageSize", 0) >= frame_size():  # hugetlb knows smaller ones on some processors
+        huge += hugetlb
+    return _Mapping(
+        start,
+        end,
+        flags,
+        int(offset, 16),
+        f"{device} {inode}",
+        name[0].strip() if name else "",
+        figures.get("Rss", 0) + hugetlb,
+        huge,
+        hugetlb > 0,
+    )
+
+
+def tell(lines: Iterable[str]) -> tuple[Portion, ...]:
+    """What the lines of a ``smaps`` say, by kind."""
+    found = {kind: [0, 0] for kind in KINDS}
+    files: dict[str, _File] = {}
+    for m in _mappings(lines):
+        kind = _kind_of(m)
+        if m.shared:
+            span = (m.offset, m.offset + m.end - m.start, m.resident, m.huge)
+            files.setdefault(m.file, _File(kind)).shown.append(span)
+        else:
+            found[kind][0] += m.resident
+            found[kind][1] += m.huge
     for file in files.values():
-        add(file.kind, *file.portion())
-    return tuple(Portion(kind, *bytes_) for kind, bytes_ in found.items() if bytes_[0])
+        resident, huge = file.portion()
+        found[file.kind][0] += resident
+        found[file.kind][1] += huge
+    return tuple(Portion(kind, *nbytes) for kind, nbytes in found.items() if nbytes[0])
 
 
-def _kind_of(head: list[str], hugetlb: bool) -> str:
-    """What a mapping is, by its first line; mrm's are known by their place (pages.pyx), or their name."""
-    name = head[5].strip() if len(head) > 5 else ""
-    start = int(head[0].partition("-")[0], 16)
+def coverage_of_range(address: int, nbytes: int) -> Portion:
+    """How much of what this process has between two addresses lies on huge pages; of whole mappings."""
+    with open("/proc/self/smaps", errors="replace") as smaps:
+        inside = [m for m in _mappings(smaps) if address <= m.start and m.end <= address + nbytes]
+    return Portion("mrm private", sum(m.resident for m in inside), sum(m.huge for m in inside))
+
+
+def _kind_of(m: _Mapping) -> str:
+    """What a mapping is; mrm's are known by their place (pages.pyx), or by their name."""
     lowest, highest = low_addresses()
-    shared = head[1][3] == "s"
-    if name.startswith(("/memfd:mrm", "[anon:mrm", "[anon_shmem:mrm")) or lowest <= start < highest:
-        return "mrm frames" if shared else "mrm private"
-    if hugetlb:
+    if m.name.startswith(("/memfd:mrm", "[anon:mrm", "[anon_shmem:mrm")) or lowest <= m.start < highest:
+        return "mrm frames" if m.shared else "mrm private"
+    if m.hugetlb:
         return "huge pages"
-    if name == "[heap]":
+    if m.name == "[heap]":
         return "heap"
-    if name.startswith("[stack"):
+    if m.name.startswith("[stack"):
         return "stack"
-    if name.startswith("[v"):  # vdso, vvar, vsyscall: pages of the kernel's
+    if m.name.startswith("[v"):  # vdso, vvar, vsyscall: pages of the kernel's
         return "files"
-    if not name or name.startswith("["):
-        return "shared memory" if shared else "anonymous"
-    return "shared memory" if name.startswith(_SHARED) else "files"
+    if not m.name or m.name.startswith("["):
+        return "shared memory" if m.shared else "anonymous"
+    return "shared memory" if m.name.startswith(_SHARED) else "files"

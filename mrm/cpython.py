@@ -1,0 +1,256 @@
+"""CPython's own objects on huge pages.
+
+::
+
+    import mrm.cpython
+
+    objects = mrm.cpython.install()      # from here on, new arenas lie on huge pages
+    ...
+    print(objects.stats())
+    objects.uninstall()                  # arenas that live on stay where they are
+
+CPython carves objects of up to 512 bytes out of *arenas* of 1 MiB. ``install`` has it get
+them from chunks of 2 MiB that lie on huge pages (_arenas.pyx says how), so that a program
+that walks over many objects meets 512 times fewer entries of the page table. It takes
+effect for arenas that CPython asks for from then on: install early. ``mrm run`` does it before
+the program begins.
+
+**Fork keeps its meaning.** The memory is private: a child sees a snapshot, and what it writes is
+its own. What that costs, and why these are transparent huge pages and not those of the
+kernel's pool, is in docs/fork.md.
+"""
+
+import os
+import resource
+import sys
+import sysconfig
+import threading
+import warnings
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+
+from mrm import _arenas
+from mrm._coverage import Portion, coverage_of_range
+from mrm.errors import ArgumentError, BackingWarning, Error, FundingError
+from mrm.physical.limits import address_space_used, overcommit_memory
+from mrm.physical.transparent import swap_and_memory, why_not
+from mrm.sizes import format_size, parse_size, parse_size_or_zero
+from mrm.system.features import is_missing
+
+if TYPE_CHECKING:
+    from mrm import Pool
+
+_ROOM = 2  # addresses for each byte of memory: chunks that are partly used take some
+_KEEP = "16MiB"
+
+_lock = threading.Lock()
+_current: "Objects | None" = None
+os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # whoever held it did not come along
+
+
+@dataclass(frozen=True)
+class ObjectStats:
+    """What CPython's objects have of mrm's memory, in bytes unless said otherwise.
+
+    Attributes
+    ----------
+    arenas : int
+        Arenas that CPython has, a number.
+    arena_size : int
+        Of one; 0 before the first.
+    nbytes : int
+        Of all of them.
+    peak : int
+        The most that it was.
+    memory : int
+        Of the chunks that they lie in, those that are kept included.
+    kept : int
+        Of chunks without an arena, which are kept for the next.
+    elsewhere : int
+        Arenas that could not be had here and came from the allocator before, a number.
+    refused : int
+        Calls that the kernel refused, a number.
+    """
+
+    arenas: int
+    arena_size: int
+    nbytes: int
+    peak: int
+    memory: int
+    kept: int
+    elsewhere: int
+    refused: int
+
+
+class Objects:
+    """CPython's objects on huge pages, until it is uninstalled; a context manager.
+
+    Made by ``mrm.cpython.install``.
+    """
+
+    def __init__(self, description: str) -> None:
+        self._description = description
+
+    @property
+    def active(self) -> bool:
+        """Whether new arenas come from here."""
+        return _current is self
+
+    @property
+    def description(self) -> str:
+        """What the objects lie on, in a sentence."""
+        return self._description
+
+    def stats(self) -> ObjectStats:
+        """What CPython's objects have of mrm's memory."""
+        return ObjectStats(**_arenas.figures())
+
+    def coverage(self) -> Portion:
+        """How much of the arenas' memory really lies on huge pages, as the kernel tells it."""
+        return coverage_of_range(*_arenas.where())
+
+    def trim(self) -> int:
+        """Give the memory that is kept for the next arenas back to the kernel; bytes."""
+        return _arenas.trim()
+
+    def collapse(self) -> Portion:
+        """Put what forks have split back on huge pages, by MADV_COLLAPSE (Linux 6.1); what lies on them afterwards.
+
+        After a fork, the kernel splits a huge page as soon as parent or child writes to it,
+        and later joins it again by itself, at a rate of its own choosing (khugepaged). This does
+        it now: 2 MiB are copied for each, and the process goes on meanwhile but for accesses to
+        that page. While a child lives that shares a page with the process, the page is left as
+        it is.
+        """
+        if is_missing("MADV_COLLAPSE"):
+            raise Error(
+                "this kernel has no MADV_COLLAPSE (Linux 6.1): khugepaged joins pages by itself, in time",
+                call="madvise",
+            )
+        _arenas.collapse()
+        return self.coverage()
+
+    def uninstall(self) -> None:
+        """Have new arenas come from where they came before; those that live on stay good. Twice is once."""
+        global _current
+        with _lock:
+            if _current is self:
+                _arenas.deactivate()
+                _current = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.uninstall()
+
+    def __repr__(self) -> str:
+        return f"<mrm.cpython.Objects {'active' if self.active else 'uninstalled'}, {self._description}>"
+
+
+def install(
+    pool: "Pool | None" = None,
+    *,
+    limit: int | str | None = None,
+    keep: int | str = _KEEP,
+    huge: Literal["prefer", "require", "off"] = "prefer",
+) -> Objects:
+    """Have CPython's objects lie on huge pages from now on.
+
+    Parameters
+    ----------
+    pool : None, optional
+        ...
+    limit : int or str, optional
+        The most memory that arenas may have here, such as ``"4GiB"``; further ones come from
+        CPython's own allocator. No limit when not given.
+    keep : int or str, optional
+        Memory without an arena in it that is kept for the next; when there is twice as much,
+        the rest goes back to the kernel.
+    huge : {"prefer", "require", "off"}, optional
+        Whether to warn (BackingWarning) or to refuse where the kernel gives no transparent huge
+        pages. "off" has pages of the ordinary size, to compare with.
+
+    Returns
+    -------
+    Objects
+        The handle; ``uninstall`` ends it.
+
+    Raises
+    ------
+    Error
+        If this interpreter has no arenas, or objects are on huge pages already.
+    FundingError
+        If huge pages are required, and the kernel gives none.
+    """
+    global _current
+    most = None if limit is None else parse_size(limit)
+    kept = parse_size_or_zero(keep)
+    if huge not in ("prefer", "require", "off"):
+        raise ArgumentError(f"huge is 'prefer', 'require' or 'off', not {huge!r}")
+    why_no_arenas = _why_no_arenas()
+    if why_no_arenas:
+        raise Error(why_no_arenas)
+    why = why_not() if huge != "off" else ""
+    if why and huge == "require":
+        raise FundingError(f"Python's objects cannot lie on huge pages: {why}")
+    with _lock:
+        if _current is not None:
+            raise Error(
+                f"Python's objects are on mrm's memory already ({_current.description}): uninstall that first"
+            )
+        _arenas.addresses(_addresses_wanted(), overcommit_memory() == 2)
+        refused = _arenas.ask_for_huge_pages(huge != "off")
+        if refused and huge != "off" and not why:
+            why = f"madvise(MADV_HUGEPAGE) says {os.strerror(refused)}"
+            if huge == "require":
+                raise FundingError(
+                    f"Python's objects cannot lie on huge pages: {why}", call="madvise", error=refused
+                )
+        pages = "pages of the ordinary size" if why or huge == "off" else "transparent huge pages"
+        _arenas.activate(most, kept)
+        _current = Objects(f"private memory on {pages}{f', {format_size(most)} at most' if most else ''}")
+    if why:
+        warnings.warn(
+            f"Python's objects do not lie on huge pages: {why}", BackingWarning, stacklevel=2
+        )
+    return _current
+
+
+def installed() -> Objects | None:
+    """The handle that is active, or None."""
+    return _current
+
+
+def _addresses_wanted() -> int:
+    """Bytes of addresses for all arenas: no more than half of those that a limit leaves."""
+    wanted = _ROOM * swap_and_memory()
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        wanted = min(wanted, max(0, limit - address_space_used()) // 2)
+    return wanted
+
+
+def _why_no_arenas() -> str:
+    """Why this interpreter asks for no arenas, with the way out; an empty string if it does."""
+    if sys.implementation.name != "cpython":
+        return f"{sys.implementation.name} has no arenas of CPython's"
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return (
+            "a free-threaded CPython has its objects on mimalloc, which asks for no arenas: use the build with the GIL, "
+            "or mrm.numpy for arrays"
+        )
+    chosen = "" if sys.flags.ignore_environment else os.environ.get("PYTHONMALLOC", "")
+    if chosen.startswith("mimalloc") or sys.getallocatedblocks() == 0:
+        by = f" (PYTHONMALLOC={chosen})" if chosen else ", or was built so (--without-pymalloc)"
+        return (
+            f"this interpreter was told not to use its own allocator of objects{by}: it has no arenas. Start it without, "
+            "or with PYTHONMALLOC=debug"
+        )
+    return ""
