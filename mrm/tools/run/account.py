@@ -1,0 +1,48 @@
+"""What a program used, in one line when it has ended.
+
+It is written by the first of all handlers of the interpreter's end, which runs last: threads have ended, and
+what is global to the program is still there. A child after fork that ends the same way writes none.
+"""
+
+import atexit
+import os
+import resource
+import sys
+from collections.abc import Callable
+
+from mrm._coverage import coverage
+from mrm.errors import Error
+from mrm.sizes import format_size
+from mrm.system.pages import frame_size
+from mrm.tools.run.memory import Memory
+
+
+def at_the_end(memory: Memory) -> Callable[[], None]:
+    """Have the line written when this process ends; what is returned takes that back."""
+    pid = os.getpid()
+
+    def tell() -> None:
+        if os.getpid() == pid:
+            try:
+                print(f"mrm: {line(memory)}", file=sys.__stderr__, flush=True)
+            except (OSError, ValueError, AttributeError):
+                pass  # the program has closed it
+
+    atexit.register(tell)
+    return lambda: atexit.unregister(tell)
+
+
+def line(memory: Memory) -> str:
+    """The account of this process, now."""
+    parts = [f"peak {format_size(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10)}"]
+    if memory.objects is not None:
+        parts.append(f"objects {format_size(memory.objects.stats().peak)} at most")
+    if memory.arrays is not None:
+        parts.append(f"arrays {format_size(memory.arrays.stats().peak)} at most")
+    try:
+        found = coverage()
+        size = format_size(frame_size())
+        parts.append(f"at the end {found.share:.1%} of {format_size(found.resident)} lay on pages of {size}")
+    except Error as error:
+        parts.append(str(error))
+    return "; ".join([", ".join(parts), *memory.reasons])

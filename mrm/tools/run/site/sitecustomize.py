@@ -1,0 +1,33 @@
+"""Puts an interpreter's objects and arrays on huge pages as it starts, for ``mrm run --children``.
+
+Python imports ``sitecustomize`` by that name from the first folder that has one. So this
+takes its folder out of the search, and lets one that stands behind it have its turn. What fails
+here is no reason for a worker not to start: it goes on as a plain interpreter.
+"""
+
+import os
+import sys
+
+
+def _start() -> None:
+    folder = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != folder]
+    told = os.environ.get("MRM_RUN")
+    if told:
+        try:
+            from mrm.tools.run.memory import put_in_place
+            from mrm.tools.run.plan import Plan
+
+            put_in_place(Plan.from_variable(told))
+        except Exception as error:  # noqa: BLE001
+            print(f"mrm: this interpreter is not on huge pages: {error!r}", file=sys.stderr)
+
+
+_start()
+del sys.modules["sitecustomize"]
+try:
+    import sitecustomize  # noqa: F401, PLW0406
+except ModuleNotFoundError as error:
+    if error.name != "sitecustomize":
+        raise
+    sys.modules["sitecustomize"] = sys.modules.get("sitecustomize", sys)
