@@ -62,6 +62,7 @@ cdef extern from "<pthread.h>" nogil:
 
 
 cdef enum:
+    LEAST_ARENA = 1 << 18       # bytes
     # A chunk.
     CLOSED = 0                  # without access
     EMPTY                       # writable, and without memory
@@ -255,7 +256,8 @@ cdef extern from * nogil:
 
 cdef void *hook_alloc(void *context, size_t nbytes) noexcept nogil:
     cdef void *arena = NULL
-    if mrm_load32(&own.active):
+    # By the same hook CPython has pieces of its stack, 16 KiB or a little more, which are none of ours.
+    if nbytes >= LEAST_ARENA and mrm_load32(&own.active):
         mrm_lock(&own.lock)
         arena = take(nbytes)
         if arena == NULL:

@@ -273,10 +273,14 @@ def tell(lines: Iterable[str]) -> tuple[Portion, ...]:
     return tuple(Portion(kind, *nbytes) for kind, nbytes in found.items() if nbytes[0])
 
 
-def coverage_of_range(address: int, nbytes: int) -> Portion:
-    """How much of what this process has between two addresses lies on huge pages; of whole mappings."""
+def coverage_of_ranges(*ranges: tuple[int, int]) -> Portion:
+    """How much of what this process has in ranges (address, bytes) lies on huge pages; of whole mappings."""
     with open("/proc/self/smaps", errors="replace") as smaps:
-        inside = [m for m in _mappings(smaps) if address <= m.start and m.end <= address + nbytes]
+        inside = [
+            m
+            for m in _mappings(smaps)
+            if any(start <= m.start and m.end <= start + nbytes for start, nbytes in ranges)
+        ]
     return Portion("mrm private", sum(m.resident for m in inside), sum(m.huge for m in inside))
 
 

@@ -11,8 +11,9 @@
 
 CPython carves objects of up to 512 bytes out of *arenas* of 1 MiB. ``install`` has it get
 them from chunks of 2 MiB that lie on huge pages (_arenas.pyx says how), so that a program
-that walks over many objects meets 512 times fewer entries of the page table. It takes
-effect for arenas that CPython asks for from then on: install early. ``mrm run`` does it before
+that walks over many objects meets 512 times fewer entries of the page table. Larger blocks, such as
+the tables of dicts and the items of lists, lie on a heap of their own (_large.pyx). It takes
+effect for what CPython asks for from then on: install early. ``mrm run`` does it before
 the program begins.
 
 **Fork keeps its meaning.** The memory is private: a child sees a snapshot, and what it writes is
@@ -25,13 +26,14 @@ import resource
 import sys
 import sysconfig
 import threading
+import tracemalloc
 import warnings
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
-from mrm import _arenas
-from mrm._coverage import Portion, coverage_of_range
+from mrm import _arenas, _large
+from mrm._coverage import Portion, coverage_of_ranges
 from mrm.errors import ArgumentError, BackingWarning, Error, FundingError
 from mrm.physical.limits import address_space_used, overcommit_memory
 from mrm.physical.transparent import swap_and_memory, why_not
@@ -59,28 +61,39 @@ class ObjectStats:
         Arenas that CPython has, a number.
     arena_size : int
         Of one; 0 before the first.
-    nbytes : int
+    small : int
         Of all of them.
-    peak : int
+    small_peak : int
         The most that it was.
-    memory : int
+    small_memory : int
         Of the chunks that they lie in, those that are kept included.
     kept : int
         Of chunks without an arena, which are kept for the next.
+    large_memory : int
+        What large blocks have, those that are kept included.
+    large_peak : int
+        The most that it was.
     elsewhere : int
-        Arenas that could not be had here and came from the allocator before, a number.
+        Arenas and large blocks that could not be had here and came from the allocator before, a number.
     refused : int
-        Calls that the kernel refused, a number.
+        Calls for arenas that the kernel refused, a number.
     """
 
     arenas: int
     arena_size: int
-    nbytes: int
-    peak: int
-    memory: int
+    small: int
+    small_peak: int
+    small_memory: int
     kept: int
+    large_memory: int
+    large_peak: int
     elsewhere: int
     refused: int
+
+    @property
+    def peak(self) -> int:
+        """The most of both; each may have had it at another time."""
+        return self.small_peak + self.large_peak
 
 
 class Objects:
@@ -104,15 +117,27 @@ class Objects:
 
     def stats(self) -> ObjectStats:
         """What CPython's objects have of mrm's memory."""
-        return ObjectStats(**_arenas.figures())
+        small, large = _arenas.figures(), _large.figures()
+        return ObjectStats(
+            small["arenas"],
+            small["arena_size"],
+            small["nbytes"],
+            small["peak"],
+            small["memory"],
+            small["kept"],
+            large["memory"],
+            large["peak"],
+            small["elsewhere"] + large["elsewhere"],
+            small["refused"],
+        )
 
     def coverage(self) -> Portion:
-        """How much of the arenas' memory really lies on huge pages, as the kernel tells it."""
-        return coverage_of_range(*_arenas.where())
+        """How much of their memory really lies on huge pages, as the kernel tells it."""
+        return coverage_of_ranges(_arenas.where(), *_large.where())
 
     def trim(self) -> int:
-        """Give the memory that is kept for the next arenas back to the kernel; bytes."""
-        return _arenas.trim()
+        """Give the memory that is kept for the next back to the kernel; bytes."""
+        return _arenas.trim() + _large.trim()
 
     def collapse(self) -> Portion:
         """Put what forks have split back on huge pages, by MADV_COLLAPSE (Linux 6.1); what lies on them afterwards.
@@ -137,6 +162,7 @@ class Objects:
         with _lock:
             if _current is self:
                 _arenas.deactivate()
+                _large.deactivate()
                 _current = None
 
     def __enter__(self) -> Self:
@@ -160,6 +186,7 @@ def install(
     limit: int | str | None = None,
     keep: int | str = _KEEP,
     huge: Literal["prefer", "require", "off"] = "prefer",
+    large: bool = True,
 ) -> Objects:
     """Have CPython's objects lie on huge pages from now on.
 
@@ -175,7 +202,10 @@ def install(
         the rest goes back to the kernel.
     huge : {"prefer", "require", "off"}, optional
         Whether to warn (BackingWarning) or to refuse where the kernel gives no transparent huge
-        pages. "off" has pages of the ordinary size, to compare with.
+        pages. "off" has pages of the ordinary size, to compare with, and leaves large blocks out.
+    large : bool, optional
+        Whether blocks of more than 512 bytes, such as the tables of dicts and the items of lists, lie
+        on huge pages too.
 
     Returns
     -------
@@ -200,6 +230,12 @@ def install(
     why = why_not() if huge != "off" else ""
     if why and huge == "require":
         raise FundingError(f"Python's objects cannot lie on huge pages: {why}")
+    large = large and huge != "off"
+    if large and not _large.is_hooked() and tracemalloc.is_tracing():
+        raise Error(
+            "tracemalloc was started before: when it is stopped, it would put an allocator in place that does not know "
+            "of mrm's large blocks. Start it afterwards, or install with large=False"
+        )
     with _lock:
         if _current is not None:
             raise Error(
@@ -214,7 +250,13 @@ def install(
                     f"Python's objects cannot lie on huge pages: {why}", call="madvise", error=refused
                 )
         pages = "pages of the ordinary size" if why or huge == "off" else "transparent huge pages"
-        _arenas.activate(most, kept)
+        if large:
+            _large.activate(most, kept)
+        try:
+            _arenas.activate(most, kept)
+        except Error:
+            _large.deactivate()
+            raise
         _current = Objects(f"private memory on {pages}{f', {format_size(most)} at most' if most else ''}")
     if why:
         warnings.warn(

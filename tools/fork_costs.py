@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mrm._coverage import coverage_of_range
+from mrm._coverage import coverage_of_ranges
 from mrm.sizes import format_size, parse_size
 from mrm.system.calls import system_call
 from mrm.system.pages import FRAME_SIZE, base_page_size, memfd_flag
@@ -55,7 +55,7 @@ class Memory:
 
     def share(self) -> float:
         """The part of it that lies on huge pages."""
-        return coverage_of_range(self._at, self._room).share
+        return coverage_of_ranges((self._at, self._room)).share
 
     def __enter__(self) -> "Memory":
         return self

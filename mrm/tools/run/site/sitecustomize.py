@@ -24,10 +24,11 @@ def _start() -> None:
 
 
 _start()
-del sys.modules["sitecustomize"]
+_own = sys.modules.pop("sitecustomize")
 try:
     import sitecustomize  # noqa: F401, PLW0406
 except ModuleNotFoundError as error:
     if error.name != "sitecustomize":
         raise
-    sys.modules["sitecustomize"] = sys.modules.get("sitecustomize", sys)
+finally:
+    sys.modules.setdefault("sitecustomize", _own)  # the import that is under way looks for it
