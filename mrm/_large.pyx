@@ -1,4 +1,4 @@
-"""CPython's large blocks: what its object allocator passes on to malloc, on a heap of private memory.
+"""CPython's large blocks: what its object allocator passes on to malloc, on a heap.
 
 CPython serves requests of up to 512 bytes from arenas (_arenas.pyx). Larger ones, as for the tables of dicts, the
 items of lists, and long strings, it passes on to its *raw* domain, which is malloc, by a table of functions
@@ -11,7 +11,7 @@ so that a list that outgrows it by realloc could not be moved. The raw domain se
 
 Whose a block is, its address tells: the heap's ranges never change. So it does not matter from
 when a block is, and as with arenas what is put there stays there: uninstalling only has new
-blocks come from below. The heap is never closed. The raw domain is used without the GIL, and
+blocks come from below. No heap is ever closed. The raw domain is used without the GIL, and
 by any thread; so is the heap.
 
 Hooks that stand above, such as tracemalloc's and those of PYTHONMALLOC=debug, see each request once. But
@@ -20,15 +20,18 @@ blocks as malloc's. tracemalloc does so, if it was started before: that is refus
 """
 
 from libc.stddef cimport size_t
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
 from mrm import errors
 from mrm cimport mrm_heap_options
+from mrm._frames cimport Frames
 from mrm.heap.blocks cimport heap_calloc, heap_free, heap_malloc, heap_realloc, heap_usable_size
 from mrm.heap.heap cimport heap_open
+from mrm.heap.page cimport SEGMENT_SHIFT
 from mrm.heap.slow cimport heap_trim
 from mrm.heap.state cimport heap_t
+from mrm.physical.pool cimport pool_t
 from mrm.system.failure cimport check
 
 
@@ -47,8 +50,8 @@ cdef extern from "Python.h" nogil:
     void PyMem_RawFree(void *block)
 
 cdef extern from "system/atomic.h" nogil:
-    uint32_t mrm_load32(const uint32_t *p)
-    void mrm_store32(uint32_t *p, uint32_t v)
+    void *mrm_load_ptr(void *const *p)
+    void mrm_store_ptr(void **p, void *v)
     uint64_t mrm_add64(uint64_t *p, uint64_t v)
     bint likely "MRM_LIKELY"(bint condition)
 
@@ -56,18 +59,30 @@ cdef extern from "system/atomic.h" nogil:
 cdef enum:
     SMALL = 512                 # bytes: SMALL_REQUEST_THRESHOLD of CPython's obmalloc.c
 
-cdef heap_t *heap = NULL
-cdef uint32_t active = 0        # new blocks come from the heap
+# One of the ranges of one of the heaps; of 0 bytes until there is one.
+cdef struct owned_t:
+    uint64_t base
+    uint64_t nbytes
+    heap_t *heap
+
+cdef enum:
+    HEAPS = 2                   # on private memory, and on a pool
+
+cdef heap_t *heaps[HEAPS]
+cdef owned_t owned[2 * HEAPS]
+cdef void *active = NULL        # the heap that new blocks come from; none: where they came before
 cdef uint64_t elsewhere = 0     # blocks that it could not serve
 cdef bint hooked = False
 cdef allocator_t below
 
 
-cdef inline bint is_ours(const void *block) noexcept nogil:
-    return (
-        <uint64_t>block - <uint64_t>heap.base < heap.nbytes
-        or <uint64_t>block - <uint64_t>heap.runs.base < <uint64_t>heap.runs.slots << 21
-    )
+cdef inline heap_t *owner(const void *block) noexcept nogil:
+    """The heap that a block is of; NULL: malloc's."""
+    cdef int i
+    for i in range(2 * HEAPS):
+        if <uint64_t>block - owned[i].base < owned[i].nbytes:
+            return owned[i].heap
+    return NULL
 
 
 cdef inline void *served(void *block) noexcept nogil:
@@ -80,32 +95,36 @@ cdef inline void *served(void *block) noexcept nogil:
 # ---- the hook ------------------------------------------------------------------------
 
 cdef void *hook_malloc(void *context, size_t nbytes) noexcept nogil:
+    cdef heap_t *heap = <heap_t *>mrm_load_ptr(&active)
     cdef void *block = NULL
-    if nbytes > SMALL and mrm_load32(&active):
+    if nbytes > SMALL and heap != NULL:
         block = served(heap_malloc(heap, nbytes))
     return block if block != NULL else below.malloc(below.ctx, nbytes)
 
 
 cdef void *hook_calloc(void *context, size_t count, size_t size) noexcept nogil:
+    cdef heap_t *heap = <heap_t *>mrm_load_ptr(&active)
     cdef void *block = NULL
     # What overflows is for the one below to refuse.
-    if size and count <= <size_t>-1 // size and count * size > SMALL and mrm_load32(&active):
+    if heap != NULL and size and count <= <size_t>-1 // size and count * size > SMALL:
         block = served(heap_calloc(heap, count, size))
     return block if block != NULL else below.calloc(below.ctx, count, size)
 
 
 cdef void *hook_realloc(void *context, void *block, size_t nbytes) noexcept nogil:
+    cdef heap_t *heap
     cdef void *moved = NULL
     if block == NULL:
         return hook_malloc(context, nbytes)
-    if not is_ours(block):
+    heap = owner(block)
+    if heap == NULL:
         # malloc's stay malloc's: how large it is, only malloc knows.
         return below.realloc(below.ctx, block, nbytes)
-    if nbytes > SMALL and mrm_load32(&active):
+    if nbytes > SMALL and heap == <heap_t *>mrm_load_ptr(&active):
         moved = served(heap_realloc(heap, block, nbytes))
     if moved == NULL:
         # Away from here: it has become small, or we were uninstalled, or the heap has no memory for it.
-        moved = below.malloc(below.ctx, nbytes)
+        moved = hook_malloc(context, nbytes) if nbytes > SMALL else below.malloc(below.ctx, nbytes)
         if likely(moved != NULL):
             memcpy(moved, block, min(heap_usable_size(heap, block), nbytes))
             heap_free(heap, block)
@@ -113,7 +132,8 @@ cdef void *hook_realloc(void *context, void *block, size_t nbytes) noexcept nogi
 
 
 cdef void hook_free(void *context, void *block) noexcept nogil:
-    if is_ours(block):
+    cdef heap_t *heap = owner(block)
+    if heap != NULL:
         heap_free(heap, block)
     else:
         below.free(below.ctx, block)
@@ -122,33 +142,50 @@ cdef void hook_free(void *context, void *block) noexcept nogil:
 # ---- from Python -----------------------------------------------------------------------
 
 cdef bint is_in_place() noexcept:
-    """Whether a request comes to the heap."""
+    """Whether a request comes to a heap."""
     cdef void *block = PyMem_RawMalloc(SMALL + 1)
-    cdef bint ours = is_ours(block)
+    cdef bint ours = owner(block) != NULL
     PyMem_RawFree(block)
     return ours
 
 
-def activate(limit, keep):
-    """Have large blocks come from the heap: at most ``limit`` bytes, or without limit (None).
+cdef int open_heap(int which, pool_t *pool, limit, keep) except -1:
+    """Open one of the heaps."""
+    cdef mrm_heap_options options
+    cdef heap_t *heap = NULL
+    cdef owned_t *ranges = &owned[2 * which]
+    memset(&options, 0, sizeof(options))
+    options.size = sizeof(options)
+    options.limit = limit or 0
+    options.keep = keep or 1        # 0 would have it choose
+    options.name = b"Python's large blocks"
+    check(heap_open(pool, &options, &heap))
+    heaps[which] = heap
+    ranges[0].heap = ranges[1].heap = heap
+    ranges[0].base = <uint64_t>heap.base
+    ranges[1].base = <uint64_t>heap.runs.base
+    ranges[0].nbytes = heap.nbytes
+    ranges[1].nbytes = <uint64_t>heap.runs.slots << SEGMENT_SHIFT
+    return 0
 
-    Limit and ``keep``, the bytes of freed blocks that are kept, are those of the first time.
+
+def activate(Frames pool, limit, keep):
+    """Have large blocks come from a heap on private memory (pool is None), or on a pool.
+
+    At most ``limit`` bytes, or without limit (None). Limit and ``keep``, the bytes of freed
+    blocks that are kept, are those of the first time.
 
     Raises
     ------
     Error
         If the heap cannot be opened, or another hook has taken the place of this one.
     """
-    global heap, hooked
-    cdef mrm_heap_options options
+    global hooked
     cdef allocator_t ours
-    if heap == NULL:
-        memset(&options, 0, sizeof(options))
-        options.size = sizeof(options)
-        options.limit = limit or 0
-        options.keep = keep or 1        # 0 would have it choose
-        options.name = b"Python's large blocks"
-        check(heap_open(NULL, &options, &heap))
+    cdef int which = 0 if pool is None else 1
+    cdef pool_t *found = NULL if pool is None else pool.open_one()
+    if heaps[which] == NULL:
+        open_heap(which, found, limit, keep)
     if not hooked:
         PyMem_GetAllocator(PYMEM_DOMAIN_RAW, &below)
         ours.ctx = NULL
@@ -158,9 +195,9 @@ def activate(limit, keep):
         ours.free = hook_free
         PyMem_SetAllocator(PYMEM_DOMAIN_RAW, &ours)
         hooked = True
-    mrm_store32(&active, 1)
+    mrm_store_ptr(&active, heaps[which])
     if not is_in_place():
-        mrm_store32(&active, 0)
+        mrm_store_ptr(&active, NULL)
         raise errors.Error(
             "another allocator of Python's raw memory has taken the place of mrm's (PyMem_SetAllocator), or one over it "
             "does not pass requests on: take it away first, or install with large=False"
@@ -169,7 +206,7 @@ def activate(limit, keep):
 
 def deactivate():
     """Have large blocks come from where they came before."""
-    mrm_store32(&active, 0)
+    mrm_store_ptr(&active, NULL)
 
 
 def is_hooked():
@@ -177,22 +214,23 @@ def is_hooked():
     return hooked
 
 
-def trim():
-    """Give what is kept back to the kernel; bytes."""
-    return heap_trim(heap) if heap != NULL else 0
+def trim(int which):
+    """Give what is kept back; bytes."""
+    return heap_trim(heaps[which]) if heaps[which] != NULL else 0
 
 
-def where():
-    """The heap's ranges, as a list of (address, bytes)."""
-    if heap == NULL:
-        return []
-    return [
-        (<uint64_t>heap.base, heap.nbytes), (<uint64_t>heap.runs.base, <uint64_t>heap.runs.slots << 21),
-    ]
+def where(int which):
+    """The ranges of a heap, as a list of (address, bytes): of that on private memory (0), or on a pool (1)."""
+    return [(owned[i].base, owned[i].nbytes) for i in range(2 * which, 2 * which + 2)]
 
 
-def figures():
+def memory_on_pool():
+    """Bytes that the heap on a pool has, which no child would have."""
+    return heaps[1].bytes_now if heaps[1] != NULL else 0
+
+
+def figures(int which):
     """What there is and was, as a dict."""
-    if heap == NULL:
+    if heaps[which] == NULL:
         return dict(memory=0, peak=0, elsewhere=0)
-    return dict(memory=heap.bytes_now, peak=heap.bytes_peak, elsewhere=elsewhere)
+    return dict(memory=heaps[which].bytes_now, peak=heaps[which].bytes_peak, elsewhere=elsewhere)

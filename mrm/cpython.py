@@ -18,7 +18,8 @@ the program begins.
 
 **Fork keeps its meaning.** The memory is private: a child sees a snapshot, and what it writes is
 its own. What that costs, and why these are transparent huge pages and not those of the
-kernel's pool, is in docs/fork.md.
+kernel's pool, is in docs/fork.md. ``install(pool)`` has objects on a pool's frames instead, and
+fork refused.
 """
 
 import os
@@ -34,7 +35,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from mrm import _arenas, _large
 from mrm._coverage import Portion, coverage_of_ranges
-from mrm.errors import ArgumentError, BackingWarning, Error, FundingError
+from mrm.errors import ArgumentError, BackingWarning, Error, ForkedError, FundingError
 from mrm.physical.limits import address_space_used, overcommit_memory
 from mrm.physical.transparent import swap_and_memory, why_not
 from mrm.sizes import format_size, parse_size, parse_size_or_zero
@@ -48,6 +49,7 @@ _KEEP = "16MiB"
 
 _lock = threading.Lock()
 _current: "Objects | None" = None
+_guarded = False  # whether the audit hook is there
 os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # whoever held it did not come along
 
 
@@ -102,7 +104,9 @@ class Objects:
     Made by ``mrm.cpython.install``.
     """
 
-    def __init__(self, description: str) -> None:
+    def __init__(self, place: int, pool: "Pool | None", description: str) -> None:
+        self._place = place
+        self._pool = pool
         self._description = description
 
     @property
@@ -117,7 +121,7 @@ class Objects:
 
     def stats(self) -> ObjectStats:
         """What CPython's objects have of mrm's memory."""
-        small, large = _arenas.figures(), _large.figures()
+        small, large = _arenas.figures(self._place), _large.figures(self._place)
         return ObjectStats(
             small["arenas"],
             small["arena_size"],
@@ -133,11 +137,11 @@ class Objects:
 
     def coverage(self) -> Portion:
         """How much of their memory really lies on huge pages, as the kernel tells it."""
-        return coverage_of_ranges(_arenas.where(), *_large.where())
+        return coverage_of_ranges(_arenas.where(self._place), *_large.where(self._place))
 
     def trim(self) -> int:
         """Give the memory that is kept for the next back to the kernel; bytes."""
-        return _arenas.trim() + _large.trim()
+        return _arenas.trim(self._place) + _large.trim(self._place)
 
     def collapse(self) -> Portion:
         """Put what forks have split back on huge pages, by MADV_COLLAPSE (Linux 6.1); what lies on them afterwards.
@@ -192,8 +196,10 @@ def install(
 
     Parameters
     ----------
-    pool : None, optional
-        ...
+    pool : Pool, optional
+        Have them on frames of this pool, which are huge pages that are there for sure. A child
+        would have none of them, so ``os.fork`` raises ForkedError from then on, until none is left: see
+        the notes. Without it they are on private memory, and fork keeps its meaning.
     limit : int or str, optional
         The most memory that arenas may have here, such as ``"4GiB"``; further ones come from
         CPython's own allocator. No limit when not given.
@@ -218,6 +224,14 @@ def install(
         If this interpreter has no arenas, or objects are on huge pages already.
     FundingError
         If huge pages are required, and the kernel gives none.
+
+    Notes
+    -----
+    On a pool, ``os.fork``, ``os.forkpty`` and ``multiprocessing`` with fork are refused before anything is
+    done. ``subprocess`` works as it is (the child runs on the parent's memory until it is another
+    program), with ``preexec_fn``, ``user`` or ``group`` it does not: the child dies of SIGSEGV; and so does one
+    that a library makes by fork(2) as soon as it touches an object. The pool stays open
+    until the process ends.
     """
     global _current
     most = None if limit is None else parse_size(limit)
@@ -227,9 +241,6 @@ def install(
     why_no_arenas = _why_no_arenas()
     if why_no_arenas:
         raise Error(why_no_arenas)
-    why = why_not() if huge != "off" else ""
-    if why and huge == "require":
-        raise FundingError(f"Python's objects cannot lie on huge pages: {why}")
     large = large and huge != "off"
     if large and not _large.is_hooked() and tracemalloc.is_tracing():
         raise Error(
@@ -241,28 +252,59 @@ def install(
             raise Error(
                 f"Python's objects are on mrm's memory already ({_current.description}): uninstall that first"
             )
-        _arenas.addresses(_addresses_wanted(), overcommit_memory() == 2)
-        refused = _arenas.ask_for_huge_pages(huge != "off")
-        if refused and huge != "off" and not why:
-            why = f"madvise(MADV_HUGEPAGE) says {os.strerror(refused)}"
-            if huge == "require":
-                raise FundingError(
-                    f"Python's objects cannot lie on huge pages: {why}", call="madvise", error=refused
-                )
-        pages = "pages of the ordinary size" if why or huge == "off" else "transparent huge pages"
+        place, what, why = _on_pool(pool, huge) if pool is not None else _on_memory(huge)
         if large:
-            _large.activate(most, kept)
+            _large.activate(pool, most, kept)
         try:
-            _arenas.activate(most, kept)
+            _arenas.activate(place, most, kept)
         except Error:
             _large.deactivate()
             raise
-        _current = Objects(f"private memory on {pages}{f', {format_size(most)} at most' if most else ''}")
+        _current = Objects(place, pool, f"{what}{f', {format_size(most)} at most' if most else ''}")
     if why:
-        warnings.warn(
-            f"Python's objects do not lie on huge pages: {why}", BackingWarning, stacklevel=2
-        )
+        warnings.warn(f"Python's objects do not lie on huge pages: {why}", BackingWarning, stacklevel=2)
     return _current
+
+
+def _on_memory(huge: str) -> tuple[int, str, str]:
+    """Private memory: the place, what it is, and why its pages are small, if they are."""
+    why = why_not() if huge != "off" else ""
+    if why and huge == "require":
+        raise FundingError(f"Python's objects cannot lie on huge pages: {why}")
+    place = _arenas.on_memory(_addresses_wanted(), overcommit_memory() == 2)
+    refused = _arenas.ask_for_huge_pages(huge != "off")
+    if refused and huge != "off" and not why:
+        why = f"madvise(MADV_HUGEPAGE) says {os.strerror(refused)}"
+        if huge == "require":
+            raise FundingError(
+                f"Python's objects cannot lie on huge pages: {why}", call="madvise", error=refused
+            )
+    pages = "pages of the ordinary size" if why or huge == "off" else "transparent huge pages"
+    return place, f"private memory on {pages}", why
+
+
+def _on_pool(pool: "Pool", huge: str) -> tuple[int, str, str]:
+    """The same of frames of a pool; from here on nobody forks who would lose them."""
+    global _guarded
+    small = pool.backing == "small"
+    why = f"the pool does not: {pool.description}" if small and huge != "off" else ""
+    if why and huge == "require":
+        raise FundingError(f"Python's objects cannot lie on huge pages: {why}")
+    place = _arenas.on_pool(pool)
+    if not _guarded:
+        sys.addaudithook(_refuse_forks)
+        _guarded = True
+    return place, f"frames of {pool!r}", why
+
+
+def _refuse_forks(event: str, _: object) -> None:
+    """An audit hook, which can never be taken away: a child would have no object that lies on a pool's frames."""
+    if event in ("os.fork", "os.forkpty") and (_arenas.live_on_pool() or _large.memory_on_pool()):
+        raise ForkedError(
+            "this process has Python's objects on frames of a pool, which a child would not have: start children by "
+            "subprocess, or multiprocessing's spawn or forkserver; or have the objects on private memory, "
+            "mrm.cpython.install() without a pool"
+        )
 
 
 def installed() -> Objects | None:

@@ -11,6 +11,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
+import tracemalloc
 import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -73,6 +74,9 @@ def _objects(plan: Plan, memory: Memory) -> None:
     memory.objects = mrm.cpython.installed()
     if memory.objects is not None:
         return
+    tracing = tracemalloc.get_traceback_limit() if tracemalloc.is_tracing() else 0
+    if tracing:
+        tracemalloc.stop()  # what it has seen so far is nothing of the program's; it has to stand above
     try:
         # Small pages are said in the account, not in the middle of the program's output.
         with warnings.catch_warnings(record=True) as said:
@@ -81,6 +85,9 @@ def _objects(plan: Plan, memory: Memory) -> None:
         memory.reasons += [str(warning.message) for warning in said]
     except Error as error:
         memory.refused(plan, "objects", error)
+    finally:
+        if tracing:
+            tracemalloc.start(tracing)
 
 
 def _arrays(plan: Plan, memory: Memory) -> None:
