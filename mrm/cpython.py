@@ -253,7 +253,8 @@ def install(
                 f"Python's objects are on mrm's memory already ({_current.description}): uninstall that first"
             )
         place, what, why = _on_pool(pool, huge) if pool is not None else _on_memory(huge)
-        if large:
+        why_not_large = _why_no_heap() if large and pool is None else ""
+        if large and not why_not_large:
             _large.activate(pool, most, kept)
         try:
             _arenas.activate(place, most, kept)
@@ -263,6 +264,8 @@ def install(
         _current = Objects(place, pool, f"{what}{f', {format_size(most)} at most' if most else ''}")
     if why:
         warnings.warn(f"Python's objects do not lie on huge pages: {why}", BackingWarning, stacklevel=2)
+    if why_not_large:
+        warnings.warn(f"Python's large blocks stay with malloc: {why_not_large}", BackingWarning, stacklevel=2)
     return _current
 
 
@@ -310,6 +313,17 @@ def _refuse_forks(event: str, _: object) -> None:
 def installed() -> Objects | None:
     """The handle that is active, or None."""
     return _current
+
+
+def _why_no_heap() -> str:
+    """Why there is no heap for large blocks; an empty string if there is."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return ""
+    return (
+        f"the process's addresses are limited to {format_size(limit)}, and a heap takes several times those of the "
+        "machine's memory; raise the limit (ulimit -v)"
+    )
 
 
 def _addresses_wanted() -> int:
