@@ -19,7 +19,7 @@ ARGS ?=
 .PHONY: help venv build demo test test-python lint format bench matrix arm64 stress sanitize wheel wheels clean
 
 help:  ## Say what targets there are
-	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 venv: $(VENV)/.ready  ## Make .venv, with all that demo, test and bench need
 
@@ -32,15 +32,8 @@ demo: build  ## Move pages under working threads, and prove that nothing is lost
 test: build  ## Run all tests
 	@$(WITH) $(TEST_PAGES) -- $(BIN)/python -m pytest $(ARGS)
 
-# The parts of CPython's own tests that need a network, a display or hours are left out by the tests themselves.
-PYTHON_TESTS ?= test_gc test_dict test_dictviews test_list test_tuple test_set test_bytes test_unicode test_weakref test_json \
-	test_pickle test_copy test_deque test_heapq test_sort test_array test_struct test_memoryview test_generators \
-	test_asyncio test_threading test_queue test_subprocess test_fork1 test_wait3 test_wait4 test_posix test_os \
-	test_multiprocessing_fork test_multiprocessing_spawn test_multiprocessing_forkserver test_concurrent_futures \
-	test_tracemalloc test_descr test_class test_exceptions test_call test_sqlite3 test_zlib test_re test_decimal
-
-test-python: build  ## Run CPython's own tests with its objects on huge pages, by mrm run
-	@$(BIN)/python -m mrm run --objects -m test -j2 --timeout 900 $(or $(ARGS),$(PYTHON_TESTS))
+test-python: build  ## Run CPython's own tests with its objects on huge pages
+	@$(BIN)/python tools/python_tests.py $(ARGS)
 
 bench: build  ## Measure ways of remapping side by side
 	@$(WITH) $(DEMO_PAGES) -- $(BIN)/mrm bench remap $(ARGS)

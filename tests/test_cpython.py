@@ -11,7 +11,7 @@ import sysconfig
 import textwrap
 
 import pytest
-from helpers import ROOT, environment, in_child
+from helpers import environment, in_child
 
 import mrm.system.features
 from mrm.physical.transparent import why_not
@@ -676,12 +676,6 @@ def test_on_a_pool_fork_is_refused():
 
 
 # ---- the interpreter's own tests ---------------------------------------------------------------
-
-
-def test_the_makefile_runs_the_interpreters_own_tests():
-    if not (ROOT / "Makefile").exists():
-        pytest.skip("not in a checkout")
-    assert "mrm run" in (ROOT / "Makefile").read_text()
 
 
 @pytest.mark.parametrize("name", ["test_gc", "test_dict", "test_list", "test_set", "test_json", "test_pickle"])

@@ -58,20 +58,27 @@ def execute(plan: Plan, main: ModuleType) -> None:
         code = compile(plan.what, "<string>", "exec", dont_inherit=True)
     elif plan.what == "-":
         _search_first("")
-        main.__loader__ = importlib.machinery.BuiltinImporter
+        main.__dict__.update(
+            __file__="<stdin>", __cached__=None, __loader__=importlib.machinery.BuiltinImporter
+        )
         code = compile(sys.stdin.buffer.read(), "<stdin>", "exec", dont_inherit=True)
     elif _is_importable(plan.what):  # a folder, or an archive, with a __main__.py
-        _search_first(plan.what, even_if_safe=True)
+        _search_first(_absolute(plan.what), even_if_safe=True)
         runpy._run_module_as_main("__main__", alter_argv=False)  # type: ignore[attr-defined]
         return
     else:
         code = _script(plan.what, main)
-    exec(code, main.__dict__)
+    try:
+        exec(code, main.__dict__)
+    finally:
+        # As python has it: handlers of the end find neither.
+        for name in ("__file__", "__cached__"):
+            main.__dict__.pop(name, None)
 
 
 def _script(path: str, main: ModuleType) -> CodeType:
     """The code of a file, with ``__main__`` made ready for it."""
-    whole = os.path.abspath(path)
+    whole = _absolute(path)
     kind: Any = importlib.machinery.SourceFileLoader
     if path.endswith(".pyc"):
         kind = importlib.machinery.SourcelessFileLoader
@@ -85,6 +92,11 @@ def _script(path: str, main: ModuleType) -> CodeType:
     if kind is importlib.machinery.SourcelessFileLoader:
         return loader.get_code("__main__")  # type: ignore[no-any-return]
     return compile(source, whole, "exec", dont_inherit=True)
+
+
+def _absolute(path: str) -> str:
+    """A path as python makes it absolute: otherwise it stays as it was given."""
+    return path if os.path.isabs(path) else os.path.join(os.getcwd(), path.removeprefix("./"))
 
 
 def _is_importable(path: str) -> bool:
@@ -111,8 +123,8 @@ def _show_without_us() -> None:
         inner = traceback
         while inner is not None and inner.tb_frame.f_code is not execute.__code__:
             inner = inner.tb_next
-        if inner is not None:
-            traceback = inner.tb_next
+        while inner is not None and inner.tb_frame.f_code.co_filename == __file__:
+            traceback = inner = inner.tb_next
         hook(kind, value.with_traceback(traceback), traceback)
 
     sys.excepthook = show
