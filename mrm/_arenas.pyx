@@ -433,8 +433,8 @@ def activate(int place, limit, keep):
     PyObject_GetArenaAllocator(&now)
     if hooked and now.alloc is not hook_alloc:
         raise errors.Error(
-            "another allocator of arenas was put in place after mrm's (PyObject_SetArenaAllocator): mrm cannot be put over "
-            "it again, as it may call mrm's in turn. Take it away first"
+            "another allocator of arenas was put in place after mrm's (PyObject_SetArenaAllocator): mrm cannot be put "
+            "over it again, as it may call mrm's in turn. Take it away first"
         )
     # Nothing is made for Python under the lock: that may take an arena.
     if limit is not None:

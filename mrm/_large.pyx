@@ -199,8 +199,8 @@ def activate(Frames pool, limit, keep):
     if not is_in_place():
         mrm_store_ptr(&active, NULL)
         raise errors.Error(
-            "another allocator of Python's raw memory has taken the place of mrm's (PyMem_SetAllocator), or one over it "
-            "does not pass requests on: take it away first, or install with large=False"
+            "another allocator of Python's raw memory has taken the place of mrm's (PyMem_SetAllocator), or one over "
+            "it does not pass requests on: take it away first, or install with large=False"
         )
 
 

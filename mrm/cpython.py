@@ -47,10 +47,22 @@ if TYPE_CHECKING:
 _ROOM = 2  # addresses for each byte of memory: chunks that are partly used take some
 _KEEP = "16MiB"
 
-_lock = threading.Lock()
-_current: "Objects | None" = None
-_guarded = False  # whether the audit hook is there
-os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # whoever held it did not come along
+
+class _Process:
+    """What there is in this process, once."""
+
+    def __init__(self) -> None:
+        self.current: Objects | None = None
+        self.guarded = False  # whether the audit hook is there
+        self.renew_lock()
+
+    def renew_lock(self) -> None:
+        """In a child, too: whoever held it did not come along."""
+        self.lock = threading.Lock()
+
+
+_process = _Process()
+os.register_at_fork(after_in_child=_process.renew_lock)
 
 
 @dataclass(frozen=True)
@@ -112,7 +124,7 @@ class Objects:
     @property
     def active(self) -> bool:
         """Whether new arenas come from here."""
-        return _current is self
+        return _process.current is self
 
     @property
     def description(self) -> str:
@@ -162,12 +174,11 @@ class Objects:
 
     def uninstall(self) -> None:
         """Have new arenas come from where they came before; those that live on stay good. Twice is once."""
-        global _current
-        with _lock:
-            if _current is self:
+        with _process.lock:
+            if _process.current is self:
                 _arenas.deactivate()
                 _large.deactivate()
-                _current = None
+                _process.current = None
 
     def __enter__(self) -> Self:
         return self
@@ -233,7 +244,6 @@ def install(
     that a library makes by fork(2) as soon as it touches an object. The pool stays open
     until the process ends.
     """
-    global _current
     most = None if limit is None else parse_size(limit)
     kept = parse_size_or_zero(keep)
     if huge not in ("prefer", "require", "off"):
@@ -247,10 +257,10 @@ def install(
             "tracemalloc was started before: when it is stopped, it would put an allocator in place that does not know "
             "of mrm's large blocks. Start it afterwards, or install with large=False"
         )
-    with _lock:
-        if _current is not None:
+    with _process.lock:
+        if _process.current is not None:
             raise Error(
-                f"Python's objects are on mrm's memory already ({_current.description}): uninstall that first"
+                f"Python's objects are on mrm's memory already ({_process.current.description}): uninstall that first"
             )
         place, what, why = _on_pool(pool, huge) if pool is not None else _on_memory(huge)
         why_not_large = _why_no_heap() if large and pool is None else ""
@@ -261,12 +271,16 @@ def install(
         except Error:
             _large.deactivate()
             raise
-        _current = Objects(place, pool, f"{what}{f', {format_size(most)} at most' if most else ''}")
+        objects = _process.current = Objects(
+            place, pool, f"{what}{f', {format_size(most)} at most' if most else ''}"
+        )
     if why:
         warnings.warn(f"Python's objects do not lie on huge pages: {why}", BackingWarning, stacklevel=2)
     if why_not_large:
-        warnings.warn(f"Python's large blocks stay with malloc: {why_not_large}", BackingWarning, stacklevel=2)
-    return _current
+        warnings.warn(
+            f"Python's large blocks stay with malloc: {why_not_large}", BackingWarning, stacklevel=2
+        )
+    return objects
 
 
 def _on_memory(huge: str) -> tuple[int, str, str]:
@@ -288,15 +302,14 @@ def _on_memory(huge: str) -> tuple[int, str, str]:
 
 def _on_pool(pool: "Pool", huge: str) -> tuple[int, str, str]:
     """The same of frames of a pool; from here on nobody forks who would lose them."""
-    global _guarded
     small = pool.backing == "small"
     why = f"the pool does not: {pool.description}" if small and huge != "off" else ""
     if why and huge == "require":
         raise FundingError(f"Python's objects cannot lie on huge pages: {why}")
     place = _arenas.on_pool(pool)
-    if not _guarded:
+    if not _process.guarded:
         sys.addaudithook(_refuse_forks)
-        _guarded = True
+        _process.guarded = True
     return place, f"frames of {pool!r}", why
 
 
@@ -312,7 +325,7 @@ def _refuse_forks(event: str, _: object) -> None:
 
 def installed() -> Objects | None:
     """The handle that is active, or None."""
-    return _current
+    return _process.current
 
 
 def _why_no_heap() -> str:
@@ -341,14 +354,14 @@ def _why_no_arenas() -> str:
         return f"{sys.implementation.name} has no arenas of CPython's"
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         return (
-            "a free-threaded CPython has its objects on mimalloc, which asks for no arenas: use the build with the GIL, "
-            "or mrm.numpy for arrays"
+            "a free-threaded CPython has its objects on mimalloc, which asks for no arenas: use the build with the "
+            "GIL, or mrm.numpy for arrays"
         )
     chosen = "" if sys.flags.ignore_environment else os.environ.get("PYTHONMALLOC", "")
     if chosen.startswith("mimalloc") or sys.getallocatedblocks() == 0:
         by = f" (PYTHONMALLOC={chosen})" if chosen else ", or was built so (--without-pymalloc)"
         return (
-            f"this interpreter was told not to use its own allocator of objects{by}: it has no arenas. Start it without, "
-            "or with PYTHONMALLOC=debug"
+            f"this interpreter was told not to use its own allocator of objects{by}: it has no arenas. Start it "
+            "without, or with PYTHONMALLOC=debug"
         )
     return ""

@@ -58,7 +58,9 @@ def test_kinds(name, flags, kind):
 
 def test_mrm_is_known_by_where_it_lies():
     assert told(entry(LOW, 8 * MIB, Rss=4, AnonHugePages=2)) == {"mrm private": (4, 2)}
-    assert told(entry(LOW, 8 * MIB, flags="rw-s", name="/mnt/huge/heap", inode=3, Rss=1)) == {"mrm frames": (1, 0)}
+    assert told(entry(LOW, 8 * MIB, flags="rw-s", name="/mnt/huge/heap", inode=3, Rss=1)) == {
+        "mrm frames": (1, 0)
+    }
 
 
 def test_all_that_is_huge_counts():
@@ -66,12 +68,12 @@ def test_all_that_is_huge_counts():
         entry(0x7F0000000000, 8 * MIB, Rss=8, AnonHugePages=6),
         entry(0x7F1000000000, 8 * MIB, Rss=2),
     ) == {"anonymous": (10, 6)}
-    assert told(entry(0x7F0000000000, 8 * MIB, flags="rw-s", inode=1, name="/memfd:x", Rss=8, ShmemPmdMapped=4)) == {
-        "shared memory": (8, 4)
-    }
-    assert told(entry(0x7F0000000000, 8 * MIB, flags="r-xp", inode=1, name="/bin/x", Rss=8, FilePmdMapped=2)) == {
-        "files": (8, 2)
-    }
+    assert told(
+        entry(0x7F0000000000, 8 * MIB, flags="rw-s", inode=1, name="/memfd:x", Rss=8, ShmemPmdMapped=4)
+    ) == {"shared memory": (8, 4)}
+    assert told(
+        entry(0x7F0000000000, 8 * MIB, flags="r-xp", inode=1, name="/bin/x", Rss=8, FilePmdMapped=2)
+    ) == {"files": (8, 2)}
 
 
 def test_hugetlb_is_resident_too():
@@ -99,9 +101,9 @@ def test_what_several_mappings_of_a_file_show_counts_once():
     assert told(window, other) == {"mrm frames": (10, 10)}
     # Private mappings of one file each have pages of their own.
     private = {"inode": 5, "name": "/usr/lib/x.so"}
-    assert told(entry(0x7F0000000000, MIB, Rss=1, **private), entry(0x7F1000000000, MIB, Rss=1, **private)) == {
-        "files": (2, 0)
-    }
+    assert told(
+        entry(0x7F0000000000, MIB, Rss=1, **private), entry(0x7F1000000000, MIB, Rss=1, **private)
+    ) == {"files": (2, 0)}
 
 
 def test_nothing_is_nothing():
@@ -174,7 +176,10 @@ def test_of_another_process(capsys):
         assert told["pid"] == other.pid
         assert told["page_size"] == FRAME
         assert told["resident"] == sum(kind["resident"] for kind in told["kinds"].values()) > MIB
-        assert told["kinds"]["files"]["share"] == told["kinds"]["files"]["huge"] / told["kinds"]["files"]["resident"]
+        assert (
+            told["kinds"]["files"]["share"]
+            == told["kinds"]["files"]["huge"] / told["kinds"]["files"]["resident"]
+        )
         assert cli.run(["coverage", str(other.pid)]) == 0
         shown = capsys.readouterr().out
         for word in ("RESIDENT", "SHARE", "files", "all"):

@@ -28,6 +28,8 @@ class Side:
         self.account = OURS.findall(done.stderr)
         self.err = re.sub("0x[0-9a-f]{6,}", "0x", OURS.sub("", done.stderr))
 
+    __hash__ = None
+
     def __eq__(self, other):
         return (self.code, self.out, self.err) == (other.code, other.out, other.err)
 
@@ -211,7 +213,9 @@ def test_no_such_file(both):
     ours = by(RUN, ["nothing.py"], both.folder)
     plain = by((), ["nothing.py"], both.folder)
     assert ours.code == plain.code == 2
-    assert ours.account == [f"mrm: can't open file '{both.folder}/nothing.py': [Errno 2] No such file or directory\n"]
+    assert ours.account == [
+        f"mrm: can't open file '{both.folder}/nothing.py': [Errno 2] No such file or directory\n"
+    ]
 
 
 def test_ctrl_c(tmp_path):
@@ -366,7 +370,8 @@ def test_a_sitecustomize_of_others_has_its_turn(tmp_path):
     site = tmp_path / "site"
     site.mkdir()
     write(site, "print('theirs')", "sitecustomize.py")
-    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import sitecustomize; print(sitecustomize.__file__)'])"
+    child = "import sitecustomize; print(sitecustomize.__file__)"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     path = os.pathsep.join([str(site), environment()["PYTHONPATH"]])
     ours = by(RUN, ["--children", "-c", code], tmp_path, PYTHONPATH=path)
     assert ours.out.splitlines() == ["theirs", "theirs", str(site / "sitecustomize.py")], ours
@@ -416,8 +421,8 @@ def test_a_hundred_forked_workers(tmp_path):
         (["--pool", "2MiB", "a"], Plan(pool=2 << 20, what="a")),
         (["--pool=2MiB", "a"], Plan(pool=2 << 20, what="a")),
         *((wrong, None) for wrong in (
-            [], ["--pool"], ["--pool", "many", "a"], ["--pool=-1", "a"], ["-m"], ["-c"], ["--"], ["-x", "a"], ["--help"],
-            ["--objects"], ["-h"],
+            [], ["--pool"], ["--pool", "many", "a"], ["--pool=-1", "a"], ["-m"], ["-c"], ["--"], ["-x", "a"],
+            ["--help"], ["-h"], ["--objects"],
         )),
     ],
 )  # fmt: skip

@@ -17,12 +17,13 @@ import pickle
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 from mrm._coverage import coverage_of_ranges
 from mrm.sizes import format_size, parse_size
 from mrm.system.calls import system_call
-from mrm.system.pages import FRAME_SIZE, base_page_size, memfd_flag
+from mrm.system.pages import FRAME_SIZE, base_page_size, huge_pages_folder, memfd_flag
 
 KINDS = ("4 KiB", "transparent", "hugetlb")
 PROTECTION = mmap.PROT_READ | mmap.PROT_WRITE
@@ -57,7 +58,7 @@ class Memory:
         """The part of it that lies on huge pages."""
         return coverage_of_ranges((self._at, self._room)).share
 
-    def __enter__(self) -> "Memory":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -130,7 +131,7 @@ def one(kind: str, nbytes: int) -> dict[str, float]:
 
 def shortage() -> str:
     """What becomes of a child when the pool has no hugetlb page left and the parent writes."""
-    free = int(open(f"/sys/kernel/mm/hugepages/hugepages-{FRAME_SIZE >> 10}kB/free_hugepages").read())
+    free = int(Path(f"/sys/kernel/mm/hugepages/{huge_pages_folder()}/free_hugepages").read_text())
     if not free:
         return "no hugetlb pages"
     with Memory("hugetlb", free * FRAME_SIZE) as memory:

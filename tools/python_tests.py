@@ -12,14 +12,16 @@ import sys
 import sysconfig
 from pathlib import Path
 
-NAMES = """
-    test_array test_asyncio test_bytes test_call test_class test_concurrent_futures test_copy test_ctypes test_decimal
-    test_deque test_descr test_dict test_dictviews test_exceptions test_fork1 test_gc test_generators test_heapq
-    test_io test_json test_list test_long test_memoryview test_mmap test_multiprocessing_fork
-    test_multiprocessing_forkserver test_multiprocessing_spawn test_os test_pickle test_posix test_queue test_re
-    test_set test_sort test_sqlite3 test_str test_struct test_subprocess test_threading test_threading_local
-    test_tracemalloc test_tuple test_unicode test_wait3 test_wait4 test_weakref test_zlib
-""".split()
+NAMES = (
+    "test_array", "test_asyncio", "test_bytes", "test_call", "test_class", "test_concurrent_futures",
+    "test_copy", "test_ctypes", "test_decimal", "test_deque", "test_descr", "test_dict", "test_dictviews",
+    "test_exceptions", "test_fork1", "test_gc", "test_generators", "test_heapq", "test_io", "test_json",
+    "test_list", "test_long", "test_memoryview", "test_mmap", "test_multiprocessing_fork",
+    "test_multiprocessing_forkserver", "test_multiprocessing_spawn", "test_os", "test_pickle", "test_posix",
+    "test_queue", "test_re", "test_set", "test_sort", "test_sqlite3", "test_str", "test_struct",
+    "test_subprocess", "test_threading", "test_threading_local", "test_tracemalloc", "test_tuple",
+    "test_unicode", "test_wait3", "test_wait4", "test_weakref", "test_zlib",
+)  # fmt: skip
 RENAMED = {"test_str", "test_unicode"}  # one or the other
 
 

@@ -7,7 +7,8 @@ of them makes madvise fail; so they are looked at.
 
 from pathlib import Path
 
-from mrm.physical.limits import ROOT, chosen_word, meminfo
+from mrm.physical.cgroups import ROOT
+from mrm.physical.limits import chosen_word, meminfo
 from mrm.sizes import format_size
 from mrm.system.calls import system_call
 from mrm.system.pages import frame_size, huge_pages_folder

@@ -51,7 +51,9 @@ SUITES = {
     # a host that asks a guest for memory, and gives it back
     "balloon": ("test_guest_balloon",),
     # commands that people run
-    "tools": ("test_doctor", "test_cli"),
+    "tools": ("test_doctor", "test_cli", "test_coverage"),
+    # programs that know nothing of mrm
+    "programs": ("test_cpython", "test_cpython_fork"),
 }
 
 #: Files that run on a developer's machine only, and why.
@@ -70,6 +72,7 @@ ELSEWHERE = {
     "test_package": "builds archives",
     "test_pages": "pretends other machines by itself",
     "test_readme": "is about a page of documentation",
+    "test_run": "compares with python itself, in hundreds of processes",
     "test_sanitize": "is about builds for sanitizers",
     "test_sizes": "is about arithmetic",
     "test_stress": "runs for seconds of real time at a time",

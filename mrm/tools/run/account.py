@@ -38,7 +38,7 @@ def line(memory: Memory) -> str:
     if memory.objects is not None:
         parts.append(f"objects {format_size(memory.objects.stats().peak)} at most")
     if memory.arrays is not None:
-        parts.append(f"arrays {format_size(memory.arrays.stats().peak)} at most")
+        parts.append(f"arrays {format_size(memory.arrays.stats().memory_peak)} at most")
     try:
         found = coverage()
         size = format_size(frame_size())

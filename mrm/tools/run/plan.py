@@ -55,7 +55,9 @@ class Plan:
     def from_variable(cls, text: str) -> Self:
         """Read it back; words that are not known are left out."""
         words = text.split(",")
-        pool = next((int(word[5:]) for word in words if word.startswith("pool=") and word[5:].isdigit()), None)
+        pool = next(
+            (int(word[5:]) for word in words if word.startswith("pool=") and word[5:].isdigit()), None
+        )
         return cls("objects" in words, "arrays" in words, pool=pool)
 
 

@@ -26,7 +26,7 @@ def _start() -> None:
 _start()
 _own = sys.modules.pop("sitecustomize")
 try:
-    import sitecustomize  # noqa: F401, PLW0406
+    import sitecustomize  # type: ignore[import-not-found]  # noqa: F401
 except ModuleNotFoundError as error:
     if error.name != "sitecustomize":
         raise
