@@ -46,6 +46,7 @@ from mrm.physical.pool cimport pool_retain, pool_t, pool_usable
 from mrm.system.calls cimport CALL_MPROTECT, CALL_PRCTL, advise, call, seal
 from mrm.system.pages cimport frame_bytes
 from mrm.system.ranges cimport addresses_keep
+from mrm.system.rollup cimport rollup_before_less
 
 
 cdef extern from "Python.h" nogil:
@@ -282,6 +283,7 @@ cdef void give(arenas_t *own, void *arena) noexcept nogil:
         own.in_use -= 1
         own.kept += 1
         if own.kept > 2 * own.keep:
+            rollup_before_less((<uint64_t>own.in_use + own.kept) * own.chunk)
             close_kept(own, own.keep)
 
 

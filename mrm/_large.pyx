@@ -33,6 +33,7 @@ from mrm.heap.slow cimport heap_trim
 from mrm.heap.state cimport heap_t
 from mrm.physical.pool cimport pool_t
 from mrm.system.failure cimport check
+from mrm.system.rollup cimport rollup_before_less
 
 
 cdef extern from "Python.h" nogil:
@@ -134,6 +135,8 @@ cdef void *hook_realloc(void *context, void *block, size_t nbytes) noexcept nogi
 cdef void hook_free(void *context, void *block) noexcept nogil:
     cdef heap_t *heap = owner(block)
     if heap != NULL:
+        if <uint64_t>block - <uint64_t>heap.base >= heap.nbytes:
+            rollup_before_less(heap.bytes_now)      # a run of slots: there are not many
         heap_free(heap, block)
     else:
         below.free(below.ctx, block)

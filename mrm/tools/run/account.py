@@ -10,9 +10,8 @@ import resource
 import sys
 from collections.abc import Callable
 
-from mrm._coverage import coverage
-from mrm.errors import Error
 from mrm.sizes import format_size
+from mrm.system import rollup
 from mrm.system.pages import frame_size
 from mrm.tools.run.memory import Memory
 
@@ -20,6 +19,7 @@ from mrm.tools.run.memory import Memory
 def at_the_end(memory: Memory) -> Callable[[], None]:
     """Have the line written when this process ends; what is returned takes that back."""
     pid = os.getpid()
+    rollup.watch()
 
     def tell() -> None:
         if os.getpid() == pid:
@@ -33,16 +33,18 @@ def at_the_end(memory: Memory) -> Callable[[], None]:
 
 
 def line(memory: Memory) -> str:
-    """The account of this process, now."""
+    """The account of this process so far."""
     parts = [f"peak {format_size(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10)}"]
     if memory.objects is not None:
         parts.append(f"objects {format_size(memory.objects.stats().peak)} at most")
     if memory.arrays is not None:
         parts.append(f"arrays {format_size(memory.arrays.stats().memory_peak)} at most")
-    try:
-        found = coverage()
+    resident, huge = rollup.largest()
+    if resident:
         size = format_size(frame_size())
-        parts.append(f"at the end {found.share:.1%} of {format_size(found.resident)} lay on pages of {size}")
-    except Error as error:
-        parts.append(str(error))
+        parts.append(
+            f"of {format_size(resident)} when it had most {huge / resident:.1%} lay on pages of {size}"
+        )
+    else:
+        parts.append("the kernel does not tell what lay on huge pages (/proc/self/smaps_rollup)")
     return "; ".join([", ".join(parts), *memory.reasons])
