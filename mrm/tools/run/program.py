@@ -8,6 +8,7 @@ of the traceback, when it is shown.
 """
 
 import importlib.machinery
+import linecache
 import os
 import pkgutil
 import runpy
@@ -56,6 +57,9 @@ def execute(plan: Plan, main: ModuleType) -> None:
         _search_first("")
         main.__loader__ = importlib.machinery.BuiltinImporter
         code = compile(plan.what, "<string>", "exec", dont_inherit=True)
+        if sys.version_info >= (3, 13):  # from there on, tracebacks show its lines
+            lines = plan.what.splitlines(keepends=True)
+            linecache.cache["<string>"] = (len(plan.what), None, lines, "<string>")
     elif plan.what == "-":
         _search_first("")
         main.__dict__.update(
