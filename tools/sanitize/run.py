@@ -34,11 +34,15 @@ COMPILER = os.environ.get("CC", "gcc")
 LEFT_OUT = {
     "test_api.py": "compares docstrings with docs/api.md: no C",
     "test_bench.py": "measures, which says nothing here",
+    "test_bench_heap.py": "loads other allocators beside the sanitizer's, which it does not allow",
+    "test_bench_programs.py": "measures, which says nothing here",
     "test_clients.py": "builds clients against the installed wheel, which is compiled without sanitizers",
     "test_demo.py": "minutes of a client's work and of matplotlib's; races.c does the same to the core",
     "test_features.py::test_trials_leave_nothing_and_are_made_once": "sees the sanitizer's mappings as mrm's",
     "test_limits_process.py::test_locking_all_that_is_mapped_is_told_to_be_the_reason": "needs mlockall, which "
     "AddressSanitizer makes do nothing, as it would lock its shadow",
+    "test_example_lua.py": "runs Lua programs in processes of their own, and measures them",
+    "test_example_runtime.py": "builds a project against the installed wheel, which is compiled without sanitizers",
     "test_examples.py": "runs the installed wheel, which is compiled without sanitizers",
     "test_machines.py": "is about tools/machines: no C",
     "test_machines_refused.py": "calls compilers: nothing of mrm's runs",
@@ -147,9 +151,7 @@ def prove(name: str, env: dict[str, str], lib: Path) -> None:
 def address(env: dict[str, str], arguments: list[str]) -> int:
     """Run the suite, less what is left out, or what the arguments choose."""
     flags = SANITIZERS["address"][0]
-    status = race(
-        compile_library(HERE / "races.c", BUILDS / "races-address.so", flags), with_leaks(env), 9, 100
-    )
+    status = race(compile_races("address", flags), with_leaks(env), 9, 100)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", "timeout=900"]
     if not any(re.match(r"[^-].*\.py", argument) for argument in arguments):
         for test, reason in LEFT_OUT.items():
@@ -158,9 +160,17 @@ def address(env: dict[str, str], arguments: list[str]) -> int:
     return subprocess.run([*command, *arguments], cwd=ROOT, env=env).returncode or status
 
 
-def race(library: Path, env: dict[str, str], threads: int, steps: int) -> int:
+def compile_races(name: str, flags: str) -> list[Path]:
+    """The libraries of threads that race: on a pool, and on a heap."""
+    return [
+        compile_library(HERE / f"{races}.c", BUILDS / f"{races}-{name}.so", flags)
+        for races in ("races", "heapraces")
+    ]
+
+
+def race(libraries: list[Path], env: dict[str, str], threads: int, steps: int) -> int:
     """Race so many threads; not 0 if something is wrong, or was reported."""
-    command = [sys.executable, HERE / "races.py", library, str(threads), str(steps)]
+    command = [sys.executable, HERE / "races.py", *libraries, str(threads), str(steps)]
     return subprocess.run(command, cwd=ROOT, env=env).returncode
 
 
@@ -169,10 +179,10 @@ def thread(env: dict[str, str], rounds: list[tuple[int, int]]) -> int:
 
     Their pools' arenas are of a size that fits above the sanitizer's shadow.
     """
-    library = compile_library(HERE / "races.c", BUILDS / "races.so", "thread")
+    libraries = compile_races("thread", "thread")
     status = 0
     for threads, steps in rounds:
-        status = race(library, env, threads, steps) or status
+        status = race(libraries, env, threads, steps) or status
     # Not captured: what the sanitizer says goes to where nobody looks, else.
     command = [sys.executable, "-m", "pytest", "-s", "-q", "-p", "no:cacheprovider", "-o", "timeout=900"]
     command += ["-k", "not huge", "tests/test_threads.py"]
