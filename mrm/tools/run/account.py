@@ -6,9 +6,9 @@ what is global to the program is still there. A child after fork that ends the s
 
 import atexit
 import os
-import resource
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from mrm.sizes import format_size
 from mrm.system import rollup
@@ -34,12 +34,12 @@ def at_the_end(memory: Memory) -> Callable[[], None]:
 
 def line(memory: Memory) -> str:
     """The account of this process so far."""
-    parts = [f"peak {format_size(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10)}"]
+    resident, huge = rollup.largest()
+    parts = [f"peak {format_size(max(highest(), resident))}"]
     if memory.objects is not None:
         parts.append(f"objects {format_size(memory.objects.stats().peak)} at most")
     if memory.arrays is not None:
         parts.append(f"arrays {format_size(memory.arrays.stats().memory_peak)} at most")
-    resident, huge = rollup.largest()
     if resident:
         size = format_size(frame_size())
         parts.append(
@@ -48,3 +48,15 @@ def line(memory: Memory) -> str:
     else:
         parts.append("the kernel does not tell what lay on huge pages (/proc/self/smaps_rollup)")
     return "; ".join([", ".join(parts), *memory.reasons])
+
+
+def highest() -> int:
+    """Bytes that this process had at the most; 0 where it is not told.
+
+    Not ru_maxrss: that goes on from what was there before exec, and after a vfork that was the parent's.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM:")), 0)
