@@ -16,6 +16,7 @@ from libc.string cimport memset
 from mrm.errors import ArgumentError, ClosedError
 from mrm.heap.blocks cimport heap_calloc, heap_free, heap_malloc, heap_realloc
 from mrm.heap.heap cimport heap_release, heap_retain
+from mrm.heap.traces cimport trace_note
 from mrm.system.failure cimport check, failure
 
 
@@ -112,6 +113,8 @@ cdef class Buffer:
         block = self.block
         # As if exported: with the GIL gone another thread may come.
         self.exports = 1
+        if heap.debug != NULL:
+            trace_note()
         with nogil:
             moved = heap_realloc(heap, block, nbytes)
         self.exports = 0
@@ -138,6 +141,8 @@ cdef class Buffer:
         self.heap = NULL
         self.block = NULL
         self.nbytes = 0
+        if heap.debug != NULL:
+            trace_note()
         with nogil:
             heap_free(heap, block)
             heap_release(heap)
@@ -238,6 +243,8 @@ cdef Buffer make_buffer(heap_t *heap, size_t nbytes, bint zero):
             memset(block, 0, nbytes)
     else:
         heap_retain(heap)           # another thread may close it meanwhile
+        if heap.debug != NULL:
+            trace_note()
         with nogil:
             block = heap_calloc(heap, 1, nbytes) if zero else heap_malloc(heap, nbytes)
         heap_release(heap)
