@@ -29,6 +29,8 @@ def command(**_: object) -> None:
     the program starts anew, by subprocess, or multiprocessing with spawn or forkserver, are plain ones; with
     --children they do the same (the variables MRM_RUN and PYTHONPATH tell them).
 
+    With --pool, objects beyond SIZE lie where they would without, and an array beyond it is a MemoryError.
+
     To give options to the interpreter itself: python -X dev -m mrm run script.py.
 
     \b
