@@ -42,6 +42,8 @@ ORDER = [
     "ClassStats",
     "Mapping",
     "Place",
+    "Coverage",
+    "Portion",
     "Feature",
 ]
 

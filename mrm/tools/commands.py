@@ -26,6 +26,10 @@ COMMANDS = {
     "stats": Entry(
         "mrm.tools.watch.stats:command", "Print figures of a running process's pools for programs."
     ),
+    "coverage": Entry(
+        "mrm.tools.coverage.command:command", "How much of a process's memory really lies on huge pages."
+    ),
+    "run": Entry("mrm.tools.run.command:command", "Run a Python program with its memory on huge pages."),
     "demo": Entry(
         "mrm.tools.demo.command:command", "Move pages under working threads, and prove that nothing is lost."
     ),

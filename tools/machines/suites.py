@@ -55,7 +55,9 @@ SUITES = {
     # the allocator, and what it finds of its callers' mistakes
     "heap": ("test_heap_debug", "test_heap_debug_told", "test_heap_debug_threads"),
     # commands that people run
-    "tools": ("test_doctor", "test_cli"),
+    "tools": ("test_doctor", "test_cli", "test_coverage"),
+    # programs that know nothing of mrm
+    "programs": ("test_cpython", "test_cpython_fork"),
 }
 
 #: Files that run on a developer's machine only, and why.
@@ -78,6 +80,7 @@ ELSEWHERE = {
     "test_package": "builds archives",
     "test_pages": "pretends other machines by itself",
     "test_readme": "is about a page of documentation",
+    "test_run": "compares with python itself, in hundreds of processes",
     "test_sanitize": "is about builds for sanitizers",
     "test_sizes": "is about arithmetic",
     "test_stress": "runs for seconds of real time at a time",
