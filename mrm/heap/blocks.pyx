@@ -15,7 +15,7 @@ from libc.string cimport memcpy
 
 from mrm cimport MRM_OK
 from mrm.heap.classes cimport DIRECT, LARGEST_SMALL, class_of
-from mrm.heap.local cimport locals_tell
+from mrm.heap.local cimport local_free_later, locals_tell
 from mrm.heap.page cimport PAGE_FULL, SLICE_SHIFT, mrm_relaxed, page_t
 from mrm.heap.slow cimport (
     slow_aligned, slow_calloc, slow_find, slow_free, slow_free_last, slow_malloc, slow_realloc, slow_usable_size,
@@ -89,6 +89,9 @@ cdef int heap_free(heap_t *heap, void *block) noexcept nogil:
     page = &heap.pages[into >> SLICE_SHIFT]
     page -= page.back
     if unlikely(mrm_relaxed(&page.owner) != local):
+        if likely(local.heap == heap and page.nbytes):
+            local_free_later(local, page, block)
+            return MRM_OK
         return slow_free(heap, block)
     (<void **>block)[0] = page.free
     page.free = block

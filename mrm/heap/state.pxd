@@ -11,7 +11,7 @@ from mrm.space.reservation cimport reservation_t
 
 cdef enum:
     CACHED_LOCALS = 8           # heaps whose local_t a thread finds at once
-    CHAINS = 16                 # pages of others that a thread collects blocks for
+    CHAINS = 48                 # pages of others that a thread collects blocks for: two of each class up to 512 bytes
     BUCKETS = 64                # lists of a local_t's segments: bits of its ``notice``
 
 # Bits of heap_t.how and of mrm_heap_options.flags: see mrm.h.
