@@ -3,7 +3,7 @@
 import ctypes
 import threading
 
-from mrm.errors import ArgumentError, ClosedError, OutOfFrames
+from mrm.errors import ArgumentError, BlockError, ClosedError, OutOfFrames
 
 _libc = ctypes.CDLL(None)
 for _name, _result, *_arguments in (
@@ -65,7 +65,7 @@ class FakeHeap:
             if not address:
                 return self.malloc(nbytes)
             if address not in self.live:
-                raise ArgumentError("not a block")
+                raise BlockError("not a block")
             self._check(nbytes - self.live[address])
             moved = _libc.realloc(address, nbytes + 16)
             del self.live[address]
@@ -79,12 +79,14 @@ class FakeHeap:
             if not address:
                 return
             if address not in self.live:
-                raise ArgumentError("not a block")
+                raise BlockError("not a block")
             del self.live[address]
             _libc.free(address)
 
     def usable_size(self, address):
-        return self.live.get(address, 0)
+        if address not in self.live:
+            raise BlockError("not a block")
+        return self.live[address]
 
     def owns(self, address):
         with self.lock:

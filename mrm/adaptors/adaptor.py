@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from mrm.adaptors.block import Block
 from mrm.errors import ArgumentError
-from mrm.sizes import parse_size_or_zero
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +47,7 @@ class HeapLike(Protocol):
         """End a block; 0 is none."""
 
     def usable_size(self, address: int, /) -> int:
-        """Bytes that a block has; 0 for what is none."""
+        """Bytes that a block has; an error, or 0, for what is none."""
 
     def owns(self, address: int, /) -> bool:
         """Whether an address lies in a block's memory."""
@@ -102,7 +101,7 @@ class Adaptor:
         """The process is about to fork; the lock is held."""
 
     def _forked(self) -> None:
-        """This is a child, and what it does is its own."""
+        """The process is a child now, and what it does is its own."""
 
     # ---- blocks -----------------------------------------------------------------------
 
@@ -147,7 +146,7 @@ class Adaptor:
             self._end(address)
 
     def usable_size(self, address: int, /) -> int:
-        """Bytes that a block has; 0 for what is none."""
+        """Bytes that a block has: at least what was asked for."""
         nbytes: int = self._heap.usable_size(address)
         return nbytes
 
@@ -158,7 +157,7 @@ class Adaptor:
     # ---- buffers and arrays -----------------------------------------------------------
 
     def buffer(self, nbytes: int, /, zero: bool = False) -> Block:
-        """Bytes with the buffer protocol, which end with the object, or with ``release()``.
+        """Bytes with the buffer protocol and DLPack, which end with the object, or with ``free()``.
 
         Parameters
         ----------
@@ -187,7 +186,7 @@ class Adaptor:
         nbytes = kind.itemsize
         for length in lengths:
             nbytes *= plain(length)
-        return np.ndarray(lengths, kind, self.buffer(nbytes, zero))
+        return np.ndarray(lengths, kind, memoryview(self.buffer(nbytes, zero)))
 
     # ---- the heap as a whole ------------------------------------------------------------
 
@@ -235,14 +234,20 @@ class Adaptor:
 
 
 def plain(nbytes: Any) -> int:
-    """Bytes, or a count, as an int that is not negative; strings such as "2MiB" are sizes.
+    """Bytes, or a count, as an int that is not negative.
 
     Raises
     ------
     ArgumentError
         If it is nothing of the kind.
     """
-    return nbytes if type(nbytes) is int and nbytes >= 0 else parse_size_or_zero(nbytes)
+    if type(nbytes) is not int:
+        if isinstance(nbytes, bool) or not hasattr(nbytes, "__index__"):
+            raise ArgumentError(f"a size is an int of bytes, not {nbytes!r}")
+        nbytes = nbytes.__index__()
+    if nbytes < 0:
+        raise ArgumentError(f"a size is 0 or more bytes, not {nbytes}")
+    return int(nbytes)
 
 
 def _before_fork() -> None:

@@ -1,15 +1,33 @@
 """A block with the buffer protocol, of anything that has a heap's methods.
 
-It is made, resized and freed by the methods of the heap that it came from, so that whatever is wrapped around
-the heap sees it; what lies in it is looked at without Python. While somebody looks it can be neither
-resized nor released: that raises PinnedError, a BufferError.
+It is made, resized and freed by the methods of the adaptor that it came from, so that whatever is wrapped around
+the heap sees it; what lies in it is looked at without Python. Otherwise it is what mrm.Buffer is: while
+somebody looks it neither moves nor goes, and if there is an mrm.Heap below it keeps that one's memory alive,
+even when the heap has been closed. Then it is freed past the adaptors, which have forgotten it.
 """
 
 cimport cython
 from cpython.buffer cimport PyBUF_FORMAT
 from libc.stdint cimport uint64_t
 
+from mrm._dlpack cimport capsule_of, device
+from mrm._heap cimport Heap
 from mrm.errors import ClosedError, PinnedError
+from mrm.heap.blocks cimport heap_free
+from mrm.heap.heap cimport heap_release, heap_retain
+from mrm.heap.state cimport heap_t
+
+
+cdef heap_t *lowest(object heap):
+    """The handle of the mrm.Heap at the bottom of a stack, with one user more; NULL if there is another kind."""
+    cdef heap_t *handle
+    while not isinstance(heap, Heap):
+        heap = getattr(heap, "heap", None)
+        if heap is None:
+            return NULL
+    handle = (<Heap>heap).open_one()
+    heap_retain(handle)
+    return handle
 
 
 @cython.no_gc_clear     # so that the heap is still there when the block is freed
@@ -26,96 +44,107 @@ cdef class Block:
         Whether they shall be zero.
     """
 
-    cdef object heap
-    cdef readonly object address
-    cdef uint64_t data
+    cdef object heap                    # None once freed
+    cdef heap_t *kept                   # retained, or NULL
+    cdef void *block
     cdef Py_ssize_t length
-    cdef Py_ssize_t shape[1]
-    cdef Py_ssize_t strides[1]
-    cdef Py_ssize_t exports
+    cdef Py_ssize_t stride
+    cdef Py_ssize_t exports             # buffers that look at it
     cdef object __weakref__
 
     def __init__(self, heap, Py_ssize_t nbytes, bint zero=False):
         if self.heap is not None:
             raise TypeError("a Block is made once")
-        self.address = heap.calloc(1, nbytes) if zero else heap.malloc(nbytes)
-        self.data = self.address
+        self.kept = lowest(heap)
+        self.block = <void *><uint64_t>(heap.calloc(1, nbytes) if zero else heap.malloc(nbytes))
         self.length = nbytes
+        self.stride = 1
         self.heap = heap
 
     def __dealloc__(self):
-        if self.heap is not None and self.address is not None:
-            try:
-                self.heap.free(self.address)
-            except ClosedError:
-                pass    # it went with its heap
+        try:
+            if self.heap is not None:
+                self._end()
+        finally:
+            if self.kept != NULL:
+                heap_release(self.kept)
 
-    @property
-    def nbytes(self):
-        """How many bytes it has been asked for."""
-        return self.length
+    cdef int _end(self) except -1:
+        """Free it."""
+        heap, self.heap = self.heap, None
+        try:
+            heap.free(<uint64_t>self.block)
+        except ClosedError:
+            if self.kept != NULL:
+                heap_free(self.kept, self.block)
+        return 0
 
-    @property
-    def released(self):
-        """Whether it was released."""
-        return self.heap is None
-
-    cdef int _usable(self) except -1:
+    cdef int _check(self) except -1:
         if self.heap is None:
-            raise ClosedError("the block was released; ask its heap for another")
+            raise ClosedError("the block was freed; ask its heap for another")
         return 0
 
     cdef int _movable(self, str what) except -1:
-        self._usable()
+        self._check()
         if self.exports:
             raise PinnedError(
-                f"{self.exports} buffers look at the block: release them (del the arrays, memoryview.release()) "
+                f"{self.exports} views look at the block: release them (del the arrays, memoryview.release()) "
                 f"before it is {what}"
             )
         return 0
 
+    @property
+    def address(self):
+        """Where its bytes lie, as an int."""
+        self._check()
+        return <uint64_t>self.block
+
+    @property
+    def exported(self):
+        """Whether something looks at it now."""
+        return self.exports > 0
+
     def resize(self, Py_ssize_t nbytes):
-        """Give it so many bytes, of which the first are as they were.
+        """Have so many bytes from now on, of which the first are as they were.
 
         Raises
         ------
         PinnedError
-            While somebody looks at it.
+            While something looks at it.
         OutOfFrames
-            If there is no memory for it; then it is as it was.
+            If there is not as much memory; then it is as it was.
         """
         self._movable("resized")
-        # Nobody may begin to look while it moves.
-        self.exports = -1
+        # As if exported: another thread may come while it moves.
+        self.exports = 1
         try:
-            self.address = self.heap.realloc(self.address, nbytes)
-            self.data = self.address
+            self.block = <void *><uint64_t>self.heap.realloc(<uint64_t>self.block, nbytes)
             self.length = nbytes
         finally:
-            self.exports = 0
+            self.exports -= 1
 
-    def release(self):
-        """Free it now; twice is once."""
-        if self.heap is None:
-            return
-        self._movable("released")
-        heap, self.heap = self.heap, None
-        heap.free(self.address)
+    def free(self):
+        """Give the memory back now; freeing twice does nothing.
+
+        Raises
+        ------
+        PinnedError
+            While something looks at it.
+        """
+        if self.heap is not None:
+            self._movable("freed")
+            self._end()
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
-        self._usable()
-        if self.exports < 0:
-            raise PinnedError("the block is being resized by another thread; look at it afterwards")
-        self.shape[0] = self.length
-        self.strides[0] = 1
-        buffer.buf = <void *>self.data
+        self._check()
+        buffer.buf = self.block
         buffer.len = self.length
         buffer.readonly = False
         buffer.itemsize = 1
         buffer.format = <char *>b"B" if flags & PyBUF_FORMAT else NULL
         buffer.ndim = 1
-        buffer.shape = self.shape
-        buffer.strides = self.strides
+        buffer.shape = &self.length
+        buffer.strides = &self.stride
         buffer.suboffsets = NULL
         buffer.internal = NULL
         buffer.obj = self
@@ -124,14 +153,19 @@ cdef class Block:
     def __releasebuffer__(self, Py_buffer *buffer):
         self.exports -= 1
 
+    def __dlpack__(self, *, stream=None, max_version=None, dl_device=None, copy=None):
+        """A capsule with the bytes as a DLPack tensor; the block stays in place while it is in use."""
+        self._check()
+        return capsule_of(self, stream, dl_device, copy)
+
+    def __dlpack_device__(self):
+        """Where it lies, as DLPack says it: the CPU."""
+        return device()
+
     def __len__(self):
         return self.length
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.release()
-
     def __repr__(self):
-        return f"<Block of {self.length} bytes at {self.address:#x}{', released' if self.heap is None else ''}>"
+        if self.heap is None:
+            return "<mrm.adaptors.Block freed>"
+        return f"<mrm.adaptors.Block of {self.length} bytes at {<uint64_t>self.block:#x}>"

@@ -32,7 +32,9 @@ class OnFailure(Adaptor):
     def __init__(self, heap: HeapLike, callback: Callable[[int], object]) -> None:
         super().__init__(heap)
         if not callable(callback):
-            raise ArgumentError(f"{callback!r} cannot be called; it is called with the bytes that were asked for")
+            raise ArgumentError(
+                f"{callback!r} cannot be called; it is called with the bytes that were asked for"
+            )
         self._callback = callback
 
     def _make(self, method: str, nbytes: int, *arguments: int) -> int:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from mrm.adaptors.adaptor import Adaptor, HeapLike
 from mrm.adaptors.callers import caller
+from mrm.errors import Error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,9 +54,7 @@ class Log(Adaptor):
     child of a fork writes nothing: what it does is no part of what its parent did.
     """
 
-    def __init__(
-        self, heap: HeapLike, file: str | os.PathLike[str] | TextIO, *, where: bool = False
-    ) -> None:
+    def __init__(self, heap: HeapLike, file: str | os.PathLike[str] | TextIO, *, where: bool = False) -> None:
         super().__init__(heap)
         self._owned = isinstance(file, (str, os.PathLike))
         self._file: TextIO = (
@@ -146,7 +145,11 @@ class Log(Adaptor):
         return self._written(lambda: change(address, nbytes), "realloc", nbytes, f"{address:#x}")
 
     def _end(self, address: int) -> None:
-        self._write("free", address, self._heap.usable_size(address))
+        try:
+            had = self._heap.usable_size(address)
+        except Error:
+            had = 0  # the free will say what is wrong with it
+        self._write("free", address, had)
         super()._end(address)
 
 

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import inspect
 import json
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from mrm.adaptors.adaptor import Adaptor, HeapLike
 from mrm.errors import ArgumentError
@@ -116,7 +116,7 @@ class Scope:
         with self._statistics._lock:
             return self._tally.counts()
 
-    def __enter__(self) -> Scope:
+    def __enter__(self) -> Self:
         if self._state != "new":
             raise ArgumentError("a scope counts once; call .scope() again for another")
         with self._statistics._lock:
@@ -136,6 +136,7 @@ class Scope:
             self._statistics._add_up(self.name or "scope", self._tally)
 
     def __call__(self, function: _Function) -> _Function:
+        """Make each call of a function a scope of its own."""
         name = self.name or function.__qualname__
         if inspect.iscoroutinefunction(function):
 

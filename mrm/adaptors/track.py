@@ -70,12 +70,14 @@ class Track(Adaptor):
         """The same added up by stack, most bytes first."""
         with self._lock:
             notes = list(self._notes.items())
-        places: dict[_Stack, list[int]] = {}
+        places: dict[_Stack, list[tuple[int, int, int]]] = {}
         for address, (nbytes, thread, stack) in notes:
-            place = places.setdefault(stack, [address, 0, 0, thread])
-            place[1] += nbytes
-            place[2] += 1
-        found = [Tracked(*place, _readable(stack)) for stack, place in places.items()]  # type: ignore[call-arg]
+            places.setdefault(stack, []).append((address, nbytes, thread))
+        found = []
+        for stack, blocks in places.items():
+            address, _, thread = blocks[0]
+            total = sum(nbytes for _, nbytes, _ in blocks)
+            found.append(Tracked(address, total, len(blocks), thread, _readable(stack)))
         return sorted(found, key=lambda tracked: -tracked.nbytes)
 
     def where(self, address: int) -> Tracked | None:
@@ -94,7 +96,7 @@ class Track(Adaptor):
         return "\n\n".join(lines)
 
     def _note(self, address: int, nbytes: int) -> None:
-        frames = []
+        frames: list[tuple[CodeType, int]] = []
         frame = sys._getframe(1)
         while frame is not None and len(frames) < self._depth:
             if frame.f_code.co_filename not in OURS or frames:
