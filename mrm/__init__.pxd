@@ -33,6 +33,7 @@ cdef extern from "mrm/mrm.h" nogil:
         MRM_NO_MEMORY
         MRM_INCONSISTENT
         MRM_UNFUNDED
+        MRM_BAD_BLOCK
         MRM_REUSE_NOW
         MRM_REUSE_AFTER_RETIRE
         MRM_OVERDRAFT
@@ -87,6 +88,8 @@ cdef extern from "mrm/mrm.h" nogil:
     ctypedef struct mrm_reservation:
         pass
     ctypedef struct mrm_batch:
+        pass
+    ctypedef struct mrm_heap:
         pass
 
     ctypedef struct mrm_layout:
@@ -167,6 +170,31 @@ cdef extern from "mrm/mrm.h" nogil:
         int32_t numa_node
         int32_t dump
         uint64_t maximum
+
+    enum:
+        MRM_HEAP_DEBUG
+        MRM_HEAP_OVERDRAFT
+
+    ctypedef struct mrm_heap_options:
+        uint32_t size
+        uint32_t account
+        uint64_t limit
+        uint64_t keep
+        const char *name
+        uint32_t flags
+
+    ctypedef struct mrm_heap_stats:
+        uint32_t size
+        uint32_t version
+        uint64_t memory
+        uint64_t memory_peak
+        uint64_t blocks
+        uint64_t bytes
+        uint64_t segments
+        uint64_t large_blocks
+        uint64_t large_bytes
+        uint64_t large_memory
+        uint64_t kept
 
     ctypedef struct mrm_account_options:
         uint32_t size
@@ -278,6 +306,19 @@ cdef extern from "mrm/mrm.h" nogil:
         int (*batch_map_from)(
             mrm_batch *batch, uint32_t account, int how, const uint32_t *slots, size_t n, int protection,
             uint32_t *frames) noexcept nogil
+        int (*heap_open)(mrm_pool *pool, const mrm_heap_options *options, mrm_heap **heap) noexcept nogil
+        int (*heap_close)(mrm_heap *heap) noexcept nogil
+        mrm_heap *(*heap_from_object)(void *heap) noexcept nogil
+        void *(*heap_malloc)(mrm_heap *heap, size_t nbytes) noexcept nogil
+        void *(*heap_calloc)(mrm_heap *heap, size_t count, size_t size) noexcept nogil
+        void *(*heap_realloc)(mrm_heap *heap, void *block, size_t nbytes) noexcept nogil
+        void *(*heap_aligned)(mrm_heap *heap, size_t alignment, size_t nbytes) noexcept nogil
+        int (*heap_free)(mrm_heap *heap, void *block) noexcept nogil
+        size_t (*heap_usable_size)(mrm_heap *heap, const void *block) noexcept nogil
+        int (*heap_owns)(mrm_heap *heap, const void *address) noexcept nogil
+        uint64_t (*heap_trim)(mrm_heap *heap) noexcept nogil
+        int (*heap_stats)(mrm_heap *heap, mrm_heap_stats *stats) noexcept nogil
+        void *(*heap_lua_alloc)(void *heap, void *block, size_t osize, size_t nsize) noexcept nogil
 
     # The pointer that is called `mrm` in C, where there are no modules.
     const mrm_api *api "mrm"

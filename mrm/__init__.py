@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from mrm._accounts import Account, Fund
 from mrm._attachment import Attachment
 from mrm._batch import Batch, Report
+from mrm._buffer import Buffer
 from mrm._core import Pool, api_address
+from mrm._heap import Heap
 from mrm._live import live_handles
 from mrm._place import classify
 from mrm._reservation import Reservation
@@ -34,6 +36,7 @@ from mrm.errors import (
     ArgumentError,
     AuditError,
     BackingWarning,
+    BlockError,
     ClosedError,
     Error,
     ForkedError,
@@ -50,7 +53,7 @@ from mrm.errors import (
 from mrm.features import Feature, features
 from mrm.sharing import Ticket, attach
 from mrm.shootdowns import Shootdowns, shootdowns
-from mrm.stats import AccountStats, Ballooned, FundStats, Mapping, Place, PoolStats
+from mrm.stats import AccountStats, Ballooned, ClassStats, FundStats, HeapStats, Mapping, Place, PoolStats
 from mrm.system.pages import FRAME_SIZE
 
 __version__ = "0.1.0"
@@ -67,6 +70,9 @@ __all__ = [
     "BackingWarning",
     "Ballooned",
     "Batch",
+    "BlockError",
+    "Buffer",
+    "ClassStats",
     "ClosedError",
     "Deflation",
     "Error",
@@ -76,6 +82,8 @@ __all__ = [
     "Fund",
     "FundStats",
     "FundingError",
+    "Heap",
+    "HeapStats",
     "InconsistentError",
     "Mapping",
     "MetadataMemoryError",

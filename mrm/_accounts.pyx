@@ -175,10 +175,6 @@ cdef class Account:
     original: az_pmem accounts.
     """
 
-    cdef readonly Pool pool
-    cdef readonly str name
-    cdef readonly uint32_t number
-
     def __init__(self):
         raise TypeError("an Account is made by pool.account(name)")
 

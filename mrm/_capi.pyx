@@ -15,6 +15,13 @@ from mrm cimport (
 )
 from mrm import errors
 from mrm._opening cimport open_pool
+from mrm.heap.blocks cimport (
+    heap_aligned, heap_calloc, heap_free, heap_lua_alloc, heap_malloc, heap_realloc, heap_usable_size,
+)
+from mrm.heap.heap cimport heap_open, heap_owns, heap_release
+from mrm.heap.slow cimport heap_trim
+from mrm.heap.state cimport heap_t
+from mrm.heap.walk cimport heap_stats
 from mrm.physical.accounts cimport (
     account_close, account_credits, account_find, account_flush, account_fund, account_limit, account_of,
     account_open, account_reset_watermarks, account_stats, account_transfer,
@@ -111,6 +118,19 @@ cdef extern from "mrm/mrm.h" nogil:
         void *pool_scan
         void *pool_keep_zeroed
         void *batch_map_from
+        void *heap_open
+        void *heap_close
+        void *heap_from_object
+        void *heap_malloc
+        void *heap_calloc
+        void *heap_realloc
+        void *heap_aligned
+        void *heap_free
+        void *heap_usable_size
+        void *heap_owns
+        void *heap_trim
+        void *heap_stats
+        void *heap_lua_alloc
 
 
 cdef object _text(const char *value):
@@ -161,6 +181,26 @@ cdef pool_t *_pool_from_object(PyObject *pool) noexcept with gil:
             text = f"not an open mrm.Pool: {error}".encode()
             mrm_fail(failure(), MRM_BAD_ARGUMENT, 0, 0, NULL, 0, b"%s", <char *>text)
     return handle
+
+
+cdef heap_t *_heap_from_object(PyObject *heap) noexcept with gil:
+    """The handle of an mrm.Heap, with a user of its own; NULL, with the failure, if it is none."""
+    cdef heap_t *handle = NULL
+    cdef uint64_t address
+    try:
+        address = (<object>heap)._c_retained()
+        handle = <heap_t *>address
+    except BaseException as error:
+        if isinstance(error, errors.Error):
+            remember(error, 0)
+        else:
+            text = f"not an open mrm.Heap: {error}".encode()
+            mrm_fail(failure(), MRM_BAD_ARGUMENT, 0, 0, NULL, 0, b"%s", <char *>text)
+    return handle
+
+
+cdef int _heap_owns(heap_t *heap, const void *address) noexcept nogil:
+    return 1 if heap_owns(heap, address) else 0
 
 
 cdef int _pool_layout(pool_t *pool, mrm_layout *layout) noexcept nogil:
@@ -251,6 +291,19 @@ table.quarantine = <void *>pool_quarantine
 table.pool_scan = <void *>pool_scan
 table.pool_keep_zeroed = <void *>pool_keep_zeroed
 table.batch_map_from = <void *>batch_map_from
+table.heap_open = <void *>heap_open
+table.heap_close = <void *>heap_release
+table.heap_from_object = <void *>_heap_from_object
+table.heap_malloc = <void *>heap_malloc
+table.heap_calloc = <void *>heap_calloc
+table.heap_realloc = <void *>heap_realloc
+table.heap_aligned = <void *>heap_aligned
+table.heap_free = <void *>heap_free
+table.heap_usable_size = <void *>heap_usable_size
+table.heap_owns = <void *>_heap_owns
+table.heap_trim = <void *>heap_trim
+table.heap_stats = <void *>heap_stats
+table.heap_lua_alloc = <void *>heap_lua_alloc
 
 _C_API = PyCapsule_New(&table, b"mrm._core._C_API", NULL)
 

@@ -16,11 +16,12 @@ cdef void live_changed(int kind, int by) noexcept nogil:
 
 
 def live_handles():
-    """Pools, views, reservations, batches and attachments that Python has open, as a dict of counts."""
+    """Pools, views, reservations, batches, attachments and heaps that Python has open, as a dict of counts."""
     return {
         "pools": mrm_load64(&counts[LIVE_POOLS]),
         "views": mrm_load64(&counts[LIVE_VIEWS]),
         "reservations": mrm_load64(&counts[LIVE_RESERVATIONS]),
         "batches": mrm_load64(&counts[LIVE_BATCHES]),
         "attachments": mrm_load64(&counts[LIVE_ATTACHMENTS]),
+        "heaps": mrm_load64(&counts[LIVE_HEAPS]),
     }

@@ -55,6 +55,10 @@ class SlotError(Error, ValueError):
     """A slot used twice in a batch, already taken, empty, or out of range."""
 
 
+class BlockError(Error, ValueError):
+    """An address that is no block of the heap: freed before, or never its memory."""
+
+
 class OutOfFrames(Error, MemoryError):
     """Fewer free frames than asked for: give some back, or fund a larger pool."""
 

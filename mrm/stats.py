@@ -113,6 +113,56 @@ class AccountStats:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ClassStats:
+    """Figures of one size class of a heap, of those that have pages."""
+
+    nbytes: int  #: of a block
+    blocks: int  #: in use
+    room: int  #: blocks that fit into its pages
+    pages: int
+    memory: int  #: bytes of the pages
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the blocks in use."""
+        return self.blocks * self.nbytes
+
+    @property
+    def waste(self) -> int:
+        """Bytes of its pages that no block in use has: free ones, and what is left behind the last."""
+        return self.memory - self.bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HeapStats:
+    """Figures of a heap at one moment: those of the C struct ``mrm_heap_stats``, and by size class."""
+
+    memory: int  #: bytes that it has: of segments in use and slots shown
+    memory_peak: int  #: the most that it had
+    blocks: int  #: small ones, up to 1 MiB each
+    bytes: int  #: of these, as their classes have them
+    segments: int  #: of 2 MiB, that they lie in
+    large_blocks: int
+    large_bytes: int  #: that these were asked for
+    large_memory: int  #: of their slots
+    kept: int  #: bytes of slots that are shown, but no block's
+    classes: tuple[ClassStats, ...]  #: that have pages
+
+    @property
+    def fragmentation(self) -> float:
+        """The share of the memory that is in no block: 0 where every byte is."""
+        return 1 - (self.bytes + self.large_bytes) / self.memory if self.memory else 0.0
+
+    def as_dict(self) -> dict[str, object]:
+        """The fields by name."""
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> str:
+        """The fields as a JSON object."""
+        return json.dumps(self.as_dict())
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Mapping:
     """One address that shows a frame; see ``pool.mappings``."""
 

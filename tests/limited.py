@@ -182,7 +182,7 @@ DOCKER_REFUSES = {
 DOCKER_ALLOWS = {
     "mmap", "munmap", "mremap", "mprotect", "madvise", "memfd_create", "openat", "close", "ftruncate", "fallocate",
     "fstatfs", "pread", "ioctl", "mincore", "pkey_alloc", "pkey_free", "unlinkat", "flock", "fcntl", "fchmod",
-    "sched_setscheduler", "write", "rt_sigprocmask",
+    "sched_setscheduler", "write", "rt_sigprocmask", "prctl",
 }  # fmt: skip
 
 

@@ -68,7 +68,8 @@ enum {
     MRM_FORKED = -8,            /* the pool belongs to the parent process */
     MRM_NO_MEMORY = -9,         /* no memory for mrm's own tables */
     MRM_INCONSISTENT = -10,     /* a call failed, and so did its undoing; the text says what is where */
-    MRM_UNFUNDED = -11          /* the frames could not be had from the kernel */
+    MRM_UNFUNDED = -11,         /* the frames could not be had from the kernel */
+    MRM_BAD_BLOCK = -12         /* an address that is no block of the heap: freed before, or never its memory */
 };
 
 /* What went wrong last in this thread. It stays until something else does: look at it
@@ -88,6 +89,7 @@ typedef struct mrm_pool mrm_pool;
 typedef struct mrm_view mrm_view;
 typedef struct mrm_reservation mrm_reservation;
 typedef struct mrm_batch mrm_batch;
+typedef struct mrm_heap mrm_heap;
 
 /* When a frame that is given may be taken again. */
 enum {
@@ -268,6 +270,38 @@ typedef struct mrm_pool_options {
     int32_t dump;               /* 1: core dumps hold the window */
     uint64_t maximum;           /* bytes that it may be deflated to; 0: its size */
 } mrm_pool_options;
+
+/* Flags of mrm_heap_options. */
+enum {
+    MRM_HEAP_DEBUG = 1,         /* look for callers' mistakes: slow; see docs/heap.md */
+    MRM_HEAP_OVERDRAFT = 2      /* frames may be lent to its account by the overdraft fund */
+};
+
+/* How a heap is opened. Zero everything, set size, and what else matters. */
+typedef struct mrm_heap_options {
+    uint32_t size;              /* sizeof(mrm_heap_options) */
+    uint32_t account;           /* who pays for its frames; 0: the pool's own */
+    uint64_t limit;             /* bytes of memory that it may have; 0: as many as there are */
+    uint64_t keep;              /* bytes of freed blocks above 1 MiB whose mapping it keeps; 0: an eighth of the pool */
+    const char *name;           /* in messages, or NULL */
+    uint32_t flags;             /* MRM_HEAP_... */
+    uint32_t reserved;
+} mrm_heap_options;
+
+/* Figures of a heap. Blocks and bytes are counted while other threads work: they are exact at rest. */
+typedef struct mrm_heap_stats {
+    uint32_t size;              /* bytes of this struct, as the caller knows it */
+    uint32_t version;           /* MRM_API_VERSION of the filler */
+    uint64_t memory;            /* bytes that it has: of segments in use and slots shown */
+    uint64_t memory_peak;       /* the most that it had */
+    uint64_t blocks;            /* small ones, up to 1 MiB each */
+    uint64_t bytes;             /* of their classes */
+    uint64_t segments;          /* of 2 MiB, that they lie in */
+    uint64_t large_blocks;
+    uint64_t large_bytes;       /* that these were asked for */
+    uint64_t large_memory;      /* of their slots */
+    uint64_t kept;              /* bytes of slots that are shown, but no block's */
+} mrm_heap_stats;
 
 /* How an account is opened. Zero everything, set size and name, and what else matters. */
 typedef struct mrm_account_options {
@@ -545,6 +579,44 @@ typedef struct mrm_api {
      * they are the caller's to give. how: as account_take_many has it. MRM_OUT_OF_FRAMES. */
     int (*batch_map_from)(mrm_batch *batch, uint32_t account, int how, const uint32_t *slots, size_t n, int protection,
                           uint32_t *frames);
+
+    /* ---- the heap ----
+     * malloc on frames. Blocks up to 1 MiB come in size classes, no more than an eighth larger than
+     * asked for, and lie in the pool's window: no system call. Larger ones are runs of slots, of any free
+     * frames: a batch maps them, and they grow and move without a byte being copied. A heap without a
+     * pool has private memory, which a child of fork has a copy of.
+     * Every function may be called by any thread. NULL is a failure, with the text of failure(). */
+
+    /* Open a heap on a pool, or (pool NULL) one of private memory. MRM_NO_ADDRESSES, MRM_NO_MEMORY. */
+    int (*heap_open)(mrm_pool *pool, const mrm_heap_options *options, mrm_heap **heap);
+    /* End this use of a heap; with the last use (mrm.Heap, Buffers and arrays of Python have their own)
+     * all of its blocks end, and its frames go back. */
+    int (*heap_close)(mrm_heap *heap);
+    /* The handle of an mrm.Heap (a PyObject *), with a use of its own: end it with heap_close.
+     * NULL, with MRM_BAD_ARGUMENT or MRM_CLOSED, if it is none or closed. Takes the GIL by itself. */
+    mrm_heap *(*heap_from_object)(void *heap);
+    /* A block, aligned to 16 bytes. MRM_OUT_OF_FRAMES. 3 ns where the thread has a page at hand. */
+    void *(*heap_malloc)(mrm_heap *heap, size_t nbytes);
+    /* ... of zeros; MRM_BAD_ARGUMENT if the product overflows. */
+    void *(*heap_calloc)(mrm_heap *heap, size_t count, size_t size);
+    /* Make a block larger or smaller, in place or by moving it; on NULL it is as it was. block may be
+     * NULL. nbytes of 0 gives the smallest block. */
+    void *(*heap_realloc)(mrm_heap *heap, void *block, size_t nbytes);
+    /* A block at a multiple of alignment, a power of two. */
+    void *(*heap_aligned)(mrm_heap *heap, size_t alignment, size_t nbytes);
+    /* End a block; NULL is none. MRM_BAD_BLOCK: not one of this heap's, where that can be told: a
+     * foreign address, a block above 1 MiB that was freed before. */
+    int (*heap_free)(mrm_heap *heap, void *block);
+    /* Bytes that a block has; 0, with the failure, if it is none. */
+    size_t (*heap_usable_size)(mrm_heap *heap, const void *block);
+    /* 1 if an address lies in the heap's memory, else 0. Looks at no block. */
+    int (*heap_owns)(mrm_heap *heap, const void *address);
+    /* Give back what no block is in; bytes of it. What other threads have at hand stays theirs. */
+    uint64_t (*heap_trim)(mrm_heap *heap);
+    /* Count; set stats->size before. */
+    int (*heap_stats)(mrm_heap *heap, mrm_heap_stats *stats);
+    /* All of the above in the shape of lua_Alloc: ud is the mrm_heap. */
+    void *(*heap_lua_alloc)(void *heap, void *block, size_t osize, size_t nsize);
 } mrm_api;
 
 #if !defined(MRM_NO_API_POINTER)

@@ -34,6 +34,7 @@ cdef enum:
     CALL_FCHMOD
     CALL_WRITE
     CALL_RT_SIGPROCMASK
+    CALL_PRCTL
     CALLS
 
 

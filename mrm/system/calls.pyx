@@ -67,6 +67,7 @@ cdef extern from *:
         {SYS_fchmod, "fchmod"},
         {SYS_write, "write"},
         {SYS_rt_sigprocmask, "rt_sigprocmask"},
+        {SYS_prctl, "prctl"},
     };
     static _Thread_local uint64_t mrm_thread_calls;
     """

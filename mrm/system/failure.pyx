@@ -8,7 +8,7 @@ raises the exception of that status with the record's sentence and figures.
 from libc.stdint cimport uint64_t
 
 from mrm cimport (
-    MRM_BAD_ARGUMENT, MRM_BAD_FRAME, MRM_BAD_SLOT, MRM_CLOSED, MRM_FORKED, MRM_INCONSISTENT,
+    MRM_BAD_ARGUMENT, MRM_BAD_BLOCK, MRM_BAD_FRAME, MRM_BAD_SLOT, MRM_CLOSED, MRM_FORKED, MRM_INCONSISTENT,
     MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, MRM_OUT_OF_FRAMES, MRM_SYSTEM_CALL, MRM_UNFUNDED, mrm_failure,
 )
 from mrm import errors
@@ -35,6 +35,7 @@ cdef dict CLASSES = {
     MRM_NO_MEMORY: errors.MetadataMemoryError,
     MRM_INCONSISTENT: errors.InconsistentError,
     MRM_UNFUNDED: errors.FundingError,
+    MRM_BAD_BLOCK: errors.BlockError,
 }
 
 

@@ -1,0 +1,517 @@
+"""A heap as Python sees it: malloc and its kin by address, and arrays and buffers that own their blocks.
+
+What it does is in mrm/heap; here arguments become sizes, and statuses exceptions. A call on small
+blocks keeps the GIL, which would cost more to let go than the call does; one that may map, clear or copy
+much lets it go.
+
+Without a GIL methods run in their object's critical section (see _core.pyx).
+"""
+
+import os
+import warnings
+
+cimport cython
+from libc.stddef cimport size_t
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memset
+
+from mrm cimport MRM_HEAP_DEBUG, MRM_HEAP_OVERDRAFT, MRM_OK, mrm_heap_options, mrm_heap_stats
+from mrm._accounts cimport Account
+from mrm._buffer cimport make_buffer, size_of
+from mrm._live cimport LIVE_HEAPS, live_changed
+from mrm.errors import ArgumentError, BackingWarning, ClosedError
+from mrm.heap.blocks cimport (
+    heap_aligned, heap_calloc, heap_free, heap_malloc, heap_realloc, heap_usable_size,
+)
+from mrm.heap.classes cimport CLASSES, class_bytes
+from mrm.heap.heap cimport heap_open, heap_owns, heap_release, heap_retain
+from mrm.heap.slow cimport heap_trim
+from mrm.heap.walk cimport class_figures_t, heap_classes, heap_stats, heap_walk
+from mrm.physical.pool cimport pool_release, pool_retain, pool_t
+from mrm.sizes import parse_size
+from mrm.stats import ClassStats, HeapStats
+from mrm.system.failure cimport check, failure
+
+
+cdef enum:
+    QUICK = 64 << 10            # bytes up to which the GIL is kept
+
+# Where the kernel says whether anonymous memory may be huge pages.
+THP_SETTING = "/sys/kernel/mm/transparent_hugepage/enabled"
+
+
+cdef inline uint64_t address_of(object address) except? 0:
+    """An address from Python, checked."""
+    if type(address) is not int or not 0 <= address < 1 << 64:
+        raise ArgumentError(f"an address is an int, not {address!r}")
+    return <uint64_t>address
+
+
+cdef class Heap:
+    """malloc on frames.
+
+    Blocks up to 1 MiB come in size classes, at most an eighth larger than asked for, and cost no system
+    call. Larger ones are runs of slots, made of any free frames: they grow and move without a byte being
+    copied. Any thread may use it, and free what another one allocated.
+
+    Parameters
+    ----------
+    source : Pool or Account, optional
+        Whose frames it takes, as it needs them, and who pays. When not given the heap is *private*: its
+        memory is the process's own, on huge pages as far as the kernel gives them, and a child of fork
+        has a copy of all blocks, as with malloc. In a child, a heap on a pool is of no use.
+    limit : int or str, optional
+        Bytes of memory that it may have.
+    keep : int or str, optional
+        Bytes of freed blocks above 1 MiB whose memory it keeps mapped, for the next ones; an eighth of the
+        pool when not given, or a 32nd of the machine's memory.
+    name : str, optional
+        For messages.
+    debug : bool, optional
+        Look for mistakes of callers (docs/heap.md); as the environment's MRM_DEBUG says when not given.
+    overdraft : bool, optional
+        Let frames be lent to the account.
+
+    Raises
+    ------
+    ArgumentError
+        A source, size or option that is none.
+    AddressSpaceError
+        If there are no addresses for it.
+
+    Notes
+    -----
+    Opening costs three to eight system calls. ``heap.close()`` ends the use of the object; blocks in
+    Buffers and arrays live, with heap and pool, until their last reference goes.
+    """
+
+    def __init__(self, source=None, *, limit=None, keep=None, name=None, debug=None, overdraft=False):
+        cdef mrm_heap_options options
+        cdef pool_t *pool = NULL
+        cdef bytes kept_name
+        cdef Account account
+        cdef Pool given
+        cdef int status
+        if self.heap != NULL:
+            raise ArgumentError("a heap is opened once")
+        memset(&options, 0, sizeof(options))
+        options.size = sizeof(options)
+        if isinstance(source, Account):
+            account = source
+            options.account = account.number
+            given = account.pool
+            pool = given.open_one()
+        elif isinstance(source, Pool):
+            given = source
+            pool = given.open_one()
+        elif source is not None:
+            raise ArgumentError(f"a heap is opened on a Pool, an Account, or None for private memory, not {source!r}")
+        options.limit = 0 if limit is None else parse_size(limit)
+        options.keep = 0 if keep is None else parse_size(keep)
+        if name is not None and (not isinstance(name, str) or "\0" in name):
+            raise ArgumentError(f"the name of a heap is a str, not {name!r}")
+        if name is not None:
+            kept_name = name.encode()
+            options.name = kept_name
+        if debug is None:
+            debug = os.environ.get("MRM_DEBUG", "0") not in ("", "0")
+        options.flags = (MRM_HEAP_DEBUG if debug else 0) | (MRM_HEAP_OVERDRAFT if overdraft else 0)
+        if pool != NULL:
+            pool_retain(pool)
+        with nogil:
+            status = heap_open(pool, &options, &self.heap)
+            if pool != NULL:
+                pool_release(pool)
+        check(status)
+        self.source = source
+        self.name = name
+        live_changed(LIVE_HEAPS, 1)
+        if pool == NULL and never_huge():
+            warnings.warn(
+                f"{THP_SETTING} is 'never': a private heap lies on small pages. "
+                "Write 'madvise' to it as root, or open the heap on a pool",
+                BackingWarning, stacklevel=2,
+            )
+
+    def __del__(self):
+        if self.heap != NULL and self.heap.pool != NULL:
+            warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self)
+
+    def __dealloc__(self):
+        if self.heap != NULL:
+            live_changed(LIVE_HEAPS, -1)
+            with nogil:
+                heap_release(self.heap)
+            self.heap = NULL
+
+    cdef heap_t *open_one(self) except NULL:
+        if self.heap == NULL:
+            raise ClosedError("the heap is closed")
+        return self.heap
+
+    # ---- blocks by address -------------------------------------------------------------
+
+    @cython.critical_section
+    def malloc(self, nbytes):
+        """Allocate a block.
+
+        Parameters
+        ----------
+        nbytes : int
+
+        Returns
+        -------
+        int
+            Its address, a multiple of 16. The contents are whatever they were.
+
+        Raises
+        ------
+        OutOfFrames
+            If there is no memory, after the pool's ``on_shortage`` was asked; nothing is allocated then.
+        """
+        cdef size_t n = size_of(nbytes)
+        cdef heap_t *heap = self.open_one()
+        cdef void *block
+        if n <= QUICK:
+            block = heap_malloc(heap, n)
+        else:
+            heap_retain(heap)
+            with nogil:
+                block = heap_malloc(heap, n)
+                heap_release(heap)
+        if block == NULL:
+            check(failure().status)
+        return <uint64_t>block
+
+    @cython.critical_section
+    def calloc(self, count, size):
+        """Allocate a block of ``count`` times ``size`` zero bytes; its address.
+
+        Frames and pages that are known to be zero are not cleared.
+
+        Raises
+        ------
+        ArgumentError
+            If the product is more than a size can be.
+        OutOfFrames
+            As ``malloc``.
+        """
+        cdef size_t n = size_of(count), each = size_of(size)
+        cdef heap_t *heap = self.open_one()
+        cdef void *block
+        heap_retain(heap)
+        with nogil:
+            block = heap_calloc(heap, n, each)
+            heap_release(heap)
+        if block == NULL:
+            check(failure().status)
+        return <uint64_t>block
+
+    @cython.critical_section
+    def realloc(self, address, nbytes):
+        """Make a block larger or smaller; where it lies afterwards.
+
+        Contents stay, up to the smaller of both sizes. Above 1 MiB they are not copied: the block grows in place,
+        or its frames move to a larger range.
+
+        Parameters
+        ----------
+        address : int
+            Of a block; 0 allocates one.
+        nbytes : int
+
+        Raises
+        ------
+        BlockError
+            If no block begins there.
+        OutOfFrames
+            If there is not as much memory; then the block is as it was.
+        """
+        cdef size_t n = size_of(nbytes)
+        cdef void *block = <void *>address_of(address)
+        cdef heap_t *heap = self.open_one()
+        heap_retain(heap)
+        with nogil:
+            block = heap_realloc(heap, block, n)
+            heap_release(heap)
+        if block == NULL:
+            check(failure().status)
+        return <uint64_t>block
+
+    @cython.critical_section
+    def aligned(self, alignment, nbytes):
+        """Allocate a block at a multiple of ``alignment``, a power of two; its address.
+
+        Raises
+        ------
+        ArgumentError
+            If it is no power of two.
+        OutOfFrames
+            As ``malloc``.
+        """
+        cdef size_t at = size_of(alignment), n = size_of(nbytes)
+        cdef heap_t *heap = self.open_one()
+        cdef void *block
+        heap_retain(heap)
+        with nogil:
+            block = heap_aligned(heap, at, n)
+            heap_release(heap)
+        if block == NULL:
+            check(failure().status)
+        return <uint64_t>block
+
+    @cython.critical_section
+    def free(self, address):
+        """Free a block; 0 is none.
+
+        Raises
+        ------
+        BlockError
+            If no block begins there, as far as that can be told: a foreign address, a block above
+            1 MiB that was freed before. A heap with ``debug`` tells of every block.
+        """
+        cdef void *block = <void *>address_of(address)
+        cdef int status = heap_free(self.open_one(), block)
+        if status != MRM_OK:
+            check(status)
+
+    @cython.critical_section
+    def usable_size(self, address):
+        """Bytes that a block has: at least what was asked for.
+
+        Raises
+        ------
+        BlockError
+            If no block begins there.
+        """
+        cdef size_t n = heap_usable_size(self.open_one(), <void *>address_of(address))
+        if n == 0:
+            check(failure().status)
+        return n
+
+    @cython.critical_section
+    def owns(self, address):
+        """Whether an address lies in the heap's memory. Looks at no block, and costs nanoseconds."""
+        return bool(heap_owns(self.open_one(), <void *>address_of(address)))
+
+    # ---- blocks that own themselves ------------------------------------------------------
+
+    @cython.critical_section
+    def buffer(self, n, zero=False):
+        """A block of n bytes that Python owns: an mrm.Buffer.
+
+        Parameters
+        ----------
+        n : int
+        zero : bool, optional
+            Have it hold zeros; else it holds whatever was there.
+
+        Raises
+        ------
+        OutOfFrames
+            As ``malloc``.
+        """
+        return make_buffer(self.open_one(), size_of(n), zero)
+
+    def empty(self, shape, dtype="float64"):
+        """A NumPy array in the heap, with whatever was there; it keeps heap and pool alive.
+
+        Parameters
+        ----------
+        shape : int or tuple of int
+        dtype : data-type, optional
+            As ``numpy.empty`` takes them; no Python objects.
+
+        Raises
+        ------
+        ArgumentError
+            If NumPy is not installed, or dtype holds objects.
+        OutOfFrames
+            As ``malloc``.
+        """
+        return self._array(shape, dtype, False)
+
+    def zeros(self, shape, dtype="float64"):
+        """A NumPy array of zeros in the heap; see ``empty``."""
+        return self._array(shape, dtype, True)
+
+    def _array(self, shape, dtype, zero):
+        try:
+            import numpy
+        except ImportError:
+            raise ArgumentError("arrays need NumPy: pip install numpy; heap.buffer(n) does without") from None
+
+        dtype = numpy.dtype(dtype)
+        if dtype.hasobject:
+            raise ArgumentError(f"an array of {dtype} holds Python objects, which have to live where Python puts them")
+        lengths = (shape,) if hasattr(shape, "__index__") else tuple(shape)
+        n = dtype.itemsize
+        for length in lengths:
+            n *= length
+        if n < 0 or min(lengths, default=0) < 0:
+            raise ArgumentError(f"{shape!r} is no shape: lengths are not negative")
+        return numpy.ndarray(lengths, dtype, self.buffer(n, zero))
+
+    # ---- looking, and giving back --------------------------------------------------------
+
+    @cython.critical_section
+    def blocks(self):
+        """Every block, as an iterator of ``(address, bytes that it has)``. For a heap at rest.
+
+        Notes
+        -----
+        Costs some ns a block, and no system call. A block that another thread has freed may show for
+        as long as that thread has it at hand: until it frees some more, ends, or calls ``trim``.
+        """
+        cdef heap_t *heap = self.open_one()
+        cdef list_t list_
+        cdef size_t i
+        memset(&list_, 0, sizeof(list_))
+        heap_retain(heap)
+        with nogil:
+            heap_walk(heap, _note, &list_)
+            heap_release(heap)
+        try:
+            if list_.failed:
+                raise MemoryError
+            found = [(list_.pairs[2 * i], list_.pairs[2 * i + 1]) for i in range(list_.n)]
+        finally:
+            free(list_.pairs)
+        return iter(found)
+
+    @cython.critical_section
+    def stats(self):
+        """Figures at this moment, by size class too: a HeapStats. Looks at every page that there is."""
+        cdef heap_t *heap = self.open_one()
+        cdef mrm_heap_stats figures
+        cdef class_figures_t classes[CLASSES]
+        cdef uint32_t i
+        figures.size = sizeof(figures)
+        heap_retain(heap)
+        with nogil:
+            heap_stats(heap, &figures)
+            heap_classes(heap, classes)
+            heap_release(heap)
+        return HeapStats(
+            figures.memory, figures.memory_peak, figures.blocks, figures.bytes, figures.segments,
+            figures.large_blocks, figures.large_bytes, figures.large_memory, figures.kept,
+            tuple([
+                ClassStats(class_bytes(i), classes[i].blocks, classes[i].room, classes[i].pages, classes[i].memory)
+                for i in range(<uint32_t>CLASSES) if classes[i].pages
+            ]),
+        )
+
+    @cython.critical_section
+    def trim(self):
+        """Give back all memory that no block is in: to the pool, or to the kernel; how many bytes.
+
+        Of pages that other threads have at hand nothing is taken. One system call for each 64 stretches of kept slots,
+        with one shootdown; on a private heap, one for each stretch and each segment.
+        """
+        cdef heap_t *heap = self.open_one()
+        cdef uint64_t n
+        heap_retain(heap)
+        with nogil:
+            n = heap_trim(heap)
+            heap_release(heap)
+        return n
+
+    # ---- its end -----------------------------------------------------------------------
+
+    @property
+    def closed(self):
+        """Whether it was closed."""
+        return self.heap == NULL
+
+    @property
+    @cython.critical_section
+    def number(self):
+        """Its number in this process, from 1: what messages call it."""
+        return self.open_one().number
+
+    @property
+    @cython.critical_section
+    def private(self):
+        """Whether its memory is the process's own, and survives fork."""
+        return self.open_one().pool == NULL
+
+    @cython.critical_section
+    def close(self):
+        """End the use of this object; closing twice does nothing.
+
+        Blocks that were allocated by address end with it, unless Buffers or arrays keep the heap.
+        """
+        cdef heap_t *heap = self.heap
+        cdef int status
+        if heap == NULL:
+            return
+        self.heap = NULL
+        with nogil:
+            status = heap_release(heap)
+        if status != MRM_OK:
+            self.heap = heap
+            check(status)
+        live_changed(LIVE_HEAPS, -1)
+
+    def __enter__(self):
+        self.open_one()
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    @property
+    @cython.critical_section
+    def _c_heap(self):
+        """Address of the C handle."""
+        return <uint64_t>self.open_one()
+
+    @cython.critical_section
+    def _c_retained(self):
+        """The same, with one user more: what the table's heap_from_object gives out."""
+        cdef heap_t *heap = self.open_one()
+        heap_retain(heap)
+        return <uint64_t>heap
+
+    @cython.critical_section
+    def __repr__(self):
+        if self.heap == NULL:
+            return "<mrm.Heap closed>"
+        name = f" {self.name!r}" if self.name else ""
+        where = "private" if self.heap.pool == NULL else f"on pool {self.heap.pool.layout.pool}"
+        return f"<mrm.Heap {self.heap.number}{name}: {where}, {self.heap.bytes_now >> 10} KiB>"
+
+
+cdef bint never_huge():
+    """Whether the kernel is told to make no huge pages of anonymous memory."""
+    try:
+        with open(THP_SETTING) as setting:
+            return "[never]" in setting.read()
+    except OSError:
+        return False            # nobody can tell: mrm coverage has what came of it
+
+
+# Blocks that a walk finds: address and bytes, in turn.
+cdef struct list_t:
+    uint64_t *pairs
+    size_t n
+    size_t room
+    bint failed
+
+
+
+
+cdef void _note(void *context, void *block, size_t nbytes) noexcept nogil:
+    cdef list_t *list_ = <list_t *>context
+    cdef void *grown
+    if list_.n == list_.room:
+        grown = realloc(list_.pairs, (2 * list_.room + 256) * 16)
+        if grown == NULL:
+            list_.failed = True
+            return
+        list_.pairs = <uint64_t *>grown
+        list_.room = 2 * list_.room + 256
+    list_.pairs[2 * list_.n] = <uint64_t>block
+    list_.pairs[2 * list_.n + 1] = nbytes
+    list_.n += 1

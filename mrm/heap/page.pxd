@@ -1,0 +1,82 @@
+"""What is kept of a page, and of the segment that it lies in. Neither lies in the memory itself.
+
+A SEGMENT is 2 MiB: a frame of a pool, at its address in the window, or as much private memory. It has 32
+SLICES; a PAGE is some of them in a row, with blocks of one class. Both are kept in tables beside the memory,
+so that all of a segment is blocks, and a block's page follows from its address by a shift.
+
+A page is its owner's: the thread's part of the heap (local_t) that its segment belongs to. Only the owner
+touches the first line. Other threads put what they free on ``freed``, by compare and swap, on a line of its own,
+as a chain: its first block, and how many there are, in one word. An owner that finds its page full says so there
+(FREED_WAKES): whoever frees the next block then sets the page's bit in its segment's ``woken``, and one in the
+owner's ``notice``, which it looks at when it needs memory. No list is shared.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+
+cdef extern from "heap/bits.h" nogil:
+    void *mrm_relaxed(void *const *p)
+    void *mrm_owner(void *const *p)
+    void mrm_set_owner(void **p, void *owner)
+
+
+cdef enum:
+    SEGMENT_SHIFT = 21
+    SEGMENT_BYTES = 1 << 21
+    SLICE_SHIFT = 16
+    SLICE_BYTES = 1 << 16
+    SLICES = 32                 # of a segment
+
+# Flags of a page.
+cdef enum:
+    PAGE_FULL = 1               # in no queue: nothing was free in it when its owner last looked
+    PAGE_ZERO = 2               # what is fresh in it has never been written to
+
+# A page's ``freed``: blocks << 32 | where the first lies in its segment, in grains, and one more; 0: none.
+cdef enum:
+    FREED_BITS = 0x7FFFFFFF     # of the place
+    FREED_SHIFT = 32
+cdef extern from * nogil:
+    """
+    #define MRM_FREED_WAKES (1ull << 31)
+    """
+    uint64_t FREED_WAKES "MRM_FREED_WAKES"
+
+
+cdef struct page_t:
+    void *free                  # block that is handed out next; each begins with the address of the one behind it
+    char *fresh                 # the next block that was never handed out ...
+    char *end                   # ... and where they end
+    void *owner                 # local_t; nobody's, ABANDONED or of a heap that was forked: see local.pyx
+    uint32_t used               # blocks handed out, those on ``freed`` too
+    uint32_t nbytes             # of a block; 0: no page begins with this slice
+    uint8_t number              # of its class
+    uint8_t back                # slices from here back to the first of its page
+    uint8_t slices
+    uint8_t flags               # PAGE_...
+    uint32_t segment
+    page_t *next                # in its owner's queue of the class
+    page_t *previous
+    uint64_t freed              # by other threads; atomic
+    uint64_t apart[7]
+
+
+# What a segment is.
+cdef enum:
+    SEGMENT_NONE = 0            # not the heap's, or free
+    SEGMENT_USED                # has pages
+    SEGMENT_FROZEN              # in a child: another thread's at the fork (forks.pyx)
+
+
+cdef struct segment_t:
+    uint32_t free               # slices in no page, a bit each
+    uint32_t zero               # ... that have never been written to
+    uint32_t woken              # pages with something on ``freed`` that had nothing free; atomic
+    uint32_t state              # SEGMENT_...
+    void *owner                 # local_t, or ABANDONED
+    segment_t *next             # with some of the same owner, or without one
+    segment_t *previous
+    segment_t *open_next        # with free slices, of the same owner
+    segment_t *open_previous
+    uint32_t number
+    uint32_t is_open            # whether it is in that list

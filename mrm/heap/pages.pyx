@@ -1,0 +1,478 @@
+"""Pages of one thread: its queues by class, and the segments that pages are cut from.
+
+All of this is done by the thread that owns the pages, or by one that holds the heap's lock and has made
+sure that nobody does (local.pyx): it needs no other lock.
+
+A queue has the pages of a class in which something may be free; its first is where blocks are taken
+from until it has none. Then what other threads have freed in it is taken over, or some more of what
+was never handed out is strung up, or it is full: it leaves the queue, and comes back when one of its blocks
+is freed. A page whose blocks are all free gives its slices back, unless it is the first of its queue,
+which the next malloc would only make again. A segment with nothing but free slices is given back if the
+thread has another one like it.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from mrm.heap.classes cimport CLASSES, DIRECT, class_bytes, shape_of, shape_t
+from mrm.heap.page cimport (
+    FREED_BITS, FREED_SHIFT, FREED_WAKES, PAGE_FULL, PAGE_ZERO, SEGMENT_SHIFT, SLICE_BYTES, SLICE_SHIFT, SLICES,
+    mrm_set_owner,
+)
+from mrm.heap.segments cimport segment_give, segment_take
+from mrm.heap.state cimport ABANDONED, BUCKETS
+
+
+cdef extern from "system/atomic.h" nogil:
+    uint64_t mrm_load64(const uint64_t *p)
+    bint mrm_cas64(uint64_t *p, uint64_t *expected, uint64_t v)
+
+cdef extern from "system/lock.h" nogil:
+    void mrm_lock(uint32_t *lock)
+    void mrm_unlock(uint32_t *lock)
+
+cdef extern from "heap/bits.h" nogil:
+    uint32_t mrm_bits_swap32(uint32_t *p, uint32_t bits)
+    uint64_t mrm_bits_swap64(uint64_t *p, uint64_t bits)
+    int mrm_bits_run(uint32_t mask, unsigned int n)
+    int mrm_lowest32(uint32_t bits)
+    int mrm_lowest64(uint64_t bits)
+
+
+cdef enum:
+    ALL_SLICES = 0xFFFFFFFF
+    STRUNG_BYTES = 4096         # of fresh blocks that are strung up at a time
+    ADOPTED = 8                 # orphans that one malloc looks into at the most
+    WHOLE = 1                   # segments with nothing but free slices that a thread keeps
+
+
+cdef page_t nothing             # what an empty queue begins with: it has no block, and never will
+
+
+cdef page_t *no_page() noexcept nogil:
+    """A page without blocks."""
+    return &nothing
+
+
+# ---- queues --------------------------------------------------------------------------
+
+cdef void set_first(local_t *local, uint32_t number, page_t *page) noexcept nogil:
+    """Make a page the first of its queue, for sizes that are looked up by grains, too."""
+    cdef uint32_t grain = 0 if number == 0 else <uint32_t>(class_bytes(number - 1) >> 4) + 1
+    cdef uint32_t last = min(<uint32_t>(class_bytes(number) >> 4), <uint32_t>(DIRECT - 1))
+    local.queue[number] = page
+    while grain <= last:
+        local.direct[grain] = page
+        grain += 1
+
+
+cdef void queue_push(local_t *local, page_t *page) noexcept nogil:
+    """Put a page into its queue: behind the first, which stays the warm one, if there is one."""
+    cdef page_t *first = local.queue[page.number]
+    if first == &nothing:
+        page.next = page.previous = NULL
+        set_first(local, page.number, page)
+        return
+    page.previous = first
+    page.next = first.next
+    if first.next != NULL:
+        first.next.previous = page
+    first.next = page
+
+
+cdef void queue_remove(local_t *local, page_t *page) noexcept nogil:
+    """Take a page out of its queue."""
+    if page.next != NULL:
+        page.next.previous = page.previous
+    if page.previous != NULL:
+        page.previous.next = page.next
+    else:
+        set_first(local, page.number, page.next if page.next != NULL else &nothing)
+    page.next = page.previous = NULL
+
+
+# ---- segments of a thread ----------------------------------------------------------------
+
+cdef void open_push(local_t *local, segment_t *segment) noexcept nogil:
+    if segment.is_open:
+        return
+    segment.is_open = True
+    segment.open_previous = NULL
+    segment.open_next = local.open
+    if local.open != NULL:
+        local.open.open_previous = segment
+    local.open = segment
+
+
+cdef void open_remove(local_t *local, segment_t *segment) noexcept nogil:
+    if not segment.is_open:
+        return
+    segment.is_open = False
+    if segment.open_next != NULL:
+        segment.open_next.open_previous = segment.open_previous
+    if segment.open_previous != NULL:
+        segment.open_previous.open_next = segment.open_next
+    else:
+        local.open = segment.open_next
+
+
+cdef void segment_link(local_t *local, segment_t *segment) noexcept nogil:
+    """Make a segment a thread's."""
+    cdef segment_t **bucket = &local.segments[segment.number % BUCKETS]
+    mrm_set_owner(&segment.owner, local)
+    segment.previous = NULL
+    segment.next = bucket[0]
+    if bucket[0] != NULL:
+        bucket[0].previous = segment
+    bucket[0] = segment
+    segment.is_open = False
+    if segment.free:
+        open_push(local, segment)
+    local.whole += segment.free == ALL_SLICES
+
+
+cdef void segment_unlink(local_t *local, segment_t *segment) noexcept nogil:
+    """Take a segment out of its thread's lists."""
+    local.whole -= segment.free == ALL_SLICES
+    open_remove(local, segment)
+    if segment.next != NULL:
+        segment.next.previous = segment.previous
+    if segment.previous != NULL:
+        segment.previous.next = segment.next
+    else:
+        local.segments[segment.number % BUCKETS] = segment.next
+
+
+# ---- what other threads freed ---------------------------------------------------------------
+
+cdef inline char *segment_base(const heap_t *heap, uint32_t number) noexcept nogil:
+    return heap.base + (<uint64_t>number << SEGMENT_SHIFT)
+
+
+cdef uint32_t page_collect(heap_t *heap, page_t *page) noexcept nogil:
+    """Make what others freed in a page that has nothing free its free blocks; how many."""
+    cdef uint64_t freed = mrm_load64(&page.freed)
+    cdef uint32_t n
+    if freed <= FREED_WAKES:        # nothing but that flag, if anything
+        return 0
+    freed = mrm_bits_swap64(&page.freed, 0)
+    n = <uint32_t>(freed >> FREED_SHIFT)
+    page.free = segment_base(heap, page.segment) + ((freed & FREED_BITS) - 1) * 16
+    page.used -= n
+    return n
+
+
+cdef uint32_t page_collect_all(heap_t *heap, page_t *page) noexcept nogil:
+    """The same for any page: what is free in it already is put behind. Looks at each block that was freed."""
+    cdef void *free = page.free
+    cdef void **last
+    cdef uint32_t n = page_collect(heap, page)
+    if n and free != NULL:
+        last = <void **>page.free
+        while last[0] != NULL:
+            last = <void **>last[0]
+        last[0] = free
+    return n
+
+
+cdef bint page_fill(heap_t *heap, page_t *page) noexcept nogil:
+    """Have something free in a page that has nothing, from what others freed, or what was never used."""
+    cdef char *block
+    cdef char *end
+    if page_collect(heap, page):
+        return True
+    if page.fresh >= page.end:
+        return False
+    # A page's worth at a time: the rest of it stays untouched, and known to be zero if it is.
+    block = page.fresh
+    end = block + max(<size_t>STRUNG_BYTES // page.nbytes, <size_t>1) * page.nbytes
+    if end > page.end:
+        end = page.end
+    page.free = block
+    page.fresh = end
+    end -= page.nbytes
+    while block < end:
+        (<void **>block)[0] = block + page.nbytes
+        block += page.nbytes
+    (<void **>block)[0] = NULL
+    return True
+
+
+cdef bint page_full(heap_t *heap, page_t *page) noexcept nogil:
+    """Ask for a wake by whoever frees a block of a page that has nothing free; False if somebody just has."""
+    cdef uint64_t freed = mrm_load64(&page.freed)
+    while True:
+        if freed > FREED_WAKES:
+            return False
+        if mrm_cas64(&page.freed, &freed, FREED_WAKES):
+            return True
+
+
+cdef page_t *page_first(local_t *local, uint32_t number) noexcept nogil:
+    """The first page of a queue that has something free, those before it leave the queue; or NULL."""
+    cdef page_t *page = local.queue[number]
+    while page != &nothing:
+        if page.free != NULL or page_fill(local.heap, page):
+            return page
+        if page_full(local.heap, page):
+            queue_remove(local, page)
+            page.flags |= PAGE_FULL
+            page = local.queue[number]
+    return NULL
+
+
+# ---- pages come and go ---------------------------------------------------------------------
+
+cdef page_t *page_cut(local_t *local, segment_t *segment, uint32_t number) noexcept nogil:
+    """Make a page out of free slices of a segment, if there are enough in a row."""
+    cdef const shape_t *shape = shape_of(number)
+    cdef int first = mrm_bits_run(segment.free, shape.slices)
+    cdef uint32_t mask, i
+    cdef page_t *page
+    cdef char *memory
+    if first < 0:
+        return NULL
+    mask = <uint32_t>(((<uint64_t>1 << shape.slices) - 1) << first)
+    local.whole -= segment.free == ALL_SLICES
+    segment.free &= ~mask
+    if segment.free == 0:
+        open_remove(local, segment)
+    page = &local.heap.pages[<size_t>segment.number * SLICES + <uint32_t>first]
+    memory = segment_base(local.heap, segment.number) + (<uint32_t>first << SLICE_SHIFT)
+    for i in range(1, shape.slices):
+        page[i].back = <uint8_t>i
+        page[i].nbytes = 0
+        page[i].owner = NULL
+    page.back = 0
+    page.slices = <uint8_t>shape.slices
+    page.number = <uint8_t>number
+    page.segment = segment.number
+    page.used = 0
+    page.free = NULL
+    page.fresh = memory
+    page.flags = PAGE_ZERO if segment.zero & mask == mask else 0
+    segment.zero &= ~mask
+    page.nbytes = <uint32_t>class_bytes(number)
+    page.end = memory + <size_t>shape.blocks * page.nbytes
+    page.freed = 0
+    mrm_set_owner(&page.owner, local)
+    queue_push(local, page)
+    return page
+
+
+cdef page_t *page_new(local_t *local, uint32_t number) noexcept nogil:
+    """A new page: from a segment of the thread's, from one that lost its thread, or from a new one; NULL with the failure."""
+    cdef segment_t *segment = local.open
+    cdef page_t *page
+    cdef int _tries
+    while segment != NULL:
+        page = page_cut(local, segment, number)
+        if page != NULL:
+            return page
+        segment = segment.open_next
+    for _tries in range(ADOPTED):
+        segment = orphan_take(local.heap)
+        if segment == NULL:
+            break
+        segment_adopt(local, segment)
+        page = page_first(local, number)
+        if page == NULL and segment.free:
+            page = page_cut(local, segment, number)
+        if page != NULL:
+            return page
+    segment = segment_take(local.heap)
+    if segment == NULL:
+        return NULL
+    segment_link(local, segment)
+    return page_cut(local, segment, number)
+
+
+cdef page_t *page_with_room(local_t *local, uint32_t number) noexcept nogil:
+    """A page of the class with something free, the first of its queue; NULL, with the failure."""
+    cdef page_t *page = page_first(local, number)
+    if page == NULL and mrm_load64(&local.notice):
+        pages_wake(local)
+        page = page_first(local, number)
+    if page == NULL:
+        page = page_new(local, number)
+        if page != NULL and page.free == NULL:
+            page_fill(local.heap, page)
+    return page
+
+
+cdef void page_unfull(local_t *local, page_t *page) noexcept nogil:
+    """Put a page back into its queue, as one of its blocks was freed."""
+    page.flags &= ~<uint8_t>PAGE_FULL
+    queue_push(local, page)
+
+
+cdef void page_empty(local_t *local, page_t *page) noexcept nogil:
+    """Give the slices of a page back that has no block in use; with them its segment, maybe."""
+    cdef segment_t *segment = &local.heap.segments[page.segment]
+    cdef uint32_t first = <uint32_t>(page - local.heap.pages) % SLICES
+    cdef uint32_t mask = <uint32_t>(((<uint64_t>1 << page.slices) - 1) << first)
+    cdef uint32_t i
+    cdef bint untouched = page.flags & PAGE_ZERO and page.fresh == segment_base(local.heap, page.segment) + (
+        first << SLICE_SHIFT
+    )
+    if not page.flags & PAGE_FULL:
+        queue_remove(local, page)
+    for i in range(page.slices):
+        page[i].back = 0        # so that an address in there leads to no page
+    page.nbytes = 0
+    page.owner = NULL
+    segment.free |= mask
+    if untouched:
+        segment.zero |= mask
+    open_push(local, segment)
+    if segment.free != ALL_SLICES:
+        return
+    local.whole += 1
+    if local.whole > WHOLE:
+        segment_unlink(local, segment)
+        segment_give(local.heap, segment)
+
+
+cdef void pages_wake(local_t *local) noexcept nogil:
+    """Put pages back into their queues in which others freed something since they were full."""
+    cdef uint64_t buckets = mrm_bits_swap64(&local.notice, 0)
+    cdef segment_t *segment
+    cdef segment_t *next
+    cdef uint32_t woken
+    cdef page_t *page
+    while buckets:
+        segment = local.segments[mrm_lowest64(buckets)]
+        buckets &= buckets - 1
+        while segment != NULL:
+            next = segment.next     # which may be given back below
+            woken = mrm_bits_swap32(&segment.woken, 0)
+            while woken:
+                page = &local.heap.pages[<size_t>segment.number * SLICES + <uint32_t>mrm_lowest32(woken)]
+                woken &= woken - 1
+                # The bit may be an old one, of a page that is in its queue again, or is no more.
+                if page.nbytes == 0 or not page.flags & PAGE_FULL:
+                    continue
+                if page_collect(local.heap, page) == 0 and page_full(local.heap, page):
+                    continue
+                if page.free == NULL:
+                    page_collect(local.heap, page)
+                page_unfull(local, page)
+                if page.used == 0 and local.queue[page.number] != page:
+                    page_empty(local, page)
+            segment = next
+
+
+# ---- segments change hands -----------------------------------------------------------------
+
+cdef segment_t *orphan_take(heap_t *heap) noexcept nogil:
+    """A segment whose thread has ended, out of the list of those; or NULL."""
+    cdef segment_t *segment
+    if heap.orphans == NULL:        # a look without the lock: whoever misses one takes a new segment
+        return NULL
+    mrm_lock(&heap.lock)
+    segment = heap.orphans
+    if segment != NULL:
+        heap.orphans = segment.next
+        heap.abandoned -= 1
+    mrm_unlock(&heap.lock)
+    return segment
+
+
+cdef void segment_adopt(local_t *local, segment_t *segment) noexcept nogil:
+    """Make a segment a thread's, with its pages, those that are full with the wish to be told."""
+    cdef page_t *page = &local.heap.pages[<size_t>segment.number * SLICES]
+    cdef uint32_t i = 0
+    segment_link(local, segment)
+    while i < SLICES:
+        if segment.free >> i & 1:
+            i += 1
+            continue
+        mrm_set_owner(&page[i].owner, local)
+        page[i].next = page[i].previous = NULL
+        page[i].flags |= PAGE_FULL
+        # Owned first, then asked for a wake: whoever frees a block after that finds the new owner.
+        if page[i].free != NULL or page[i].fresh < page[i].end or not page_full(local.heap, &page[i]):
+            page_unfull(local, &page[i])
+        i += page[i].slices
+
+
+cdef void segment_leave(local_t *local, segment_t *segment) noexcept nogil:
+    """Take a segment from its thread: give it back if nothing in it is used, else it waits for another."""
+    cdef heap_t *heap = local.heap
+    cdef page_t *page = &heap.pages[<size_t>segment.number * SLICES]
+    cdef uint32_t i = 0, slices
+    # Whether its last page was let go here or before, with it the segment may already be gone.
+    while i < SLICES:
+        if segment.free >> i & 1:
+            i += 1
+            continue
+        slices = page[i].slices
+        page_collect_all(heap, &page[i])
+        if page[i].used == 0:
+            local.whole = 0         # so that it is given back below, and not with its last page
+            page_empty(local, &page[i])
+        elif not page[i].flags & PAGE_FULL:
+            queue_remove(local, &page[i])
+        i += slices
+    if segment.free == ALL_SLICES:
+        local.whole = 1
+        segment_unlink(local, segment)
+        segment_give(heap, segment)
+        return
+    local.whole = 0
+    segment_unlink(local, segment)
+    for i in range(<uint32_t>SLICES):
+        page[i].owner = ABANDONED if page[i].nbytes else NULL
+    mrm_set_owner(&segment.owner, ABANDONED)
+    mrm_lock(&heap.lock)
+    segment.next = heap.orphans
+    heap.orphans = segment
+    heap.abandoned += 1
+    mrm_unlock(&heap.lock)
+
+
+cdef void pages_release(local_t *local) noexcept nogil:
+    """Give back what a thread has beyond its blocks: pages that are empty, and segments."""
+    cdef segment_t *segment
+    cdef segment_t *next
+    cdef page_t *page
+    cdef uint32_t bucket, i, slices
+    pages_wake(local)
+    for bucket in range(<uint32_t>BUCKETS):
+        segment = local.segments[bucket]
+        while segment != NULL:
+            next = segment.next
+            page = &local.heap.pages[<size_t>segment.number * SLICES]
+            i = 0
+            while i < SLICES:
+                if segment.free >> i & 1:
+                    i += 1
+                    continue
+                slices = page[i].slices
+                if page_collect_all(local.heap, &page[i]) and page[i].flags & PAGE_FULL:
+                    page_unfull(local, &page[i])
+                if page[i].used == 0:
+                    local.whole = 0     # the segment is looked at when all of its pages were
+                    page_empty(local, &page[i])
+                i += slices
+            local.whole = 0
+            if segment.free == ALL_SLICES:
+                local.whole = 1
+                segment_unlink(local, segment)
+                segment_give(local.heap, segment)
+            segment = next
+    local.whole = 0
+
+
+cdef void pages_forget(local_t *local) noexcept nogil:
+    """Begin with no page and no segment."""
+    cdef uint32_t i
+    for i in range(<uint32_t>CLASSES):
+        local.queue[i] = &nothing
+    for i in range(<uint32_t>DIRECT):
+        local.direct[i] = &nothing
+    memset(local.segments, 0, sizeof(local.segments))
+    memset(local.chains, 0, sizeof(local.chains))
+    local.open = NULL
+    local.whole = 0
+    local.notice = 0
