@@ -84,6 +84,8 @@ class FakeHeap:
             _libc.free(address)
 
     def usable_size(self, address):
+        if self.closed:
+            raise ClosedError("the heap is closed")
         if address not in self.live:
             raise BlockError("not a block")
         return self.live[address]

@@ -86,6 +86,8 @@ cdef class Block:
 
     cdef int _movable(self, str what) except -1:
         self._check()
+        if self.exports < 0:
+            raise PinnedError(f"another thread is resizing the block: it can be {what} afterwards")
         if self.exports:
             raise PinnedError(
                 f"{self.exports} views look at the block: release them (del the arrays, memoryview.release()) "
@@ -115,13 +117,12 @@ cdef class Block:
             If there is not as much memory; then it is as it was.
         """
         self._movable("resized")
-        # As if exported: another thread may come while it moves.
-        self.exports = 1
+        self.exports = -1       # another thread may come while it moves: nobody may begin to look
         try:
             self.block = <void *><uint64_t>self.heap.realloc(<uint64_t>self.block, nbytes)
             self.length = nbytes
         finally:
-            self.exports -= 1
+            self.exports = 0
 
     def free(self):
         """Give the memory back now; freeing twice does nothing.
@@ -137,6 +138,8 @@ cdef class Block:
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         self._check()
+        if self.exports < 0:
+            raise PinnedError("another thread is resizing the block: look at it afterwards")
         buffer.buf = self.block
         buffer.len = self.length
         buffer.readonly = False
@@ -156,7 +159,7 @@ cdef class Block:
     def __dlpack__(self, *, stream=None, max_version=None, dl_device=None, copy=None):
         """A capsule with the bytes as a DLPack tensor; the block stays in place while it is in use."""
         self._check()
-        return capsule_of(self, stream, dl_device, copy)
+        return capsule_of(self, stream, max_version, dl_device, copy)
 
     def __dlpack_device__(self):
         """Where it lies, as DLPack says it: the CPU."""

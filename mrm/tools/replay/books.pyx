@@ -12,6 +12,7 @@ end was freed by a way that the log did not see.
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memset
 
 from mrm.tools.replay.calls cimport (
     CALL_ALIGNED, CALL_CALLOC, CALL_FREE, CALL_KINDS, CALL_MALLOC, CALL_REALLOC, NO_BLOCK, Calls, call_t,
@@ -185,7 +186,8 @@ def keep_books(Calls calls, uint32_t most=1000):
     cdef uint64_t room = 16
     cdef set threads = set()
     cdef uint32_t last = 0
-    books = books_t(most=most)
+    memset(&books, 0, sizeof(books))
+    books.most = most
     while room < calls.n * 2:
         room *= 2
     books.mask = room - 1
@@ -211,7 +213,7 @@ def keep_books(Calls calls, uint32_t most=1000):
 
 cdef dict told(Calls calls, books_t *books, threads):
     """The books as Python sees them."""
-    cdef uint32_t i, number, unseen = 0, leaks = 0
+    cdef uint32_t i, number, unseen = 0
     cdef uint64_t unseen_bytes = 0
     cdef block_t *block
     cdef entry_t *entry
@@ -225,7 +227,6 @@ cdef dict told(Calls calls, books_t *books, threads):
             unseen += 1
             unseen_bytes += block.nbytes
             continue
-        leaks += 1
         key = (block.nbytes, calls.where(block.made))
         places[key] = places.get(key, 0) + 1
     mismatched = []
@@ -237,7 +238,7 @@ cdef dict told(Calls calls, books_t *books, threads):
         ))
     return {
         "blocks": books.blocks,
-        "kinds": {ACTIONS[i]: books.kinds[i] for i in range(CALL_KINDS)},
+        "kinds": {ACTIONS[i]: books.kinds[i] for i in range(<uint32_t>CALL_KINDS)},
         "failed": books.failed,
         "threads": threads,
         "seconds": calls.call[calls.n - 1].seconds if calls.n else 0.0,
@@ -248,10 +249,9 @@ cdef dict told(Calls calls, books_t *books, threads):
         "peak_line": books.peak_call + 2 if books.blocks else 0,
         "peak_seconds": calls.call[books.peak_call].seconds if calls.n else 0.0,
         "most_blocks": books.most_blocks,
-        "live_blocks": leaks,
         "live": [(nbytes, where, count) for (nbytes, where), count in places.items()],
         "unseen": unseen,
         "unseen_bytes": unseen_bytes,
-        "mismatches": {MISMATCHES[i]: books.mismatches[i] for i in range(NUMBER_OF_MISMATCHES)},
+        "mismatches": {MISMATCHES[i]: books.mismatches[i] for i in range(<uint32_t>NUMBER_OF_MISMATCHES)},
         "mismatched": mismatched,
     }

@@ -7,6 +7,7 @@ process that was killed leaves behind: it is left out, and said.
 
 import csv
 
+from libc.stdint cimport UINT64_MAX
 from libc.stdlib cimport free, realloc
 from libc.string cimport memchr, memcmp
 
@@ -38,7 +39,7 @@ cdef bint number_of(const char *p, const char *end, uint64_t *value) noexcept no
         p += 2
     while p < end:
         digit = digit_of(p[0])
-        if <uint64_t>digit >= base or result > (0xFFFFFFFFFFFFFFFF - <uint64_t>digit) // base:
+        if <uint64_t>digit >= base or result > (UINT64_MAX - <uint64_t>digit) // base:
             return False
         result = result * base + <uint64_t>digit
         p += 1

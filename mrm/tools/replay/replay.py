@@ -59,6 +59,18 @@ class Found:
     mismatches: dict[str, int]  #: calls that were about no block, by what they were
     mismatched: list[Mismatch]  #: the first of them
     unseen: int  #: blocks that ended without a call in the log
+    unseen_bytes: int  #: of these
+
+    @property
+    def places(self) -> list[tuple[str, int, int]]:
+        """Leaks added up by the line of the program: that, bytes and blocks, most bytes first; empty if not known."""
+        places: dict[str, tuple[int, int]] = {}
+        for leak in self.leaks:
+            if leak.where:
+                nbytes, blocks = places.get(leak.where, (0, 0))
+                places[leak.where] = nbytes + leak.nbytes * leak.blocks, blocks + leak.blocks
+        found = [(where, nbytes, blocks) for where, (nbytes, blocks) in places.items()]
+        return sorted(found, key=lambda place: (-place[1], place[0]))
 
     @property
     def sound(self) -> bool:

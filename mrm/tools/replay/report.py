@@ -17,6 +17,9 @@ def figures(
     """All of it as plain values; of leaks and mismatches the first ``most``."""
     known = dataclasses.asdict(found)
     known["leaks"] = known["leaks"][:most]
+    known["places"] = [
+        {"where": where, "nbytes": nbytes, "blocks": blocks} for where, nbytes, blocks in found.places[:most]
+    ]
     known["mismatched"] = known["mismatched"][:most]
     again = None if replayed is None else {**dataclasses.asdict(replayed), "calls_per_s": replayed.rate}
     return {"log": known, "heap": heap, "replay": again, "pool_bytes": pool_bytes}
@@ -54,11 +57,16 @@ def _leaks(found: Found, most: int) -> list[str]:
     if not found.leaked_blocks:
         return []
     lines = [f"LEAKED    {format_size(found.leaked_bytes)} in {_count(found.leaked_blocks, 'block')}:"]
-    for leak in found.leaks[:most]:
-        where = f"  {leak.where}" if leak.where else ""
-        lines.append(f"  {leak.blocks:>9,} of {format_size(leak.nbytes)}{where}")
-    if len(found.leaks) > most:
-        lines.append(f"  and of {len(found.leaks) - most:,} more sizes or places")
+    places = found.places
+    for where, nbytes, blocks in places[:most]:
+        lines.append(f"  {format_size(nbytes)} in {_count(blocks, 'block')} from {where}")
+    if len(places) > most:
+        lines.append(f"  and from {len(places) - most:,} more places")
+    unknown = [leak for leak in found.leaks if not leak.where]
+    for leak in unknown[:most]:
+        lines.append(f"  {_count(leak.blocks, 'block')} of {format_size(leak.nbytes)}")
+    if len(unknown) > most:
+        lines.append(f"  and of {len(unknown) - most:,} more sizes")
     return lines
 
 
