@@ -18,7 +18,7 @@ from mrm.heap.heap cimport heap_release, heap_retain
 from mrm.heap.state cimport heap_t
 
 
-cdef heap_t *lowest(object heap):
+cdef heap_t *heap_below(object heap) except? NULL:
     """The handle of the mrm.Heap at the bottom of a stack, with one user more; NULL if there is another kind."""
     cdef heap_t *handle
     while not isinstance(heap, Heap):
@@ -55,7 +55,7 @@ cdef class Block:
     def __init__(self, heap, Py_ssize_t nbytes, bint zero=False):
         if self.heap is not None:
             raise TypeError("a Block is made once")
-        self.kept = lowest(heap)
+        self.kept = heap_below(heap)
         self.block = <void *><uint64_t>(heap.calloc(1, nbytes) if zero else heap.malloc(nbytes))
         self.length = nbytes
         self.stride = 1
