@@ -306,8 +306,8 @@ cdef void page_unfull(local_t *local, page_t *page) noexcept nogil:
     queue_push(local, page)
 
 
-cdef void page_empty(local_t *local, page_t *page) noexcept nogil:
-    """Give the slices of a page back that has no block in use; with them its segment, maybe."""
+cdef bint page_empty(local_t *local, page_t *page) noexcept nogil:
+    """Give the slices of a page back that has no block in use; whether its segment went with them, and may be another's."""
     cdef segment_t *segment = &local.heap.segments[page.segment]
     cdef uint32_t first = <uint32_t>(page - local.heap.pages) % SLICES
     cdef uint32_t mask = <uint32_t>(((<uint64_t>1 << page.slices) - 1) << first)
@@ -326,11 +326,13 @@ cdef void page_empty(local_t *local, page_t *page) noexcept nogil:
         segment.zero |= mask
     open_push(local, segment)
     if segment.free != ALL_SLICES:
-        return
+        return False
     local.whole += 1
-    if local.whole > WHOLE:
-        segment_unlink(local, segment)
-        segment_give(local.heap, segment)
+    if local.whole <= WHOLE:
+        return False
+    segment_unlink(local, segment)
+    segment_give(local.heap, segment)
+    return True
 
 
 cdef void pages_wake(local_t *local) noexcept nogil:
@@ -357,8 +359,8 @@ cdef void pages_wake(local_t *local) noexcept nogil:
                 if page.free == NULL:
                     page_collect(local.heap, page)
                 page_unfull(local, page)
-                if page.used == 0 and local.queue[page.number] != page:
-                    page_empty(local, page)
+                if page.used == 0 and local.queue[page.number] != page and page_empty(local, page):
+                    break
             segment = next
 
 
