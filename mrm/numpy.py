@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 import mrm
 from mrm import _numpy
-from mrm.adaptors import HeapLike
+from mrm.adaptors.adaptor import check_heap
 from mrm.errors import ArgumentError
 from mrm.sizes import parse_size_or_zero
 
@@ -150,9 +150,7 @@ def _heap(heap: Any) -> Any:
         if _private is None or _private.closed:
             _private = mrm.Heap(name="numpy")
         return _private
-    if not isinstance(heap, HeapLike):
-        raise ArgumentError(f"{heap!r} is no heap: give an mrm.Heap, an adaptor of one, or None for a private heap")
-    return heap
+    return check_heap(heap)
 
 
 def _bytes(threshold: int | str) -> int:

@@ -68,12 +68,7 @@ class Adaptor:
     """
 
     def __init__(self, heap: HeapLike) -> None:
-        if not isinstance(heap, HeapLike):
-            raise ArgumentError(
-                f"{heap!r} is no heap: an adaptor wraps mrm.Heap, another adaptor, or what has malloc, calloc, "
-                "realloc, aligned, free, usable_size and owns"
-            )
-        self._heap: Any = heap
+        self._heap: Any = check_heap(heap)
         self._lock = threading.RLock()
         with _all_lock:
             _all.add(self)
@@ -231,6 +226,22 @@ class Adaptor:
 
     def __repr__(self) -> str:
         return f"<{type(self).__module__.rpartition('.')[0]}.{type(self).__name__} of {self._heap!r}>"
+
+
+def check_heap(heap: Any) -> Any:
+    """What was given as a heap, if it is one.
+
+    Raises
+    ------
+    ArgumentError
+        If it has not a heap's methods.
+    """
+    if isinstance(heap, type) or not isinstance(heap, HeapLike):
+        raise ArgumentError(
+            f"{heap!r} is no heap: give an mrm.Heap, an adaptor of one, or an object with malloc, calloc, realloc, "
+            "aligned, free, usable_size and owns"
+        )
+    return heap
 
 
 def plain(nbytes: Any) -> int:

@@ -1,0 +1,25 @@
+"""What tests of NumPy's arrays on heaps share."""
+
+import mrm
+import mrm.numpy
+
+try:
+    from numpy._core.multiarray import get_handler_name
+except ImportError:
+    from numpy.core.multiarray import get_handler_name
+
+__all__ = ["LARGE", "SMALL", "clean", "get_handler_name", "lies_in"]
+
+SMALL, LARGE = 1000, 1 << 20  # bytes, on either side of any threshold here
+
+
+def lies_in(heap, array):
+    """Whether an array's data is the heap's."""
+    return heap.owns(array.__array_interface__["data"][0])
+
+
+def clean():
+    """Uninstall, and close what arrays without a heap lie in."""
+    mrm.numpy.uninstall()
+    if mrm.numpy._private is not None:
+        mrm.numpy._private.close()
