@@ -175,7 +175,7 @@ cdef page_t *page_at(heap_t *heap, const void *block) noexcept nogil:
             block, heap.number,
         )
         return NULL
-    if <size_t>(<const char *>block - memory) % page.nbytes or <const char *>block >= page.fresh:
+    if <size_t>(<const char *>block - memory) % page.nbytes:
         mrm_fail(
             failure(), MRM_BAD_BLOCK, 0, 0, block, page.nbytes,
             b"%p is no block of heap %u: blocks of %u bytes lie there, and none begins at this address",

@@ -147,9 +147,7 @@ def prove(name: str, env: dict[str, str], lib: Path) -> None:
 def address(env: dict[str, str], arguments: list[str]) -> int:
     """Run the suite, less what is left out, or what the arguments choose."""
     flags = SANITIZERS["address"][0]
-    status = race(
-        compile_library(HERE / "races.c", BUILDS / "races-address.so", flags), with_leaks(env), 9, 100
-    )
+    status = race(compile_races("address", flags), with_leaks(env), 9, 100)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", "timeout=900"]
     if not any(re.match(r"[^-].*\.py", argument) for argument in arguments):
         for test, reason in LEFT_OUT.items():
@@ -158,9 +156,17 @@ def address(env: dict[str, str], arguments: list[str]) -> int:
     return subprocess.run([*command, *arguments], cwd=ROOT, env=env).returncode or status
 
 
-def race(library: Path, env: dict[str, str], threads: int, steps: int) -> int:
+def compile_races(name: str, flags: str) -> list[Path]:
+    """The libraries of threads that race: on a pool, and on a heap."""
+    return [
+        compile_library(HERE / f"{races}.c", BUILDS / f"{races}-{name}.so", flags)
+        for races in ("races", "heapraces")
+    ]
+
+
+def race(libraries: list[Path], env: dict[str, str], threads: int, steps: int) -> int:
     """Race so many threads; not 0 if something is wrong, or was reported."""
-    command = [sys.executable, HERE / "races.py", library, str(threads), str(steps)]
+    command = [sys.executable, HERE / "races.py", *libraries, str(threads), str(steps)]
     return subprocess.run(command, cwd=ROOT, env=env).returncode
 
 
@@ -169,10 +175,10 @@ def thread(env: dict[str, str], rounds: list[tuple[int, int]]) -> int:
 
     Their pools' arenas are of a size that fits above the sanitizer's shadow.
     """
-    library = compile_library(HERE / "races.c", BUILDS / "races.so", "thread")
+    libraries = compile_races("thread", "thread")
     status = 0
     for threads, steps in rounds:
-        status = race(library, env, threads, steps) or status
+        status = race(libraries, env, threads, steps) or status
     # Not captured: what the sanitizer says goes to where nobody looks, else.
     command = [sys.executable, "-m", "pytest", "-s", "-q", "-p", "no:cacheprovider", "-o", "timeout=900"]
     command += ["-k", "not huge", "tests/test_threads.py"]
