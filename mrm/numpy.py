@@ -27,6 +27,8 @@ tracemalloc sees each array once, in NumPy's domain (389047): the heap's own fun
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import importlib
 from typing import TYPE_CHECKING, Any
 
 import mrm
@@ -38,25 +40,35 @@ from mrm.sizes import parse_size_or_zero
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-try:
-    import numpy as _np  # noqa: F401  (asked for by name, so that the error can say what to install)
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        "mrm.numpy needs NumPy: pip install 'managed-runtime-memory[numpy]'", name="numpy"
-    ) from error
 
-try:
-    from numpy._core._multiarray_umath import _ARRAY_API as _TABLE  # NumPy 2
-except ImportError:  # pragma: no cover - NumPy 1
-    from numpy.core._multiarray_umath import _ARRAY_API as _TABLE
+def _table() -> Any:
+    """NumPy's table of functions for C extensions: in a module that NumPy 2 has given another name."""
+    try:
+        importlib.import_module("numpy")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "mrm.numpy needs NumPy: pip install 'managed-runtime-memory[numpy]'", name="numpy"
+        ) from error
+    try:
+        module = importlib.import_module("numpy._core._multiarray_umath")
+    except ModuleNotFoundError:
+        module = importlib.import_module("numpy.core._multiarray_umath")
+    return module._ARRAY_API
+
 
 #: Bytes from which arrays go to the heap. Up to here malloc has most of them at hand; see docs/heap.md.
 THRESHOLD = 64 << 10
 
-_numpy.connect(_TABLE)
+_numpy.connect(_table())
 
-_installed: Any = None
-_private: mrm.Heap | None = None
+
+@dataclasses.dataclass(slots=True)
+class _State:
+    installed: Any = None
+    private: mrm.Heap | None = None  # what arrays lie in where no heap is named
+
+
+_state = _State()
 
 
 @contextlib.contextmanager
@@ -124,32 +136,29 @@ def install(heap: Any = None, *, threshold: int | str = THRESHOLD) -> Any:
     or with a handler of somebody else's, keep theirs. Installing again replaces the heap; arrays of the one
     before keep it until the last of them is gone.
     """
-    global _installed
     found = _heap(heap)
     _numpy.install(found, _bytes(threshold))
-    _installed = found
+    _state.installed = found
     return found
 
 
 def uninstall() -> None:
     """Have new arrays where NumPy puts them. Those that there are stay where they are, as long as they live."""
-    global _installed
     _numpy.install(None, 0)
-    _installed = None
+    _state.installed = None
 
 
 def installed() -> Any:
     """The heap that is installed, or None."""
-    return _installed
+    return _state.installed
 
 
 def _heap(heap: Any) -> Any:
     """What arrays shall lie in."""
-    global _private
     if heap is None:
-        if _private is None or _private.closed:
-            _private = mrm.Heap(name="numpy")
-        return _private
+        if _state.private is None or _state.private.closed:
+            _state.private = mrm.Heap(name="numpy")
+        return _state.private
     return check_heap(heap)
 
 

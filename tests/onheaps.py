@@ -21,5 +21,5 @@ def lies_in(heap, array):
 def clean():
     """Uninstall, and close what arrays without a heap lie in."""
     mrm.numpy.uninstall()
-    if mrm.numpy._private is not None:
-        mrm.numpy._private.close()
+    if mrm.numpy._state.private is not None:
+        mrm.numpy._state.private.close()

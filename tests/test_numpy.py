@@ -92,7 +92,13 @@ def test_a_threshold_of_nothing_takes_all_that_have_a_byte(heap):
 def test_results_of_arithmetic_lie_in_it(heap):
     with mrm.numpy.use(heap):
         a, b = np.arange(LARGE), np.full(LARGE, 2)
-        for result in (a + b, a * 2.5, a.astype(np.float32), np.sort(a)[::-1].copy(), a.reshape(-1, 2).T.copy()):
+        for result in (
+            a + b,
+            a * 2.5,
+            a.astype(np.float32),
+            np.sort(a)[::-1].copy(),
+            a.reshape(-1, 2).T.copy(),
+        ):
             assert lies_in(heap, result)
         assert (a + b)[-1] == LARGE + 1
         assert lies_in(heap, np.array([f"{i:05}" for i in range(10_000)]))
@@ -111,7 +117,11 @@ def test_zeros_are_zeros_in_memory_that_was_used(heap):
 
 def test_resize_crosses_the_threshold_with_its_contents(heap):
     with mrm.numpy.use(heap, threshold=10_000):
-        for sizes in ((100, 9_999, 10_000, 50_000), (5, 5_000_000, 20_000_000), (9_999, 3_000_000, 100, 40_000)):
+        for sizes in (
+            (100, 9_999, 10_000, 50_000),
+            (5, 5_000_000, 20_000_000),
+            (9_999, 3_000_000, 100, 40_000),
+        ):
             array = np.arange(sizes[0], dtype=np.uint8)
             keep = array.copy()
             inside = False
@@ -289,7 +299,9 @@ def test_a_context_within_what_is_installed(heap):
         mrm.numpy.install(everywhere)
         with mrm.numpy.use(heap, threshold=100_000):
             assert lies_in(heap, large())
-            assert not lies_in(everywhere, np.empty(80_000, np.uint8))  # below the threshold it is NumPy's own
+            assert not lies_in(
+                everywhere, np.empty(80_000, np.uint8)
+            )  # below the threshold it is NumPy's own
         assert lies_in(everywhere, large())
         mrm.numpy.uninstall()
 

@@ -67,9 +67,8 @@ def test_a_child_frees_what_it_has_of_its_parent(everywhere):
     arrays = [np.full(n, n) for n in (200, 2000, 20_000, LARGE, 3 * LARGE)]
 
     def child():
-        for array in arrays:
-            array += 1
-        del array
+        for i in range(len(arrays)):
+            arrays[i] += 1
         arrays.clear()
         gc.collect()
         again = [np.full(n, n) for n in (200, 2000, 20_000, LARGE, 3 * LARGE)]
@@ -95,7 +94,8 @@ def test_forks_while_threads_make_arrays(everywhere):
     try:
         for i in range(10):
             mine = np.full(LARGE, i)
-            assert after_fork(lambda: int((np.arange(LARGE) + mine).sum())) == LARGE * (LARGE - 1) // 2 + i * LARGE  # noqa: B023
+            total = after_fork(lambda mine=mine: int((np.arange(LARGE) + mine).sum()))
+            assert total == LARGE * (LARGE - 1) // 2 + i * LARGE
     finally:
         stop.set()
         for thread in threads:
@@ -194,7 +194,9 @@ def same(one, two):
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
 def test_pickles(everywhere, protocol):
     for array in made().values():
-        again = pickle.loads(pickle.dumps(array, protocol))  # its data is the bytes of the pickle, as NumPy has it
+        again = pickle.loads(
+            pickle.dumps(array, protocol)
+        )  # its data is the bytes of the pickle, as NumPy has it
         same(array, again)
         assert lies_in(everywhere, again.copy())
 

@@ -111,7 +111,9 @@ def test_calls_that_are_about_no_block(written):
 
 def test_calls_that_got_no_memory_change_nothing(written):
     found = examine(
-        written("malloc,0x1000,100,,,", "malloc,0x0,1000,,,", "realloc,0x0,500,0x1000,,", "free,0x1000,100,,,")
+        written(
+            "malloc,0x1000,100,,,", "malloc,0x0,1000,,,", "realloc,0x0,500,0x1000,,", "free,0x1000,100,,,"
+        )
     )
     assert found.sound and found.failed == 2 and found.peak_bytes == 100
 
@@ -248,7 +250,12 @@ def test_again_by_methods_is_the_same_log(tmp_path):
 
 
 def test_a_heap_that_is_too_small(written):
-    lines = ["malloc,0x1000,3000000,,,", "malloc,0x2000,6000000,,,", "free,0x2000,1,,,", "malloc,0x2000,100,,,"]
+    lines = [
+        "malloc,0x1000,3000000,,,",
+        "malloc,0x2000,6000000,,,",
+        "free,0x2000,1,,,",
+        "malloc,0x2000,100,,,",
+    ]
     with mrm.Heap(limit=6 * MIB) as heap:
         again = replay(written(*lines), heap)
     assert (again.calls, again.failed, again.failed_line, again.failed_bytes) == (3, 1, 3, 6000000)
@@ -280,7 +287,9 @@ def test_a_million_calls_take_seconds(tmp_path):
     with open(path, "w") as file:
         file.write(HEADER + "\n")
         for i in range(n // 2):
-            file.write(f"{i / 1e6:.7f},1,malloc,{0x7F0000000000 + i * 64:#x},{(i * 37) % 900 + 1},,,p.py:{i % 9}\n")
+            file.write(
+                f"{i / 1e6:.7f},1,malloc,{0x7F0000000000 + i * 64:#x},{(i * 37) % 900 + 1},,,p.py:{i % 9}\n"
+            )
             if i >= alive:
                 gone = i - alive
                 file.write(f"{i / 1e6:.7f},1,free,{0x7F0000000000 + gone * 64:#x},1,,,\n")

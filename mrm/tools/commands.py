@@ -26,7 +26,9 @@ COMMANDS = {
     "stats": Entry(
         "mrm.tools.watch.stats:command", "Print figures of a running process's pools for programs."
     ),
-    "replay": Entry("mrm.tools.replay.command:command", "Run a log of a heap's calls again: find leaks, size a pool."),
+    "replay": Entry(
+        "mrm.tools.replay.command:command", "Run a log of a heap's calls again: find leaks, size a pool."
+    ),
     "demo": Entry(
         "mrm.tools.demo.command:command", "Move pages under working threads, and prove that nothing is lost."
     ),

@@ -14,9 +14,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
-from mrm.tools.replay.calls cimport (
-    CALL_ALIGNED, CALL_CALLOC, CALL_FREE, CALL_KINDS, CALL_MALLOC, CALL_REALLOC, NO_BLOCK, Calls, call_t,
-)
+from mrm.tools.replay.calls cimport CALL_FREE, CALL_KINDS, CALL_REALLOC, NO_BLOCK, Calls, call_t
 from mrm.tools.replay.calls import ACTIONS
 
 cdef enum:

@@ -3,6 +3,7 @@
 import os
 
 ACTIONS: tuple[str, ...]
+COLUMNS: tuple[str, ...]
 
 class Calls:
     def __init__(self, path: str | os.PathLike[str]) -> None: ...

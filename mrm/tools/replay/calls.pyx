@@ -205,8 +205,8 @@ cdef class Calls:
         cdef const char *begin = self.text
         cdef const char *p = begin + self.call[i].line
         cdef const char *end = begin + len(self.text)
-        cdef int column
-        for column in range(WHERE):
+        cdef int _column
+        for _column in range(WHERE):
             p = <const char *>memchr(p, c',', end - p) + 1
         cdef const char *stop = end_of_line(p, end)
         text = p[:stop - p].decode(errors="replace")

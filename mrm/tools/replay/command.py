@@ -29,7 +29,9 @@ from mrm.tools.replay.report import figures, tell
 @click.option(
     "--size", type=SizeType(), help="Bytes of the pool, or that the private heap may have.  [default: enough]"
 )
-@click.option("--most", type=click.IntRange(0), default=10, show_default=True, help="Leaks and mismatches to name.")
+@click.option(
+    "--most", type=click.IntRange(0), default=10, show_default=True, help="Leaks and mismatches to name."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print figures for programs.")
 @click.pass_context
 def command(ctx: click.Context, log: Path, kind: str, size: int | None, most: int, as_json: bool) -> None:

@@ -28,15 +28,14 @@ def figures(
 def tell(found: Found, replayed: Replayed, heap: dict[str, Any], pool_bytes: int, most: int) -> list[str]:
     """All of it as lines for people."""
     kinds = ", ".join(f"{n:,} {kind}" for kind, n in found.kinds.items() if n)
+    most_at = f"at {found.peak_seconds:.3g} s (line {found.peak_line})"
+    rate = f"{replayed.seconds:.3g} s, {_per_call(replayed)} each{_memory(heap)}"
     lines = [
         f"{found.calls:,} calls in {found.seconds:.3g} s by {_count(found.threads, 'thread')}: {kinds}",
-        f"peak      {format_size(found.peak_bytes)} in {_count(found.peak_blocks, 'block')}, "
-        f"at {found.peak_seconds:.3g} s (line {found.peak_line})",
-        f"made      {format_size(found.made_bytes)} in {_count(found.blocks, 'block')}, "
-        f"the largest of {format_size(found.largest)}",
+        f"peak      {_bytes_in(found.peak_bytes, found.peak_blocks)}, {most_at}",
+        f"made      {_bytes_in(found.made_bytes, found.blocks)}, the largest of {format_size(found.largest)}",
         f"pool      {format_size(pool_bytes)} suffice",
-        f"{heap['kind']:9} {replayed.calls:,} calls again in {replayed.seconds:.3g} s, "
-        f"{_per_call(replayed)} each{_memory(heap)}",
+        f"{heap['kind']:9} {replayed.calls:,} calls again in {rate}",
     ]
     if replayed.failed:
         lines.append(
@@ -44,7 +43,9 @@ def tell(found: Found, replayed: Replayed, heap: dict[str, Any], pool_bytes: int
             f"for {format_size(replayed.failed_bytes)}"
         )
     if found.failed:
-        lines.append(f"failed    {_count(found.failed, 'call')} got no memory in the program, and went without here")
+        lines.append(
+            f"failed    {_count(found.failed, 'call')} got no memory in the program, and went without here"
+        )
     if found.cut_off:
         lines.append("cut off   the last line has no end: the program was killed, or still writes")
     lines += _leaks(found, most) + _mismatches(found, most)
@@ -56,15 +57,13 @@ def tell(found: Found, replayed: Replayed, heap: dict[str, Any], pool_bytes: int
 def _leaks(found: Found, most: int) -> list[str]:
     if not found.leaked_blocks:
         return []
-    lines = [f"LEAKED    {format_size(found.leaked_bytes)} in {_count(found.leaked_blocks, 'block')}:"]
+    lines = [f"LEAKED    {_bytes_in(found.leaked_bytes, found.leaked_blocks)}:"]
     places = found.places
-    for where, nbytes, blocks in places[:most]:
-        lines.append(f"  {format_size(nbytes)} in {_count(blocks, 'block')} from {where}")
+    lines += [f"  {_bytes_in(nbytes, blocks)} from {where}" for where, nbytes, blocks in places[:most]]
     if len(places) > most:
         lines.append(f"  and from {len(places) - most:,} more places")
     unknown = [leak for leak in found.leaks if not leak.where]
-    for leak in unknown[:most]:
-        lines.append(f"  {_count(leak.blocks, 'block')} of {format_size(leak.nbytes)}")
+    lines += [f"  {_count(leak.blocks, 'block')} of {format_size(leak.nbytes)}" for leak in unknown[:most]]
     if len(unknown) > most:
         lines.append(f"  and of {len(unknown) - most:,} more sizes")
     return lines
@@ -80,7 +79,7 @@ def _mismatches(found: Found, most: int) -> list[str]:
         lines.append(f"  line {mismatch.line:,}: {mismatch.address:#x} {mismatch.what}{where}")
     if found.unseen:
         lines.append(
-            f"UNSEEN    {_count(found.unseen, 'block')} ended without a call in the log: their addresses were used again"
+            f"UNSEEN    {_count(found.unseen, 'block')} ended without a call in the log: others have their addresses"
         )
     return lines
 
@@ -91,6 +90,10 @@ def _memory(heap: dict[str, Any]) -> str:
 
 def _per_call(replayed: Replayed) -> str:
     return f"{replayed.seconds / replayed.calls * 1e9:.0f} ns" if replayed.calls else "0 ns"
+
+
+def _bytes_in(nbytes: int, blocks: int) -> str:
+    return f"{format_size(nbytes)} in {_count(blocks, 'block')}"
 
 
 def _count(n: int, what: str) -> str:

@@ -7,14 +7,16 @@ again: the program went on without it. Whatever is left at the end is freed, aft
 import time
 
 from libc.stddef cimport size_t
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 
 from mrm._heap cimport Heap
 from mrm.heap.blocks cimport heap_aligned, heap_calloc, heap_free, heap_malloc, heap_realloc
 from mrm.heap.heap cimport heap_release, heap_retain
 from mrm.heap.state cimport heap_t
-from mrm.tools.replay.calls cimport CALL_ALIGNED, CALL_CALLOC, CALL_FREE, CALL_MALLOC, CALL_REALLOC, NO_BLOCK, Calls, call_t
+from mrm.tools.replay.calls cimport (
+    CALL_ALIGNED, CALL_CALLOC, CALL_FREE, CALL_MALLOC, CALL_REALLOC, NO_BLOCK, Calls, call_t,
+)
 
 
 cdef extern from "<stdlib.h>" nogil:
