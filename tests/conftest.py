@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from helpers import FRAME, MANY, FakePool, open_files, own_mappings, stamp_all
 from limited import own_mounts
+from machine import NOT_TRIED
 from madeup import Kernel
 from onnodes import NODES, free
 from sharing import KINDS, SIZE, options_of
@@ -57,6 +58,9 @@ def pytest_terminal_summary(terminalreporter):
             "Every test on huge pages was skipped: nothing is proven about what mrm is for."
         )
         terminalreporter.line(_unavailable)
+    for what, reason in NOT_TRIED.items():
+        terminalreporter.section(f"NOT TRIED: {what}", red=True, bold=True)
+        terminalreporter.line(reason)
 
 
 @pytest.fixture(params=["require", "off"], ids=["huge", "small"])

@@ -54,6 +54,15 @@ needs_balloon = pytest.mark.skipif(
 )
 
 
+#: What could not be tried at all for want of a program or a library, and the reason: said at the end of a run.
+NOT_TRIED = {}
+
+
+def not_tried(what, reason):
+    """Have the end of the run say, so that nobody overlooks it, what was not tried, and why."""
+    NOT_TRIED[what] = reason
+
+
 def needs_processors(count):
     """For tests that need so many processors to run on."""
     there = len(os.sched_getaffinity(0))

@@ -45,10 +45,14 @@ def test_the_sdist_holds_all_that_a_clone_needs_to_build_and_test():
     with tarfile.open(sdist()) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
     assert {"Makefile", "LICENSE", "README.md", "pyproject.toml", "setup.py", "tools/find-python"} <= held
+    made = below("examples", "*.pyc", "*.so") | below("examples/runtime", "*.c", "build/**/*.*", "*.egg-info")
     assert (
-        below("mrm", "*.pyx", "*.pxd", "*.py", "*.h") | below("include", "*.h") | below("examples", "*.*")
+        below("mrm", "*.pyx", "*.pxd", "*.py", "*.h")
+        | below("include", "*.h")
+        | (below("examples", "*.*") - made)
         <= held
     )
+    assert not held & made
     assert below("tests", "test_*.py") | below("tests/clients", "*.*") <= held
     assert not [name for name in held if name.endswith((".so", ".pyc", ".o"))]
     assert not [name for name in held if name.endswith(".c") and name.startswith("mrm/")]

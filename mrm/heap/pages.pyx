@@ -24,6 +24,8 @@ from mrm.heap.state cimport ABANDONED, BUCKETS
 
 
 cdef extern from "system/atomic.h" nogil:
+    uint32_t mrm_load32(const uint32_t *p)
+    void mrm_store32(uint32_t *p, uint32_t v)
     uint64_t mrm_load64(const uint64_t *p)
     bint mrm_cas64(uint64_t *p, uint64_t *expected, uint64_t v)
 
@@ -369,13 +371,14 @@ cdef void pages_wake(local_t *local) noexcept nogil:
 cdef segment_t *orphan_take(heap_t *heap) noexcept nogil:
     """A segment whose thread has ended, out of the list of those; or NULL."""
     cdef segment_t *segment
-    if heap.orphans == NULL:        # a look without the lock: whoever misses one takes a new segment
+    # A look without the lock: whoever misses one takes a new segment.
+    if mrm_load32(&heap.abandoned) == 0:
         return NULL
     mrm_lock(&heap.lock)
     segment = heap.orphans
     if segment != NULL:
         heap.orphans = segment.next
-        heap.abandoned -= 1
+        mrm_store32(&heap.abandoned, heap.abandoned - 1)
     mrm_unlock(&heap.lock)
     return segment
 
@@ -429,7 +432,7 @@ cdef void segment_leave(local_t *local, segment_t *segment) noexcept nogil:
     mrm_lock(&heap.lock)
     segment.next = heap.orphans
     heap.orphans = segment
-    heap.abandoned += 1
+    mrm_store32(&heap.abandoned, heap.abandoned + 1)
     mrm_unlock(&heap.lock)
 
 

@@ -26,6 +26,10 @@ from mrm.heap.segments cimport segments_trim
 from mrm.system.failure cimport failure, mrm_fail
 
 
+cdef extern from "system/atomic.h" nogil:
+    void mrm_store32(uint32_t *p, uint32_t v)
+    uint64_t mrm_load64(const uint64_t *p)
+
 cdef extern from "system/lock.h" nogil:
     void mrm_lock(uint32_t *lock)
     void mrm_unlock(uint32_t *lock)
@@ -41,29 +45,27 @@ cdef local_t *slow_find(heap_t *heap) noexcept nogil:
 
 # ---- memory is short ----------------------------------------------------------------------
 
-cdef uint64_t orphans_trim(local_t *local) noexcept nogil:
-    """Give back what is free of segments whose threads have ended; how many segments that were."""
+cdef void orphans_trim(local_t *local) noexcept nogil:
+    """Give back what is free of segments whose threads have ended."""
     cdef heap_t *heap = local.heap
     cdef segment_t *segment
     cdef segment_t *next
-    cdef uint64_t before = heap.segments_used
     mrm_lock(&heap.lock)
     segment = heap.orphans
     heap.orphans = NULL
-    heap.abandoned = 0
+    mrm_store32(&heap.abandoned, 0)
     mrm_unlock(&heap.lock)
     while segment != NULL:
         next = segment.next
         segment_adopt(local, segment)
         segment_leave(local, segment)
         segment = next
-    return before - heap.segments_used if heap.segments_used < before else 0
 
 
 cdef uint64_t heap_trim(heap_t *heap) noexcept nogil:
     """Give back all memory that no block is in, but for what other threads have at hand; how many bytes."""
     cdef local_t *local = local_find(heap)
-    cdef uint64_t before = heap.bytes_now
+    cdef uint64_t before = mrm_load64(&heap.bytes_now), now
     cdef uint64_t private = 0
     if local == NULL:
         return 0
@@ -74,13 +76,14 @@ cdef uint64_t heap_trim(heap_t *heap) noexcept nogil:
     private += segments_trim(heap)
     if heap.pool == NULL:
         return private
-    return before - heap.bytes_now if heap.bytes_now < before else 0
+    now = mrm_load64(&heap.bytes_now)
+    return before - now if now < before else 0
 
 
 cdef bint relieve(local_t *local) noexcept nogil:
     """Whether there is hope after a shortage: frames have been given back that the heap did not need."""
     cdef heap_t *heap = local.heap
-    cdef uint64_t before = heap.bytes_now
+    cdef uint64_t before = mrm_load64(&heap.bytes_now)
     cdef uint64_t private = 0
     if failure().status != MRM_OUT_OF_FRAMES:
         return False
@@ -88,7 +91,7 @@ cdef bint relieve(local_t *local) noexcept nogil:
     pages_release(local)
     orphans_trim(local)
     runs_trim(heap, &private)
-    return heap.bytes_now < before
+    return mrm_load64(&heap.bytes_now) < before
 
 
 # ---- small blocks ---------------------------------------------------------------------

@@ -20,6 +20,8 @@ MAPS = "compares with /proc/self/maps or smaps, and QEMU's own says less than th
 #: Beginnings of test names, and the reason why they are skipped.
 CANNOT = {
     "tests/test_clients.py": COMPILER,
+    "tests/test_example_lua.py": "needs Lua's library, which the emulated root does not have",
+    "tests/test_example_runtime.py": COMPILER,
     "tests/test_examples.py": COMPILER,
     "tests/test_machines_refused.py": "is about compilers of this machine, and `make test` runs it",
     "tests/test_typing.py": "runs mypy, which says the same on every machine",

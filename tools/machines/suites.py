@@ -69,6 +69,8 @@ ELSEWHERE = {
     "test_clients": "compiles programs, which takes an emulated processor minutes",
     "test_demo": "runs for seconds of real time at a time",
     "test_errors": "is about classes",
+    "test_example_lua": "compares programs that run for seconds, which takes an emulated processor minutes",
+    "test_example_runtime": "compiles a project, which takes an emulated processor minutes",
     "test_examples": "compiles programs, which takes an emulated processor minutes",
     "test_machines": "is about the machines themselves",
     "test_machines_refused": "compiles for other processors",

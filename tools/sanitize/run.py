@@ -39,6 +39,8 @@ LEFT_OUT = {
     "test_features.py::test_trials_leave_nothing_and_are_made_once": "sees the sanitizer's mappings as mrm's",
     "test_limits_process.py::test_locking_all_that_is_mapped_is_told_to_be_the_reason": "needs mlockall, which "
     "AddressSanitizer makes do nothing, as it would lock its shadow",
+    "test_example_lua.py": "runs Lua programs in processes of their own, and measures them",
+    "test_example_runtime.py": "builds a project against the installed wheel, which is compiled without sanitizers",
     "test_examples.py": "runs the installed wheel, which is compiled without sanitizers",
     "test_machines.py": "is about tools/machines: no C",
     "test_machines_refused.py": "calls compilers: nothing of mrm's runs",
