@@ -41,6 +41,7 @@ from mrm.system.failure cimport failure
 cdef extern from "system/atomic.h" nogil:
     uint64_t mrm_add64(uint64_t *p, uint64_t v)
     uint64_t mrm_load64(const uint64_t *p)
+    void mrm_store64(uint64_t *p, uint64_t v)
 
 cdef extern from "<malloc.h>" nogil:
     size_t malloc_usable_size(void *block)
@@ -92,6 +93,7 @@ cdef struct route_t:
     heap_t *heap                # retained; NULL: a heap that is none of mrm's
     PyObject *methods           # what is called by its methods; NULL: the heap's functions are called
     uint64_t blocks             # that are alive; atomic
+    uint64_t calls              # that are on their way: Python code may let other threads run meanwhile; atomic
     route_t *next               # another heap that arrays may come back to
 
 
@@ -185,7 +187,13 @@ cdef bint asked_whether_it_owns(object heap, const void *block) noexcept:
 # ---- what NumPy calls ---------------------------------------------------------------------
 
 cdef inline bint owns(route_t *route, const void *block) noexcept nogil:
-    return heap_owns(route.heap, block) if route.heap != NULL else method_owns(route, block)
+    cdef bint found
+    if route.heap != NULL:
+        return heap_owns(route.heap, block)
+    mrm_add64(&route.calls, 1)
+    found = method_owns(route, block)
+    mrm_add64(&route.calls, <uint64_t>-1)
+    return found
 
 
 cdef inline route_t *route_of(lane_t *lane, const void *block) noexcept nogil:
@@ -196,17 +204,21 @@ cdef inline route_t *route_of(lane_t *lane, const void *block) noexcept nogil:
     return route
 
 
-cdef void *make(lane_t *lane, route_t *route, size_t nbytes, bint zero) noexcept nogil:
+cdef void *make(route_t *route, size_t nbytes, bint zero) noexcept nogil:
     """Data in a heap; NULL if there is no memory. In a child that has not the heap it is NumPy's own."""
     cdef void *block
+    cdef bint forked = False
+    mrm_add64(&route.calls, 1)
     if route.methods != NULL:
         block = method_make(route, nbytes, zero)
     else:
         block = heap_calloc(route.heap, 1, nbytes) if zero else heap_malloc(route.heap, nbytes)
-        if block == NULL and failure().status == MRM_FORKED:
-            return usual.calloc(usual.context, 1, nbytes) if zero else usual.malloc(usual.context, nbytes)
+        forked = block == NULL and failure().status == MRM_FORKED
     if block != NULL:
         mrm_add64(&route.blocks, 1)
+    mrm_add64(&route.calls, <uint64_t>-1)
+    if forked:
+        return usual.calloc(usual.context, 1, nbytes) if zero else usual.malloc(usual.context, nbytes)
     return block
 
 
@@ -214,7 +226,7 @@ cdef void *data_malloc(void *context, size_t nbytes) noexcept nogil:
     cdef lane_t *lane = <lane_t *>context
     if lane.into == NULL or nbytes < lane.threshold:
         return usual.malloc(usual.context, nbytes)
-    return make(lane, lane.into, nbytes, False)
+    return make(lane.into, nbytes, False)
 
 
 cdef void *data_calloc(void *context, size_t count, size_t size) noexcept nogil:
@@ -224,7 +236,7 @@ cdef void *data_calloc(void *context, size_t count, size_t size) noexcept nogil:
         return NULL
     if lane.into == NULL or nbytes < lane.threshold:
         return usual.calloc(usual.context, count, size)
-    return make(lane, lane.into, nbytes, True)
+    return make(lane.into, nbytes, True)
 
 
 cdef void data_free(void *context, void *block, size_t nbytes) noexcept nogil:
@@ -258,7 +270,7 @@ cdef void *data_realloc(void *context, void *block, size_t nbytes) noexcept nogi
         return method_change(route, block, nbytes) if route.methods != NULL else heap_realloc(route.heap, block, nbytes)
     if lane.into == NULL or nbytes < lane.threshold:
         return usual.realloc(usual.context, block, nbytes)
-    moved = make(lane, lane.into, nbytes, False)
+    moved = make(lane.into, nbytes, False)
     if moved != NULL:
         has = malloc_usable_size(block)
         memcpy(moved, block, min(has, nbytes))
@@ -301,11 +313,21 @@ cdef void release_old(lane_t *lane) noexcept with gil:
     cdef route_t *route
     while at[0] != NULL:
         route = at[0]
-        if route == lane.into or mrm_load64(&route.blocks):
+        if route == lane.into or mrm_load64(&route.blocks) or mrm_load64(&route.calls):
             at = &route.next
             continue
         at[0] = route.next
         end_route(route)
+
+
+cdef void take_over(lane_t *lane, route_t *new) noexcept:
+    """Let the newest way to a heap be the only one: what came by another one comes back by it."""
+    cdef route_t *old = lane.all
+    while old != NULL:
+        if old.heap == new.heap and (new.heap != NULL or old.methods == new.methods):
+            mrm_add64(&new.blocks, mrm_load64(&old.blocks))
+            mrm_store64(&old.blocks, 0)
+        old = old.next
 
 
 cdef void describe(lane_t *lane, const char *name) noexcept:
@@ -361,6 +383,7 @@ def install(heap, size_t threshold):
     _connected()
     if heap is not None:
         route = new_route(heap)
+        take_over(&everywhere, route)
         route.next = everywhere.all
         everywhere.all = route
     everywhere.threshold = threshold

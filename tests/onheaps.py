@@ -1,5 +1,7 @@
 """What tests of NumPy's arrays on heaps share."""
 
+import warnings
+
 import mrm
 import mrm.numpy
 
@@ -8,7 +10,7 @@ try:
 except ImportError:
     from numpy.core.multiarray import get_handler_name
 
-__all__ = ["LARGE", "SMALL", "clean", "get_handler_name", "lies_in"]
+__all__ = ["LARGE", "SMALL", "clean", "get_handler_name", "lies_in", "pool_of"]
 
 SMALL, LARGE = 1000, 1 << 20  # bytes, on either side of any threshold here
 
@@ -23,3 +25,10 @@ def clean():
     mrm.numpy.uninstall()
     if mrm.numpy._state.private is not None:
         mrm.numpy._state.private.close()
+
+
+def pool_of(size):
+    """A pool on huge pages, if there are as many."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", mrm.BackingWarning)
+        return mrm.Pool(size, name="test")

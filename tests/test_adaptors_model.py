@@ -4,6 +4,7 @@ import csv
 import ctypes
 import io
 
+import pytest
 from fakeheap import FakeHeap
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -110,10 +111,18 @@ class Model(RuleBasedStateMachine):
         assert asked == {address: nbytes for address, (nbytes, _) in self.blocks.items()}
 
 
-def test_any_sequence_agrees_with_the_model():
+class OnAHeap(Model):
+    """The same on a real one."""
+
+    def heap_below(self):
+        return mrm.Heap()
+
+
+@pytest.mark.parametrize("model", [Model, OnAHeap])
+def test_any_sequence_agrees_with_the_model(model):
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large]
     run_state_machine_as_test(
-        Model,
+        model,
         settings=settings(
             max_examples=30, stateful_step_count=30, deadline=None, suppress_health_check=checks
         ),

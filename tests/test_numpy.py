@@ -13,7 +13,7 @@ from fakeheap import FakeHeap
 
 np = pytest.importorskip("numpy")
 
-from onheaps import LARGE, SMALL, clean, get_handler_name, lies_in
+from onheaps import LARGE, SMALL, clean, get_handler_name, lies_in, pool_of
 
 import mrm
 import mrm.numpy
@@ -37,7 +37,7 @@ def heap(request):
             gc.collect()
             assert heap.closed or not list(heap.blocks())
     else:
-        with mrm.Pool("64MiB", huge="off", name="test") as pool, mrm.Heap(pool, name="test") as heap:
+        with pool_of("64MiB") as pool, mrm.Heap(pool, name="test") as heap:
             yield heap
             gc.collect()
             assert heap.closed or not list(heap.blocks())
@@ -307,7 +307,7 @@ def test_a_context_within_what_is_installed(heap):
 
 
 def test_installing_again_replaces_and_the_old_heap_goes_with_its_last_array():
-    with mrm.Pool("32MiB", huge="off", name="test") as pool:
+    with pool_of("32MiB") as pool:
         old = mrm.Heap(pool)
         mrm.numpy.install(old)
         array = large()
@@ -326,6 +326,50 @@ def test_installing_again_replaces_and_the_old_heap_goes_with_its_last_array():
         new.close()
         other[0] = 1
         del other
+
+
+def test_installing_one_heap_again_and_through_adaptors_leaves_nothing():
+    with pool_of("32MiB") as pool:
+        heap = mrm.Heap(pool)
+        counted = Statistics(heap)
+        arrays = []
+        for way in (heap, heap, counted, Log(counted, io.StringIO()), heap, counted):
+            mrm.numpy.install(way, threshold=1)
+            arrays += [np.ones(LARGE), np.ones(10)]
+            arrays.pop(0)
+        mrm.numpy.uninstall()
+        heap.close()
+        assert all(array.all() for array in arrays)
+        arrays.clear()
+        gc.collect()
+        assert pool.stats().held == 0
+
+
+def test_install_while_threads_make_arrays():
+    with mrm.Heap() as one, mrm.Heap() as two:
+        stop, wrong = threading.Event(), []
+
+        def work(value):
+            kept = []
+            while not stop.is_set():
+                kept.append(np.full(20_000, value))
+                if len(kept) > 30:
+                    wrong.extend(array for array in kept if not (array == value).all())
+                    del kept[::2]
+
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(30):
+            for way in (one, Statistics(two), two, Statistics(one), None):
+                mrm.numpy.install(way) if way is not None else mrm.numpy.uninstall()
+                stop.wait(0.002)
+        mrm.numpy.uninstall()
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert not wrong
+        assert not list(one.blocks()) and not list(two.blocks())
 
 
 def test_without_a_heap_all_share_a_private_one():
@@ -361,7 +405,7 @@ def test_a_closed_heap_is_refused(heap):
 
 
 def test_arrays_outlive_heap_and_pool():
-    pool = mrm.Pool("32MiB", huge="off", name="test")
+    pool = pool_of("32MiB")
     heap = mrm.Heap(pool)
     with mrm.numpy.use(heap):
         array = np.arange(LARGE)

@@ -14,7 +14,7 @@ from helpers import after_fork, environment, in_child
 
 np = pytest.importorskip("numpy")
 
-from onheaps import LARGE, clean, lies_in
+from onheaps import LARGE, clean, lies_in, pool_of
 
 import mrm
 import mrm.numpy
@@ -115,7 +115,7 @@ def test_a_child_of_a_child(everywhere):
 
 
 def test_a_child_of_a_pools_heap_makes_new_arrays_as_numpy_does():
-    with mrm.Pool("32MiB", huge="off", name="test") as pool, mrm.Heap(pool) as heap:
+    with pool_of("32MiB") as pool, mrm.Heap(pool) as heap:
         mrm.numpy.install(heap, threshold=1000)
         array = np.ones(LARGE)
 

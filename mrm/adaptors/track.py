@@ -35,8 +35,7 @@ class Tracked:
     stack: traceback.StackSummary  #: where, innermost last, as in a traceback
 
     def __str__(self) -> str:
-        count = "1 block" if self.blocks == 1 else f"{self.blocks} blocks"
-        return f"{format_size(self.nbytes)} in {count}, from:\n{''.join(self.stack.format())}".rstrip()
+        return f"{format_size(self.nbytes)} in {_count(self.blocks, 'block')}, from:\n{''.join(self.stack.format())}".rstrip()
 
 
 class Track(Adaptor):
@@ -91,7 +90,9 @@ class Track(Adaptor):
         places = self.by_place()
         total = sum(place.nbytes for place in places)
         blocks = sum(place.blocks for place in places)
-        lines = [f"{blocks} live blocks of {format_size(total)}, from {len(places)} places"]
+        lines = [
+            f"{_count(blocks, 'live block')} of {format_size(total)}, from {_count(len(places), 'place')}"
+        ]
         lines += [str(place) for place in places[:most]]
         return "\n\n".join(lines)
 
@@ -139,6 +140,10 @@ class Track(Adaptor):
     def _all_ended(self) -> None:
         with self._lock:
             self._notes.clear()
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _readable(stack: _Stack) -> traceback.StackSummary:
