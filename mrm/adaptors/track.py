@@ -35,7 +35,8 @@ class Tracked:
     stack: traceback.StackSummary  #: where, innermost last, as in a traceback
 
     def __str__(self) -> str:
-        return f"{format_size(self.nbytes)} in {_count(self.blocks, 'block')}, from:\n{''.join(self.stack.format())}".rstrip()
+        where = "".join(self.stack.format()).rstrip()
+        return f"{format_size(self.nbytes)} in {_count(self.blocks, 'block')}, from:\n{where}"
 
 
 class Track(Adaptor):
