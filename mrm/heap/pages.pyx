@@ -244,7 +244,7 @@ cdef page_t *page_cut(local_t *local, segment_t *segment, uint32_t number) noexc
     for i in range(1, shape.slices):
         page[i].back = <uint8_t>i
         page[i].nbytes = 0
-        page[i].owner = NULL
+        mrm_set_owner(&page[i].owner, NULL)
     page.back = 0
     page.slices = <uint8_t>shape.slices
     page.number = <uint8_t>number
@@ -322,7 +322,7 @@ cdef bint page_empty(local_t *local, page_t *page) noexcept nogil:
     for i in range(page.slices):
         page[i].back = 0        # so that an address in there leads to no page
     page.nbytes = 0
-    page.owner = NULL
+    mrm_set_owner(&page.owner, NULL)
     segment.free |= mask
     if untouched:
         segment.zero |= mask
@@ -427,7 +427,7 @@ cdef void segment_leave(local_t *local, segment_t *segment) noexcept nogil:
     local.whole = 0
     segment_unlink(local, segment)
     for i in range(<uint32_t>SLICES):
-        page[i].owner = ABANDONED if page[i].nbytes else NULL
+        mrm_set_owner(&page[i].owner, ABANDONED if page[i].nbytes else NULL)
     mrm_set_owner(&segment.owner, ABANDONED)
     mrm_lock(&heap.lock)
     segment.next = heap.orphans

@@ -25,6 +25,7 @@ from mrm.heap.mapping cimport mapping_give, mapping_hide, mapping_move, mapping_
 from mrm.heap.page cimport SEGMENT_BYTES, SEGMENT_SHIFT
 from mrm.heap.segments cimport heap_charge, heap_uncharge
 from mrm.heap.state cimport NO_RUN, RUN_BINS, RUN_FREE, RUN_KEPT, RUN_LIVE, RUN_NONE, runs_t
+from mrm.physical.pool cimport pool_t
 from mrm.system.failure cimport failure, mrm_fail
 
 
@@ -196,6 +197,15 @@ cdef int give_up(heap_t *heap, uint32_t most) noexcept nogil:
     return status
 
 
+cdef uint32_t free_frames(pool_t *pool) noexcept nogil:
+    """Frames of the pool's common list: what an account has in its stacks, few as that is, not counted."""
+    cdef uint32_t n
+    mrm_lock(&pool.frames.lock)
+    n = pool.frames.bitmap.free
+    mrm_unlock(&pool.frames.lock)
+    return n
+
+
 cdef int take(heap_t *heap, uint32_t n, bint zero, uint32_t **frames) noexcept nogil:
     """Charge the heap for n slots, and take frames for them; without the lock.
 
@@ -204,7 +214,7 @@ cdef int take(heap_t *heap, uint32_t n, bint zero, uint32_t **frames) noexcept n
     cdef int status
     if not heap_charge(heap, <uint64_t>n << SEGMENT_SHIFT):
         return failure().status
-    if heap.pool != NULL and heap.runs.kept and n > heap.pool.frames.bitmap.free:
+    if heap.pool != NULL and n > free_frames(heap.pool):
         mrm_lock(&heap.runs.lock)
         give_up(heap, 0)
         mrm_unlock(&heap.runs.lock)

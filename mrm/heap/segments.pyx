@@ -15,7 +15,7 @@ A heap may have no more than its limit. It is charged for each segment and slot 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from mrm cimport MRM_NO_MEMORY, MRM_OK, MRM_OUT_OF_FRAMES, MRM_REUSE_NOW, MRM_SYSTEM_CALL
-from mrm.heap.page cimport SEGMENT_BYTES, SEGMENT_NONE, SEGMENT_SHIFT, SEGMENT_USED
+from mrm.heap.page cimport SEGMENT_BYTES, SEGMENT_NONE, SEGMENT_SHIFT, SEGMENT_USED, mrm_set_owner
 from mrm.physical.taking cimport account_take, pool_give
 from mrm.system.calls cimport CALL_MADVISE, CALL_MPROTECT, advise, call
 from mrm.system.failure cimport failure, mrm_fail
@@ -155,7 +155,7 @@ cdef segment_t *segment_take(heap_t *heap) noexcept nogil:
 cdef void segment_give(heap_t *heap, segment_t *segment) noexcept nogil:
     """Give a segment back that has no page any more, and is in no list."""
     segment.state = SEGMENT_NONE
-    segment.owner = NULL
+    mrm_set_owner(&segment.owner, NULL)     # a thread that freed a block may just be looking whom to tell
     segment.free = 0
     mrm_add64(&heap.segments_used, <uint64_t>-1)
     heap_uncharge(heap, SEGMENT_BYTES)

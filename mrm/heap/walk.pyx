@@ -2,8 +2,8 @@
 
 What is free in a page is known by its lists, so that a walk marks those blocks and calls the others in use.
 Threads that work meanwhile change the lists under it: counts are read as they are, and a walk is for a heap
-at rest. A block that another thread has freed, and holds in a chain (local.pyx), counts as in use until
-that thread puts it on its page.
+at rest. What this thread holds in chains (local.pyx) is put on its pages first; a block in another
+thread's counts as in use until that thread does so.
 """
 
 from libc.stddef cimport size_t
@@ -12,10 +12,11 @@ from libc.string cimport memcpy, memset
 
 from mrm cimport MRM_API_VERSION, MRM_OK
 from mrm.heap.classes cimport class_bytes, shape_of
+from mrm.heap.local cimport local_find, local_flush
 from mrm.heap.page cimport (
     FREED_BITS, FREED_SHIFT, FREED_WAKES, SEGMENT_NONE, SEGMENT_SHIFT, SLICE_BYTES, SLICE_SHIFT, SLICES, page_t,
 )
-from mrm.heap.state cimport RUN_LIVE, runs_t
+from mrm.heap.state cimport RUN_LIVE, local_t, runs_t
 
 
 cdef extern from "system/atomic.h" nogil:
@@ -34,6 +35,13 @@ cdef inline uint64_t used(const page_t *page) noexcept nogil:
     """Blocks of a page in use."""
     cdef uint64_t freed = mrm_load64(&page.freed) >> FREED_SHIFT
     return page.used - freed if page.used > freed else 0
+
+
+cdef void flush(heap_t *heap) noexcept nogil:
+    """Have what this thread freed be free."""
+    cdef local_t *local = local_find(heap)
+    if local != NULL:
+        local_flush(local)
 
 
 cdef void heap_classes(const heap_t *heap, class_figures_t *figures) noexcept nogil:
@@ -62,6 +70,7 @@ cdef int heap_stats(heap_t *heap, mrm_heap_stats *stats) noexcept nogil:
     cdef mrm_heap_stats full
     cdef uint32_t size = min(stats.size, <uint32_t>sizeof(mrm_heap_stats)), i
     memset(&full, 0, sizeof(full))
+    flush(heap)
     heap_classes(heap, figures)
     full.size = size
     full.version = MRM_API_VERSION
@@ -109,6 +118,7 @@ cdef void heap_walk(heap_t *heap, visitor_t visitor, void *context) noexcept nog
     """Call a visitor with each block and its bytes; it must not change the heap."""
     cdef runs_t *runs = &heap.runs
     cdef uint32_t number, i
+    flush(heap)
     if heap.debug != NULL:
         heap.debug.walk(heap, visitor, context)
         return

@@ -32,7 +32,7 @@ COMMANDS = {
     "demo": Entry(
         "mrm.tools.demo.command:command", "Move pages under working threads, and prove that nothing is lost."
     ),
-    "bench": Entry("mrm.tools.bench:command", "Measure ways of remapping side by side."),
+    "bench": Entry("mrm.tools.bench:command", "Measure side by side: remapping, the balloon, the heap."),
     "stress": Entry(
         "mrm.tools.stress.command:command",
         "Race threads on a pool for as long as you like, and check it all.",

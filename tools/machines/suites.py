@@ -64,6 +64,8 @@ ELSEWHERE = {
     "test_arrays": "is about arguments",
     "test_bench": "measures, and times mean nothing on an emulated processor",
     "test_bench_balloon": "measures, and times mean nothing on an emulated processor",
+    "test_bench_heap": "measures, and times mean nothing on an emulated processor",
+    "test_bench_programs": "measures, and times mean nothing on an emulated processor",
     "test_bench_touch": "measures, and times mean nothing on an emulated processor",
     "test_cffi": "is about what lies above a heap",
     "test_clients": "compiles programs, which takes an emulated processor minutes",

@@ -95,13 +95,14 @@ class Neighbours:
 
     @staticmethod
     def _sample() -> tuple[float, float, float]:
-        """Seconds on the clock, of all processors' work and stolen time, and of our own."""
+        """Seconds on the clock, of all processors' work and stolen time, and of our own, ended children's too."""
         row = Path("/proc/stat").read_text().splitlines()[0].split()
         user, nice, system, _, _, irq, softirq, steal = (int(field) for field in row[1:9])
         # Steal: what the host gave to other machines, while something here wanted to run.
         busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
         own = os.times()
-        return time.monotonic(), busy, own.user + own.system
+        children = own.children_user + own.children_system
+        return time.monotonic(), busy, own.user + own.system + children
 
 
 def free_huge_pages() -> int:
