@@ -5,6 +5,7 @@ import contextvars
 import ctypes
 import gc
 import io
+import sys
 import threading
 import tracemalloc
 
@@ -214,6 +215,9 @@ def test_left_in_the_wrong_order_or_context_is_said(heap):
     mrm._numpy.set_handler(contextvars.Context().run(mrm._numpy.get_handler))
 
 
+@pytest.mark.skipif(
+    getattr(sys.flags, "thread_inherit_context", 0), reason="here threads begin with their maker's context"
+)
 def test_a_thread_begins_without_it_unless_its_context_is_copied(heap):
     with mrm.numpy.use(heap):
         copied = contextvars.copy_context()
