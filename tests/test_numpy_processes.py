@@ -102,6 +102,25 @@ def test_forks_while_threads_make_arrays(everywhere):
             thread.join()
 
 
+def test_a_hundred_children_at_once(everywhere):
+    array = np.arange(LARGE)
+    receiving, sending = os.pipe()
+    children = []
+    for i in range(100):
+        child = os.fork()
+        if not child:
+            array[:1000] = i
+            fine = array[:1000].sum() == 1000 * i and np.full(50_000, i).sum() == 50_000 * i
+            os.write(sending, b"." if fine else b"!")
+            os._exit(0)
+        children.append(child)
+    os.close(sending)
+    with open(receiving, "rb") as pipe:
+        assert pipe.read() == b"." * 100
+    assert {os.waitpid(child, 0)[1] for child in children} == {0}
+    assert (array == np.arange(LARGE)).all()
+
+
 def test_a_child_of_a_child(everywhere):
     array = np.zeros(LARGE)
 
