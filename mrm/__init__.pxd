@@ -174,6 +174,7 @@ cdef extern from "mrm/mrm.h" nogil:
     enum:
         MRM_HEAP_DEBUG
         MRM_HEAP_OVERDRAFT
+        MRM_HEAP_NO_DEBUG
 
     ctypedef struct mrm_heap_options:
         uint32_t size
@@ -319,6 +320,7 @@ cdef extern from "mrm/mrm.h" nogil:
         uint64_t (*heap_trim)(mrm_heap *heap) noexcept nogil
         int (*heap_stats)(mrm_heap *heap, mrm_heap_stats *stats) noexcept nogil
         void *(*heap_lua_alloc)(void *heap, void *block, size_t osize, size_t nsize) noexcept nogil
+        int (*heap_check)(mrm_heap *heap, uint64_t *blocks) noexcept nogil
 
     # The pointer that is called `mrm` in C, where there are no modules.
     const mrm_api *api "mrm"

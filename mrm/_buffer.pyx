@@ -14,6 +14,7 @@ from mrm._dlpack cimport capsule_of, device
 from mrm.errors import ArgumentError, ClosedError
 from mrm.heap.blocks cimport heap_calloc, heap_free, heap_malloc, heap_realloc
 from mrm.heap.heap cimport heap_release, heap_retain
+from mrm.heap.traces cimport trace_note
 from mrm.system.failure cimport check, failure
 
 
@@ -87,6 +88,8 @@ cdef class Buffer:
         heap = self.heap
         block = self.block
         self.exports = -1       # with the GIL gone another thread may come: nobody may begin to look
+        if heap.debug != NULL:
+            trace_note()
         with nogil:
             moved = heap_realloc(heap, block, nbytes)
         self.exports = 0
@@ -115,6 +118,8 @@ cdef class Buffer:
         self.heap = NULL
         self.block = NULL
         self.nbytes = 0
+        if heap.debug != NULL:
+            trace_note()
         with nogil:
             heap_free(heap, block)
             heap_release(heap)
@@ -185,6 +190,8 @@ cdef Buffer make_buffer(heap_t *heap, size_t nbytes, bint zero):
             memset(block, 0, nbytes)
     else:
         heap_retain(heap)           # another thread may close it meanwhile
+        if heap.debug != NULL:
+            trace_note()
         with nogil:
             block = heap_calloc(heap, 1, nbytes) if zero else heap_malloc(heap, nbytes)
         heap_release(heap)

@@ -18,6 +18,7 @@ from mrm._opening cimport open_pool
 from mrm.heap.blocks cimport (
     heap_aligned, heap_calloc, heap_free, heap_lua_alloc, heap_malloc, heap_realloc, heap_usable_size,
 )
+from mrm.heap.debug cimport heap_check
 from mrm.heap.heap cimport heap_open, heap_owns, heap_release
 from mrm.heap.slow cimport heap_trim
 from mrm.heap.state cimport heap_t
@@ -131,6 +132,7 @@ cdef extern from "mrm/mrm.h" nogil:
         void *heap_trim
         void *heap_stats
         void *heap_lua_alloc
+        void *heap_check
 
 
 cdef object _text(const char *value):
@@ -304,6 +306,7 @@ table.heap_owns = <void *>_heap_owns
 table.heap_trim = <void *>heap_trim
 table.heap_stats = <void *>heap_stats
 table.heap_lua_alloc = <void *>heap_lua_alloc
+table.heap_check = <void *>heap_check
 
 _C_API = PyCapsule_New(&table, b"mrm._core._C_API", NULL)
 

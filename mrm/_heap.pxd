@@ -10,3 +10,4 @@ cdef class Heap:
     cdef readonly object source         # the Pool or Account that its memory is of, or None
     cdef readonly object name
     cdef heap_t *open_one(self) except NULL
+    cdef object _damage(self)

@@ -7,7 +7,6 @@ much lets it go.
 Without a GIL methods run in their object's critical section (see _core.pyx).
 """
 
-import os
 import warnings
 
 cimport cython
@@ -16,17 +15,21 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
-from mrm cimport MRM_HEAP_DEBUG, MRM_HEAP_OVERDRAFT, MRM_OK, mrm_heap_options, mrm_heap_stats
+from mrm cimport (
+    MRM_BAD_BLOCK, MRM_HEAP_DEBUG, MRM_HEAP_NO_DEBUG, MRM_HEAP_OVERDRAFT, MRM_OK, mrm_heap_options, mrm_heap_stats,
+)
 from mrm._accounts cimport Account
 from mrm._buffer cimport make_buffer, size_of
 from mrm._live cimport LIVE_HEAPS, live_changed
-from mrm.errors import ArgumentError, BackingWarning, ClosedError
+from mrm.errors import ArgumentError, BackingWarning, BlockError, ClosedError
 from mrm.heap.blocks cimport (
     heap_aligned, heap_calloc, heap_free, heap_malloc, heap_realloc, heap_usable_size,
 )
 from mrm.heap.classes cimport CLASSES, class_bytes
+from mrm.heap.debug cimport debug_explain, heap_check
 from mrm.heap.heap cimport heap_open, heap_owns, heap_release, heap_retain
 from mrm.heap.slow cimport heap_trim
+from mrm.heap.traces cimport text_t, trace_note
 from mrm.heap.walk cimport class_figures_t, heap_classes, heap_stats, heap_walk
 from mrm.physical.pool cimport pool_release, pool_retain, pool_t
 from mrm.sizes import parse_size
@@ -36,6 +39,7 @@ from mrm.system.failure cimport check, failure
 
 cdef enum:
     QUICK = 64 << 10            # bytes up to which the GIL is kept
+    EXPLAINED = 16 << 10        # bytes of what is said of an address: two stacks
 
 # Where the kernel says whether anonymous memory may be huge pages.
 THP_SETTING = "/sys/kernel/mm/transparent_hugepage/enabled"
@@ -46,6 +50,12 @@ cdef inline uint64_t address_of(object address) except? 0:
     if type(address) is not int or not 0 <= address < 1 << 64:
         raise ArgumentError(f"an address is an int, not {address!r}")
     return <uint64_t>address
+
+
+cdef inline void let_go(heap_t *heap) noexcept:
+    """What comes before the GIL is let go: a heap that looks for mistakes shall know where Python was."""
+    if heap.debug != NULL:
+        trace_note()
 
 
 cdef class Heap:
@@ -69,7 +79,8 @@ cdef class Heap:
     name : str, optional
         For messages.
     debug : bool, optional
-        Look for mistakes of callers (docs/heap.md); as the environment's MRM_DEBUG says when not given.
+        Look for mistakes of callers, at some microseconds a call (docs/heap.md); as the environment's
+        MRM_DEBUG says when not given.
     overdraft : bool, optional
         Let frames be lent to the account.
 
@@ -114,9 +125,10 @@ cdef class Heap:
         if name is not None:
             kept_name = name.encode()
             options.name = kept_name
-        if debug is None:
-            debug = os.environ.get("MRM_DEBUG", "0") not in ("", "0")
-        options.flags = (MRM_HEAP_DEBUG if debug else 0) | (MRM_HEAP_OVERDRAFT if overdraft else 0)
+        if debug is not None:
+            options.flags = MRM_HEAP_DEBUG if debug else MRM_HEAP_NO_DEBUG
+        if overdraft:
+            options.flags |= MRM_HEAP_OVERDRAFT
         if pool != NULL:
             pool_retain(pool)
         with nogil:
@@ -177,6 +189,7 @@ cdef class Heap:
             block = heap_malloc(heap, n)
         else:
             heap_retain(heap)
+            let_go(heap)
             with nogil:
                 block = heap_malloc(heap, n)
                 heap_release(heap)
@@ -201,6 +214,7 @@ cdef class Heap:
         cdef heap_t *heap = self.open_one()
         cdef void *block
         heap_retain(heap)
+        let_go(heap)
         with nogil:
             block = heap_calloc(heap, n, each)
             heap_release(heap)
@@ -232,6 +246,7 @@ cdef class Heap:
         cdef void *block = <void *>address_of(address)
         cdef heap_t *heap = self.open_one()
         heap_retain(heap)
+        let_go(heap)
         with nogil:
             block = heap_realloc(heap, block, n)
             heap_release(heap)
@@ -254,6 +269,7 @@ cdef class Heap:
         cdef heap_t *heap = self.open_one()
         cdef void *block
         heap_retain(heap)
+        let_go(heap)
         with nogil:
             block = heap_aligned(heap, at, n)
             heap_release(heap)
@@ -269,7 +285,8 @@ cdef class Heap:
         ------
         BlockError
             If no block begins there, as far as that can be told: a foreign address, a block above
-            1 MiB that was freed before. A heap with ``debug`` tells of every block.
+            1 MiB that was freed before. A heap with ``debug`` tells of every block, and of one that was
+            written around, which is freed all the same.
         """
         cdef void *block = <void *>address_of(address)
         cdef int status = heap_free(self.open_one(), block)
@@ -408,14 +425,96 @@ cdef class Heap:
 
         Of pages that other threads have at hand nothing is taken. One system call for each 64 stretches of kept slots,
         with one shootdown; on a private heap, one for each stretch and each segment.
+
+        Raises
+        ------
+        BlockError
+            If a heap with ``debug``, which looks at all blocks then, finds one written around; memory is
+            given back all the same.
         """
         cdef heap_t *heap = self.open_one()
         cdef uint64_t n
         heap_retain(heap)
+        damage = self._damage()
         with nogil:
             n = heap_trim(heap)
             heap_release(heap)
+        if damage is not None:
+            raise damage
         return n
+
+    # ---- mistakes of callers -------------------------------------------------------------
+
+    @property
+    @cython.critical_section
+    def debug(self):
+        """Whether it looks for mistakes of its callers."""
+        return self.open_one().debug != NULL
+
+    @cython.critical_section
+    def check(self):
+        """Look whether something was written around a block, or into one that was freed; how many were looked at.
+
+        Freed blocks are looked at as long as they are in the quarantine. What is found is mended, so that it is
+        told once.
+
+        Raises
+        ------
+        ArgumentError
+            If the heap was opened without ``debug``.
+        BlockError
+            If there is something: which block, what was written, and where it was allocated and freed.
+        """
+        cdef heap_t *heap = self.open_one()
+        cdef uint64_t blocks = 0
+        cdef int status
+        heap_retain(heap)
+        let_go(heap)
+        with nogil:
+            status = heap_check(heap, &blocks)
+            heap_release(heap)
+        check(status)
+        return blocks
+
+    @cython.critical_section
+    def explain(self, address):
+        """What an address is, as text: which block it lies in, and where that was allocated and freed.
+
+        Raises
+        ------
+        ArgumentError
+            If the heap was opened without ``debug``: it does not know.
+        """
+        cdef heap_t *heap = self.open_one()
+        cdef void *at = <void *>address_of(address)
+        cdef char room[EXPLAINED]
+        cdef text_t text
+        if heap.debug == NULL:
+            raise ArgumentError(
+                f"heap {heap.number} does not know where its blocks are from: open it with debug=True, "
+                "or run the program with MRM_DEBUG=1"
+            )
+        text.at = room
+        text.room = EXPLAINED
+        debug_explain(heap, at, &text)
+        return room.decode("utf-8", "replace").rstrip("\n")
+
+    cdef object _damage(self):
+        """What ``check`` finds in a heap with debug, as an exception; None if all is well, or cannot be looked at."""
+        cdef heap_t *heap = self.heap
+        cdef uint64_t blocks
+        cdef int status
+        if heap.debug == NULL:
+            return None
+        trace_note()
+        with nogil:
+            status = heap_check(heap, &blocks)
+        if status != MRM_BAD_BLOCK:
+            return None
+        try:
+            check(status)
+        except BlockError as error:
+            return error
 
     # ---- its end -----------------------------------------------------------------------
 
@@ -441,11 +540,21 @@ cdef class Heap:
         """End the use of this object; closing twice does nothing.
 
         Blocks that were allocated by address end with it, unless Buffers or arrays keep the heap.
+
+        Raises
+        ------
+        BlockError
+            If a heap with ``debug`` finds a block written around; it is closed all the same.
         """
         cdef heap_t *heap = self.heap
         cdef int status
         if heap == NULL:
             return
+        heap_retain(heap)
+        damage = self._damage()
+        heap_release(heap)
+        if self.heap == NULL:
+            return              # another thread was faster
         self.heap = NULL
         with nogil:
             status = heap_release(heap)
@@ -453,6 +562,8 @@ cdef class Heap:
             self.heap = heap
             check(status)
         live_changed(LIVE_HEAPS, -1)
+        if damage is not None:
+            raise damage
 
     def __enter__(self):
         self.open_one()

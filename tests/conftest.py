@@ -104,6 +104,17 @@ def mine(pool):
         yield pool, books
 
 
+@pytest.fixture(params=["private", "on a pool"])
+def debug_heap(request):
+    """A heap that looks for mistakes, of either kind; a pool's has 16 frames."""
+    pool = None if request.param == "private" else mrm.Pool(16 * FRAME, huge="off")
+    with mrm.Heap(pool, debug=True) as heap:
+        yield heap
+    if pool:
+        pool.audit()
+        pool.close()
+
+
 @pytest.fixture
 def reservation(pool):
     """64 empty slots; compared with the kernel's mappings at the end."""

@@ -274,7 +274,8 @@ typedef struct mrm_pool_options {
 /* Flags of mrm_heap_options. */
 enum {
     MRM_HEAP_DEBUG = 1,         /* look for callers' mistakes: slow; see docs/heap.md */
-    MRM_HEAP_OVERDRAFT = 2      /* frames may be lent to its account by the overdraft fund */
+    MRM_HEAP_OVERDRAFT = 2,     /* frames may be lent to its account by the overdraft fund */
+    MRM_HEAP_NO_DEBUG = 4       /* do not look, even if the environment's MRM_DEBUG says so */
 };
 
 /* How a heap is opened. Zero everything, set size, and what else matters. */
@@ -605,7 +606,8 @@ typedef struct mrm_api {
     /* A block at a multiple of alignment, a power of two. */
     void *(*heap_aligned)(mrm_heap *heap, size_t alignment, size_t nbytes);
     /* End a block; NULL is none. MRM_BAD_BLOCK: not one of this heap's, where that can be told: a
-     * foreign address, a block above 1 MiB that was freed before. */
+     * foreign address, a block above 1 MiB that was freed before. A heap with MRM_HEAP_DEBUG tells of
+     * any, and says the same of a block that was written around, which it frees. */
     int (*heap_free)(mrm_heap *heap, void *block);
     /* Bytes that a block has; 0, with the failure, if it is none. */
     size_t (*heap_usable_size)(mrm_heap *heap, const void *block);
@@ -617,6 +619,11 @@ typedef struct mrm_api {
     int (*heap_stats)(mrm_heap *heap, mrm_heap_stats *stats);
     /* All of the above in the shape of lua_Alloc: ud is the mrm_heap. */
     void *(*heap_lua_alloc)(void *heap, void *block, size_t osize, size_t nsize);
+    /* Look whether something was written around a block, or into one that was freed; *blocks is how many were
+     * looked at. For a heap with MRM_HEAP_DEBUG, or opened while the environment's MRM_DEBUG is 1; others:
+     * MRM_BAD_ARGUMENT. Such a heap writes what it finds to stderr, with stacks; here, when a block is freed or
+     * resized, and in heap_trim and heap_close. MRM_BAD_BLOCK: there was something, which was told and mended. */
+    int (*heap_check)(mrm_heap *heap, uint64_t *blocks);
 } mrm_api;
 
 #if !defined(MRM_NO_API_POINTER)

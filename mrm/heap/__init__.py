@@ -10,6 +10,8 @@ what becomes of it in a child.
 ``segments`` are where pages come from: 2 MiB each, a frame of a pool, or private memory. ``runs`` are blocks
 above a MiB: slots in a row, over ``mapping``, which shows memory there, moves it and takes it away.
 
-``heap`` opens and closes all that, and ``walk`` looks at it: figures, and every block. ``debug`` is a heap
-that finds its callers' mistakes.
+``heap`` opens and closes all that, and ``walk`` looks at it: figures, and every block.
+
+``debug`` is a heap that finds its callers' mistakes: ``fences`` around blocks, ``records`` of each, ``traces`` of
+where it was allocated and freed, and ``reports`` of what is wrong.
 """

@@ -19,10 +19,10 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from mrm cimport (
-    MRM_BAD_ARGUMENT, MRM_HEAP_DEBUG, MRM_HEAP_OVERDRAFT, MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK, MRM_OVERDRAFT,
-    MRM_POOL_ACCOUNT, MRM_REUSE_NOW, MRM_SLOT_SHOWN,
+    MRM_BAD_ARGUMENT, MRM_HEAP_DEBUG, MRM_HEAP_NO_DEBUG, MRM_HEAP_OVERDRAFT, MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK,
+    MRM_OVERDRAFT, MRM_POOL_ACCOUNT, MRM_REUSE_NOW, MRM_SLOT_SHOWN,
 )
-from mrm.heap.debug cimport debug_open
+from mrm.heap.debug cimport debug_open, debug_wanted
 from mrm.heap.local cimport locals_end, locals_forget, locals_freeze
 from mrm.heap.page cimport SEGMENT_BYTES, SEGMENT_SHIFT, SEGMENT_USED, SLICES, page_t, segment_t
 from mrm.heap.runs cimport runs_contain, runs_open
@@ -69,6 +69,7 @@ cdef enum:
     PRIVATE_SPAN = 8            # bytes of addresses for large blocks for each byte of memory
     KEPT_PART = 8               # of a pool that freed large blocks keep
     PRIVATE_KEPT_PART = 32      # of the machine's memory
+    FLAGS = MRM_HEAP_DEBUG | MRM_HEAP_OVERDRAFT | MRM_HEAP_NO_DEBUG
     NAME_ANONYMOUS = 0x53564d41 # PR_SET_VMA, and its only use: a name in /proc/self/maps (5.17)
 
 cdef uint64_t ALIGNMENT = 1 << 30   # mremap moves whole tables of pages between ranges that have it
@@ -247,7 +248,7 @@ cdef int heap_open(pool_t *pool, const mrm_heap_options *given, heap_t **opened)
     # An older caller's struct ends earlier; what it does not know is zero, as it comes.
     memset(&options, 0, sizeof(options))
     memcpy(&options, given, given.size)
-    if options.flags & ~<uint32_t>(MRM_HEAP_DEBUG | MRM_HEAP_OVERDRAFT):
+    if options.flags & ~<uint32_t>FLAGS:
         return mrm_fail(
             failure(), MRM_BAD_ARGUMENT, 0, 0, NULL, 0, b"flags %#x are none of a heap's (MRM_HEAP_...)", options.flags
         )
@@ -266,9 +267,11 @@ cdef int heap_open(pool_t *pool, const mrm_heap_options *given, heap_t **opened)
     heap.users = 1
     runs_open(heap)
     heap.state = STATE_OPEN
-    if options.flags & MRM_HEAP_DEBUG:
+    if debug_wanted(options.flags):
         status = debug_open(heap)
         if status != MRM_OK:
+            if pool != NULL:
+                reservation_close(heap.runs.reservation)
             discard(heap)
             return status
     mrm_lock(&list_lock)
@@ -344,6 +347,8 @@ cdef int heap_release(heap_t *heap) noexcept nogil:
     cdef int status = MRM_OK
     if mrm_sub32(&heap.users, 1):
         return MRM_OK
+    if heap.debug != NULL and heap.state == STATE_OPEN:
+        heap.debug.ending(heap)
     if heap.pool != NULL and heap.state == STATE_OPEN and pool_usable(heap.pool) == MRM_OK:
         status = close_on_pool(heap)
         if status != MRM_OK:

@@ -136,6 +136,9 @@ cdef local_t *local_find(heap_t *heap) noexcept nogil:
         local.thread_next = first
         mrm_own_locals()[0] = local
         mrm_tell_ending(local)
+    # What a thread has found for a heap that is closed would now be found for one that looks for mistakes.
+    if heap.debug != NULL and forget_all != NULL:
+        forget_all()
     pages_forget(local)
     mrm_lock(&heap.lock)
     local.next = heap.locals

@@ -69,6 +69,8 @@ cdef uint64_t heap_trim(heap_t *heap) noexcept nogil:
     cdef uint64_t private = 0
     if local == NULL:
         return 0
+    if heap.debug != NULL:
+        heap.debug.trim(heap)
     local_flush(local)
     pages_release(local)
     orphans_trim(local)

@@ -31,7 +31,9 @@ cdef struct checks_t:
     void (*walk)(
         heap_t *heap, void (*visitor)(void *context, void *block, size_t nbytes) noexcept nogil, void *context
     ) noexcept nogil
-    void (*close)(heap_t *heap) noexcept nogil
+    void (*trim)(heap_t *heap) noexcept nogil
+    void (*ending)(heap_t *heap) noexcept nogil         # its memory is still there ...
+    void (*close)(heap_t *heap) noexcept nogil          # ... and here it may be gone
 
 
 # Blocks of one page of another's, freed here, and not yet put on the page's ``freed``.

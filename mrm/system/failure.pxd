@@ -13,5 +13,6 @@ cdef extern from "system/failure.h" nogil:
 
 
 cdef mrm_failure *failure() noexcept nogil
+cdef void failure_longer(const char *text) noexcept nogil
 cdef int check(int status) except -1
 cdef int remember(object error, size_t nbytes) noexcept

@@ -18,9 +18,20 @@ from mrm.system.calls import KINDS
 
 cdef extern from *:
     """
+    #include <string.h>
     static _Thread_local mrm_failure mrm_thread_failure;
+    static _Thread_local const char *mrm_thread_longer;
+    static void mrm_set_longer(const char *text) { mrm_thread_longer = text; }
+    /* What there is to say: the longer text, if it is of this failure. */
+    static const char *mrm_whole_text(void) {
+        const char *text = mrm_thread_failure.text;
+        int of_this = mrm_thread_longer != NULL && *text && strncmp(mrm_thread_longer, text, strlen(text)) == 0;
+        return of_this ? mrm_thread_longer : text;
+    }
     """
     mrm_failure mrm_thread_failure
+    void mrm_set_longer(const char *text) nogil
+    const char *mrm_whole_text()
 
 
 cdef dict CLASSES = {
@@ -44,13 +55,21 @@ cdef mrm_failure *failure() noexcept nogil:
     return &mrm_thread_failure
 
 
+cdef void failure_longer(const char *text) noexcept nogil:
+    """Tell more than the record has room for, to whoever gets an exception: a text that begins with the record's.
+
+    It is the caller's, and lasts as long as the thread. It is not told of another failure, whose text is another.
+    """
+    mrm_set_longer(text)
+
+
 cdef int check(int status) except -1:
     """Raise what ``status`` stands for; 0 when all is well."""
     cdef mrm_failure *record = &mrm_thread_failure
     if status == MRM_OK:
         return 0
     raise CLASSES[status](
-        record.text.decode("utf-8", "replace"),
+        mrm_whole_text().decode("utf-8", "replace"),
         call=call_name(record.call).decode() if record.call else None,
         error=record.error or None,
         address=record.address or None,

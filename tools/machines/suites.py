@@ -50,6 +50,8 @@ SUITES = {
     "nodes": ("test_nodes", "test_nodes_spread", "test_spread", "test_near"),
     # a host that asks a guest for memory, and gives it back
     "balloon": ("test_guest_balloon",),
+    # the allocator, and what it finds of its callers' mistakes
+    "heap": ("test_heap_debug", "test_heap_debug_told", "test_heap_debug_threads"),
     # commands that people run
     "tools": ("test_doctor", "test_cli"),
 }
