@@ -146,7 +146,7 @@ def sufficient(log: str | os.PathLike[str] | Calls) -> int:
     Notes
     -----
     One thread runs it. In a program whose threads allocate at the same time each keeps pages of its own at hand:
-    add up to 64 KiB for each thread and size class that it uses.
+    add a page for each thread and size class that it uses (``heap.stats().classes`` has their bytes).
     """
     calls = log if isinstance(log, Calls) else Calls(log)
     found = examine(calls, 0)
