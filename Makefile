@@ -16,10 +16,10 @@ WITH = $(BIN)/python -m mrm.tools.fund with
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test test-numpy lint format bench matrix arm64 stress sanitize wheel wheels clean
+.PHONY: help venv build demo test test-numpy test-python lint format bench matrix arm64 stress sanitize wheel wheels clean
 
 help:  ## Say what targets there are
-	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 venv: $(VENV)/.ready  ## Make .venv, with all that demo, test and bench need
 
@@ -34,6 +34,9 @@ test: build  ## Run all tests
 
 test-numpy: build  ## Run NumPy's own tests with every array on a heap
 	@$(BIN)/python tools/numpytests.py $(ARGS)
+
+test-python: build  ## Run CPython's own tests with its objects on huge pages
+	@$(BIN)/python tools/python_tests.py $(ARGS)
 
 bench: build  ## Measure ways of remapping side by side
 	@$(WITH) $(DEMO_PAGES) -- $(BIN)/mrm bench remap $(ARGS)

@@ -74,6 +74,7 @@ __all__ = [
     "Buffer",
     "ClassStats",
     "ClosedError",
+    "Coverage",
     "Deflation",
     "Error",
     "Feature",
@@ -92,6 +93,7 @@ __all__ = [
     "Place",
     "Pool",
     "PoolStats",
+    "Portion",
     "Report",
     "Reservation",
     "SettingWarning",
@@ -104,6 +106,7 @@ __all__ = [
     "api_address",
     "attach",
     "classify",
+    "coverage",
     "features",
     "get_include",
     "live_handles",
@@ -111,11 +114,18 @@ __all__ = [
 ]
 
 # Names that are seldom used, of modules that were a quarter of what it took to import mrm. A pool
-# imports them when it is first inflated, or scaled.
-_LATE = {"Autoscaler": "mrm.physical.autoscale", "Deflation": "mrm._balloon"}
+# imports those of its own when it is first inflated, or scaled.
+_LATE = {
+    "Autoscaler": "mrm.physical.autoscale",
+    "Coverage": "mrm._coverage",
+    "Deflation": "mrm._balloon",
+    "Portion": "mrm._coverage",
+    "coverage": "mrm._coverage",
+}
 
 if _TYPE_CHECKING:
     from mrm._balloon import Deflation
+    from mrm._coverage import Coverage, Portion, coverage
     from mrm.physical.autoscale import Autoscaler
 else:  # where a type checker saw it, every name would be one
 

@@ -43,6 +43,21 @@ cdef class Buffer:
             raise ClosedError("the buffer was freed")
         return 0
 
+    cdef int _check_still(self) except -1:
+        """It is there, and nobody moves it."""
+        self._check()
+        if self.exports < 0:
+            raise BufferError("another thread is resizing the buffer: look at it when that is done")
+        return 0
+
+    cdef int _check_unseen(self, what) except -1:
+        """Nobody looks at it, or moves it."""
+        if self.exports > 0:
+            raise BufferError(f"{self.exports} views look at the buffer: release them before it is {what}")
+        if self.exports < 0:
+            raise BufferError(f"another thread is resizing the buffer: it is {what} when that is done")
+        return 0
+
     def __len__(self):
         return self.nbytes
 
@@ -81,13 +96,11 @@ cdef class Buffer:
         cdef heap_t *heap
         cdef void *block
         self._check()
-        if self.exports < 0:
-            raise BufferError("another thread is resizing the buffer: resize it afterwards")
-        if self.exports:
-            raise BufferError(f"{self.exports} views look at the buffer: release them before it is resized")
+        self._check_unseen("resized")
         heap = self.heap
         block = self.block
-        self.exports = -1       # with the GIL gone another thread may come: nobody may begin to look
+        # With the GIL gone another thread may come: it must neither look at the bytes nor move them.
+        self.exports = -1
         if heap.debug != NULL:
             trace_note()
         with nogil:
@@ -111,10 +124,7 @@ cdef class Buffer:
         cdef void *block = self.block
         if heap == NULL:
             return
-        if self.exports < 0:
-            raise BufferError("another thread is resizing the buffer: free it afterwards")
-        if self.exports:
-            raise BufferError(f"{self.exports} views look at the buffer: release them before it is freed")
+        self._check_unseen("freed")
         self.heap = NULL
         self.block = NULL
         self.nbytes = 0
@@ -125,9 +135,7 @@ cdef class Buffer:
             heap_release(heap)
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
-        self._check()
-        if self.exports < 0:
-            raise BufferError("another thread is resizing the buffer: look at it afterwards")
+        self._check_still()
         buffer.buf = self.block
         buffer.len = self.nbytes
         buffer.readonly = False
@@ -154,7 +162,7 @@ cdef class Buffer:
         BufferError
             If a copy, a stream or another device than the CPU is asked for.
         """
-        self._check()
+        self._check_still()
         return capsule_of(self, stream, max_version, dl_device, copy)
 
     def __dlpack_device__(self):
@@ -184,20 +192,21 @@ cdef Buffer make_buffer(heap_t *heap, size_t nbytes, bint zero):
     """A Buffer of a heap."""
     cdef Buffer made = Buffer.__new__(Buffer)
     cdef void *block
+    cdef int status
+    heap_retain(heap)               # another thread, or whoever is told of a shortage, may close it meanwhile
     if nbytes <= 4096:
         block = heap_malloc(heap, nbytes)
         if zero and block != NULL:
             memset(block, 0, nbytes)
     else:
-        heap_retain(heap)           # another thread may close it meanwhile
         if heap.debug != NULL:
             trace_note()
         with nogil:
             block = heap_calloc(heap, 1, nbytes) if zero else heap_malloc(heap, nbytes)
-        heap_release(heap)
     if block == NULL:
-        check(failure().status)
-    heap_retain(heap)
+        status = failure().status
+        heap_release(heap)
+        check(status)
     made.heap = heap
     made.block = block
     made.nbytes = <Py_ssize_t>nbytes

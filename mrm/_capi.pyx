@@ -190,7 +190,7 @@ cdef heap_t *_heap_from_object(PyObject *heap) noexcept with gil:
     cdef heap_t *handle = NULL
     cdef uint64_t address
     try:
-        address = (<object>heap)._c_retained()
+        address = (<object>heap)._c_heap_retained()
         handle = <heap_t *>address
     except BaseException as error:
         if isinstance(error, errors.Error):

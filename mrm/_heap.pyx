@@ -7,6 +7,7 @@ much lets it go.
 Without a GIL methods run in their object's critical section (see _core.pyx).
 """
 
+import operator
 import warnings
 
 cimport cython
@@ -28,6 +29,7 @@ from mrm.heap.blocks cimport (
 from mrm.heap.classes cimport CLASSES, class_bytes
 from mrm.heap.debug cimport debug_explain, heap_check
 from mrm.heap.heap cimport heap_open, heap_owns, heap_release, heap_retain
+from mrm.heap.local cimport heap_usable
 from mrm.heap.slow cimport heap_trim
 from mrm.heap.traces cimport text_t, trace_note
 from mrm.heap.walk cimport class_figures_t, heap_classes, heap_stats, heap_walk
@@ -35,6 +37,7 @@ from mrm.physical.pool cimport pool_release, pool_retain, pool_t
 from mrm.sizes import parse_size
 from mrm.stats import ClassStats, HeapStats
 from mrm.system.failure cimport check, failure
+from mrm.system.ranges cimport STATE_OPEN
 
 
 cdef enum:
@@ -160,6 +163,8 @@ cdef class Heap:
     cdef heap_t *open_one(self) except NULL:
         if self.heap == NULL:
             raise ClosedError("the heap is closed")
+        if self.heap.state != STATE_OPEN:
+            check(heap_usable(self.heap))
         return self.heap
 
     # ---- blocks by address -------------------------------------------------------------
@@ -185,14 +190,14 @@ cdef class Heap:
         cdef size_t n = size_of(nbytes)
         cdef heap_t *heap = self.open_one()
         cdef void *block
+        heap_retain(heap)           # whoever is told of a shortage may close it
         if n <= QUICK:
             block = heap_malloc(heap, n)
         else:
-            heap_retain(heap)
             let_go(heap)
             with nogil:
                 block = heap_malloc(heap, n)
-                heap_release(heap)
+        heap_release(heap)
         if block == NULL:
             check(failure().status)
         return <uint64_t>block
@@ -362,7 +367,8 @@ cdef class Heap:
         dtype = numpy.dtype(dtype)
         if dtype.hasobject:
             raise ArgumentError(f"an array of {dtype} holds Python objects, which have to live where Python puts them")
-        lengths = (shape,) if hasattr(shape, "__index__") else tuple(shape)
+        # Python's integers, whatever they came as: NumPy's would overflow in the product.
+        lengths = tuple(map(operator.index, (shape,) if hasattr(shape, "__index__") else shape))
         n = dtype.itemsize
         for length in lengths:
             n *= length
@@ -579,7 +585,7 @@ cdef class Heap:
         return <uint64_t>self.open_one()
 
     @cython.critical_section
-    def _c_retained(self):
+    def _c_heap_retained(self):
         """The same, with one user more: what the table's heap_from_object gives out."""
         cdef heap_t *heap = self.open_one()
         heap_retain(heap)
@@ -609,8 +615,6 @@ cdef struct list_t:
     size_t n
     size_t room
     bint failed
-
-
 
 
 cdef void _note(void *context, void *block, size_t nbytes) noexcept nogil:

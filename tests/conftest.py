@@ -1,11 +1,13 @@
 """Fixtures: pools on huge and on small pages, and the proof that a test left nothing behind."""
 
+import contextlib
 import gc
 import os
 import pathlib
 import subprocess
 from types import SimpleNamespace
 
+import heaping
 import pytest
 from helpers import FRAME, MANY, FakePool, open_files, own_mappings, stamp_all
 from limited import own_mounts
@@ -86,6 +88,17 @@ def pool(huge):
     if not pool.closed:
         pool.audit()
         pool.close()
+
+
+@pytest.fixture(params=heaping.KINDS)
+def some_heap(request):
+    """A heap on a pool of 64 frames, huge or small, or of private memory; closed at the end."""
+    with contextlib.ExitStack() as stack:
+        try:
+            heap = stack.enter_context(heaping.opened(request.param))
+        except mrm.FundingError as error:
+            pytest.skip(f"no huge pages: {error}")
+        yield heap
 
 
 @pytest.fixture
@@ -199,6 +212,16 @@ def shared(request):
         stamp_all(pool)
         yield pool
         pool.audit()
+
+
+@pytest.fixture
+def teardown_ranges():
+    """Takes away addresses that stayed sealed, since their unmapping was made to fail."""
+    before = own_mappings()
+    yield
+    for start, end in own_mappings():
+        if [start, end] not in before:
+            mrm.system.calls.system_call("munmap", start, end - start)
 
 
 @pytest.fixture

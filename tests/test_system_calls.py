@@ -9,13 +9,13 @@ is left behind at the end.
 import errno
 
 import pytest
+from failing import CHANGING, WAYS, failing
 from helpers import (
     FRAME,
     after_fork,
     check_contents,
     commit,
     open_files,
-    own_mappings,
     shown,
     stamp_all,
     stamp_at,
@@ -24,54 +24,6 @@ from helpers import (
 
 import mrm
 import mrm.system.calls as calls
-
-WAYS = pytest.mark.parametrize(
-    ("times", "error"),
-    [
-        pytest.param(times, getattr(errno, error), id=f"{error} {how}")
-        for times, how, errors in (
-            (1, "once", ("ENOMEM", "EINVAL", "EAGAIN")),
-            (2, "twice", ("ENOMEM",)),
-            (None, "for good", ("ENOMEM", "EINVAL")),
-        )
-        for error in errors
-    ],
-)  # fmt: skip
-
-# A close that fails has closed all the same; the script's has not, and would leak.
-FAILING = frozenset(calls.KINDS) - {"close"}
-# Without these, nothing can be told of what could not be undone.
-CHANGING = FAILING - {"openat", "pread"}
-
-
-def failing(operation, times, error, kinds=FAILING):
-    """Run the operation with its first call failing, its second, and so on, until none fails.
-
-    Yields what it raised, or None; the caller looks at the damage and repairs it.
-    """
-    for k in range(1, 200):
-        with calls.Script(fail=k, times=times, error=error, kinds=kinds) as script:
-            raised = None
-            try:
-                operation()
-            except mrm.Error as refused:
-                raised = refused
-        yield raised
-        if script.counted < k:
-            assert raised is None, "nothing has failed"
-            return
-    raise AssertionError("two hundred calls and more: what does it do?")
-
-
-@pytest.fixture
-def teardown_ranges():
-    """Takes away addresses that stayed sealed, since their unmapping was made to fail."""
-    before = own_mappings()
-    yield
-    for start, end in own_mappings():
-        if [start, end] not in before:
-            calls.system_call("munmap", start, end - start)
-
 
 # ---- batches ---------------------------------------------------------------------------
 

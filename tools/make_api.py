@@ -43,6 +43,8 @@ ORDER = [
     "ClassStats",
     "Mapping",
     "Place",
+    "Coverage",
+    "Portion",
     "Feature",
 ]
 

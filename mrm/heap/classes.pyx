@@ -3,9 +3,9 @@
 Up to 128 bytes the classes are 16 bytes apart; from there each doubling has eight, so that no block
 is more than an eighth larger than what was asked for. The last one is of 1 MiB.
 
-A page holds blocks of one class. It is made of *slices*, 64 KiB each, 32 to a segment: of as few as
+A page holds blocks of one class. It is made of *slices*, 32 KiB each, 64 to a segment: of as few as
 leave no more than a sixteenth of it unused behind the last block, since what a page wastes comes on top
-of what its blocks do. Pages of blocks up to 8 KiB are a slice.
+of what its blocks do. Pages of blocks up to 3 KiB are a slice.
 """
 
 from libc.stdint cimport uint32_t

@@ -4,7 +4,7 @@ A heap on a pool has the pool's window for small blocks, and a reservation of si
 the pool has frames for large ones. A private heap has two ranges of anonymous memory: as large as the machine's
 memory, and eight times that; halved for as long as a limit on the process's address space refuses them.
 
-Its tables are one mapping, of which the kernel gives what is touched: 4 KiB for each segment in use, 24 bytes
+Its tables are one mapping, of which the kernel gives what is touched: 8 KiB for each segment in use, 24 bytes
 for a slot.
 
 After fork a heap on a pool is of no use in the child, like the pool, and says so. A private one goes on with
@@ -14,24 +14,25 @@ threads may have been copied in the middle of anything, and are not taken from i
 (locals_freeze). Their blocks are as they were.
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from mrm cimport (
     MRM_BAD_ARGUMENT, MRM_HEAP_DEBUG, MRM_HEAP_NO_DEBUG, MRM_HEAP_OVERDRAFT, MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK,
-    MRM_OVERDRAFT, MRM_POOL_ACCOUNT, MRM_REUSE_NOW, MRM_SLOT_SHOWN,
+    MRM_OVERDRAFT, MRM_POOL_ACCOUNT, MRM_REUSE_NOW, MRM_SLOT_SHOWN, mrm_account_stats,
 )
 from mrm.heap.debug cimport debug_open, debug_wanted
 from mrm.heap.local cimport locals_end, locals_forget, locals_freeze
-from mrm.heap.page cimport SEGMENT_BYTES, SEGMENT_SHIFT, SEGMENT_USED, SLICES, page_t, segment_t
+from mrm.heap.page cimport SEGMENT_SHIFT, SEGMENT_USED, SLICES, page_t, segment_t
 from mrm.heap.runs cimport runs_contain, runs_open
 from mrm.heap.state cimport run_t
+from mrm.physical.accounts cimport account_stats
 from mrm.physical.pool cimport pool_release, pool_retain, pool_usable
 from mrm.physical.taking cimport pool_give_many
 from mrm.space.batch cimport batch_abort
 from mrm.space.reservation cimport reservation_close, reservation_open, reservation_t
-from mrm.system.calls cimport CALL_MMAP, CALL_MUNMAP, CALL_PRCTL, advise, call
+from mrm.system.calls cimport CALL_MMAP, CALL_MUNMAP, CALL_PRCTL, advise, call, is_fake
 from mrm.system.failure cimport failure, mrm_fail
 from mrm.system.ranges cimport STATE_CLOSED, STATE_FORKED, STATE_OPEN
 from mrm.system.room cimport ROOM_TEXT, why_refused
@@ -70,7 +71,7 @@ cdef enum:
     KEPT_PART = 8               # of a pool that freed large blocks keep
     PRIVATE_KEPT_PART = 32      # of the machine's memory
     FLAGS = MRM_HEAP_DEBUG | MRM_HEAP_OVERDRAFT | MRM_HEAP_NO_DEBUG
-    NAME_ANONYMOUS = 0x53564d41 # PR_SET_VMA, and its only use: a name in /proc/self/maps (5.17)
+    NAME_ANONYMOUS = 0x53564d41     # PR_SET_VMA, and its only use: a name in /proc/self/maps (5.17)
 
 cdef uint64_t ALIGNMENT = 1 << 30   # mremap moves whole tables of pages between ranges that have it
 cdef uint64_t LEAST_SPAN = <uint64_t>1 << 30
@@ -146,10 +147,11 @@ cdef heap_t *tables(uint64_t segments, uint64_t slots, bint private) noexcept no
     spare = run_table + rounded(slots * sizeof(run_t), 4096)
     clean = spare + (rounded(segments * sizeof(uint32_t), 4096) if private else 0)
     nbytes = clean + (rounded(segments * sizeof(uint32_t), 4096) if private else 0)
-    got = call(
+    # The fake's addresses are none to write to.
+    got = <int64_t>calloc(1, nbytes) if is_fake() else call(
         CALL_MMAP, 0, <int64_t>nbytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0
     )
-    if got < 0:
+    if got <= 0:
         mrm_fail(
             failure(), MRM_NO_MEMORY, CALL_MMAP, <int>-got, NULL, nbytes, b"no %llu MiB for the tables of a heap",
             <unsigned long long>(nbytes >> 20),
@@ -157,7 +159,7 @@ cdef heap_t *tables(uint64_t segments, uint64_t slots, bint private) noexcept no
         return NULL
     heap = <heap_t *>got
     heap.memory = <void *>got
-    heap.memory_bytes = nbytes
+    heap.memory_bytes = 0 if is_fake() else nbytes
     heap.segment_count = <uint32_t>segments
     heap.nbytes = segments << SEGMENT_SHIFT
     heap.segments = <segment_t *>(<char *>heap + segment_table)
@@ -168,6 +170,14 @@ cdef heap_t *tables(uint64_t segments, uint64_t slots, bint private) noexcept no
         heap.spare = <uint32_t *>(<char *>heap + spare)
         heap.clean = <uint32_t *>(<char *>heap + clean)
     return heap
+
+
+cdef void end_tables(heap_t *heap) noexcept nogil:
+    """Give the tables back, and with them the heap."""
+    if heap.memory_bytes:
+        call(CALL_MUNMAP, <int64_t>heap.memory, <int64_t>heap.memory_bytes)
+    else:
+        free(heap.memory)
 
 
 # ---- opening -------------------------------------------------------------------------
@@ -192,7 +202,7 @@ cdef int on_pool(pool_t *pool, heap_t **made) noexcept nogil:
     heap.runs.most_kept = pool.layout.frame_count // KEPT_PART
     status = reservation_open(pool, heap.runs.slots, 0, &heap.runs.reservation)
     if status != MRM_OK:
-        call(CALL_MUNMAP, <int64_t>heap.memory, <int64_t>heap.memory_bytes)
+        end_tables(heap)
         return status
     heap.runs.base = heap.runs.reservation.base
     pool_retain(pool)
@@ -217,7 +227,7 @@ cdef int on_memory(heap_t **made) noexcept nogil:
         if status == MRM_OK or (small <= LEAST_SPAN and large <= LEAST_SPAN):
             break
         if heap != NULL:
-            call(CALL_MUNMAP, <int64_t>heap.memory, <int64_t>heap.memory_bytes)
+            end_tables(heap)
         if large > small:
             large >>= 1
         else:
@@ -225,7 +235,7 @@ cdef int on_memory(heap_t **made) noexcept nogil:
             large >>= 1
     if status != MRM_OK:
         if heap != NULL:
-            call(CALL_MUNMAP, <int64_t>heap.memory, <int64_t>heap.memory_bytes)
+            end_tables(heap)
         return status
     heap.writable = 0 if strict else heap.segment_count
     heap.runs.most_kept = <uint32_t>(memory // PRIVATE_KEPT_PART >> SEGMENT_SHIFT)
@@ -237,6 +247,7 @@ cdef int heap_open(pool_t *pool, const mrm_heap_options *given, heap_t **opened)
     """Open a heap on a pool, or a private one where pool is NULL."""
     global all_heaps
     cdef mrm_heap_options options
+    cdef mrm_account_stats account
     cdef heap_t *heap = NULL
     cdef int status
     if given.size == 0 or given.size > sizeof(options):
@@ -252,6 +263,11 @@ cdef int heap_open(pool_t *pool, const mrm_heap_options *given, heap_t **opened)
         return mrm_fail(
             failure(), MRM_BAD_ARGUMENT, 0, 0, NULL, 0, b"flags %#x are none of a heap's (MRM_HEAP_...)", options.flags
         )
+    if pool != NULL and options.account:
+        account.size = sizeof(account)
+        status = account_stats(pool, options.account, &account)
+        if status != MRM_OK:
+            return status
     status = on_memory(&heap) if pool == NULL else on_pool(pool, &heap)
     if status != MRM_OK:
         return status
@@ -286,37 +302,52 @@ cdef int heap_open(pool_t *pool, const mrm_heap_options *given, heap_t **opened)
 
 # ---- closing -------------------------------------------------------------------------
 
-cdef size_t frames_of(const heap_t *heap, uint32_t *frames) noexcept nogil:
-    """Frames of all segments and slots, written unless ``frames`` is NULL; how many."""
+cdef size_t frames_of_slots(const heap_t *heap, uint32_t *frames, uint8_t *seen) noexcept nogil:
+    """Write the frames that slots show; how many. After a move that could not be undone two may show the same."""
     cdef reservation_t *r = heap.runs.reservation
+    cdef size_t n = 0
+    cdef uint32_t i
+    for i in range(r.slots):
+        if r.slot[i].state == MRM_SLOT_SHOWN and not seen[r.slot[i].frame]:
+            seen[r.slot[i].frame] = True
+            frames[n] = r.slot[i].frame
+            n += 1
+    return n
+
+
+cdef size_t frames_of_segments(const heap_t *heap, uint32_t *frames) noexcept nogil:
+    """Write the frames that are segments; how many."""
     cdef size_t n = 0
     cdef uint32_t i
     for i in range(heap.segment_count):
         if heap.segments[i].state == SEGMENT_USED:
-            if frames != NULL:
-                frames[n] = i
-            n += 1
-    for i in range(r.slots):
-        if r.slot[i].state == MRM_SLOT_SHOWN:
-            if frames != NULL:
-                frames[n] = r.slot[i].frame
+            frames[n] = i
             n += 1
     return n
 
 
 cdef int close_on_pool(heap_t *heap) noexcept nogil:
     """End the addresses of a heap on a pool, and give all of its frames back."""
-    cdef size_t n = frames_of(heap, NULL)
-    cdef uint32_t *frames = <uint32_t *>malloc((n + 1) * sizeof(uint32_t))
+    cdef size_t n = heap.segment_count      # frames of the pool: it has no more
+    cdef uint32_t *frames = <uint32_t *>malloc(n * sizeof(uint32_t))
+    cdef uint8_t *seen = <uint8_t *>calloc(n, 1)
     cdef int status
-    if frames == NULL:
-        return mrm_fail(failure(), MRM_NO_MEMORY, 0, 12, NULL, n * 4, b"no memory for the list of a heap's %zu frames", n)
-    frames_of(heap, frames)
+    if frames == NULL or seen == NULL:
+        free(frames)
+        free(seen)
+        return mrm_fail(
+            failure(), MRM_NO_MEMORY, 0, 12, NULL, n * 4, b"no memory for the list of a heap's %zu frames", n
+        )
+    n = frames_of_slots(heap, frames, seen)
+    free(seen)
     if heap.runs.batch != NULL:
         batch_abort(heap.runs.batch)
         heap.runs.batch = NULL
     status = reservation_close(heap.runs.reservation)
     if status == MRM_OK:
+        # A thread that was joined may still be ending, and gives its own segments back: not after this.
+        locals_end(heap)
+        n += frames_of_segments(heap, frames + n)
         pool_give_many(heap.pool, frames, n, MRM_REUSE_NOW)
     free(frames)
     return status
@@ -331,7 +362,7 @@ cdef void discard(heap_t *heap) noexcept nogil:
     if pool == NULL:
         call(CALL_MUNMAP, <int64_t>heap.base, <int64_t>heap.nbytes)
         call(CALL_MUNMAP, <int64_t>heap.runs.base, <int64_t>heap.runs.slots << SEGMENT_SHIFT)
-    call(CALL_MUNMAP, <int64_t>heap.memory, <int64_t>heap.memory_bytes)
+    end_tables(heap)
     if pool != NULL:
         pool_release(pool)
 

@@ -4,6 +4,7 @@ from mrm.heap.page cimport page_t
 from mrm.heap.state cimport heap_t, local_t
 
 
+cdef int heap_usable(const heap_t *heap) noexcept nogil
 cdef local_t *local_find(heap_t *heap) noexcept nogil
 cdef void locals_tell(void (*forget)() noexcept nogil) noexcept nogil
 cdef void locals_forget() noexcept nogil

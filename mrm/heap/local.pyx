@@ -15,14 +15,14 @@ page, and puts a chain of up to 32 on its page at once: a line that two processo
 as used until then: 256 KiB a thread at the most.
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
-from mrm cimport MRM_CLOSED, MRM_FORKED, MRM_NO_MEMORY
+from mrm cimport MRM_CLOSED, MRM_FORKED, MRM_NO_MEMORY, MRM_OK
 from mrm.heap.page cimport FREED_BITS, FREED_SHIFT, FREED_WAKES, SEGMENT_SHIFT, SLICES, mrm_owner
 from mrm.heap.pages cimport pages_forget, segment_leave
 from mrm.heap.state cimport ABANDONED, BUCKETS, CHAINS, chain_t
-from mrm.heap.page cimport SEGMENT_FROZEN, segment_t
+from mrm.heap.page cimport SEGMENT_FROZEN, SEGMENT_USED, segment_t
 from mrm.system.failure cimport failure, mrm_fail
 from mrm.system.ranges cimport STATE_FORKED, STATE_OPEN
 
@@ -38,7 +38,6 @@ cdef extern from "system/lock.h" nogil:
     void mrm_unlock(uint32_t *lock)
 
 cdef extern from "heap/bits.h" nogil:
-    uint32_t mrm_bits_or32(uint32_t *p, uint32_t bits)
     uint64_t mrm_bits_or64(uint64_t *p, uint64_t bits)
 
 cdef extern from "<stdlib.h>" nogil:
@@ -103,21 +102,26 @@ cdef local_t *spare_local() noexcept nogil:
     return local
 
 
+cdef int heap_usable(const heap_t *heap) noexcept nogil:
+    """MRM_OK, or why a heap cannot be used."""
+    cdef uint32_t state = mrm_load32(&heap.state)
+    if state == STATE_OPEN:
+        return MRM_OK
+    if state == STATE_FORKED:
+        return mrm_fail(
+            failure(), MRM_FORKED, 0, 0, heap.base, 0,
+            b"heap %u is on a pool of the parent process, whose frames a child cannot reach: "
+            b"open a heap in the child, or a private one (mrm.Heap()) before the fork", heap.number,
+        )
+    return mrm_fail(failure(), MRM_CLOSED, 0, 0, heap.base, 0, b"heap %u is closed", heap.number)
+
+
 cdef local_t *local_find(heap_t *heap) noexcept nogil:
     """This thread's part of a heap, made if it has none; NULL, with the failure, if the heap cannot be used."""
     cdef local_t *first = <local_t *>mrm_own_locals()[0]
     cdef local_t *local = first
     cdef local_t *stale = NULL
-    cdef uint32_t state = mrm_load32(&heap.state)
-    if state != STATE_OPEN:
-        if state == STATE_FORKED:
-            mrm_fail(
-                failure(), MRM_FORKED, 0, 0, heap.base, 0,
-                b"heap %u is on a pool of the parent process, whose frames a child cannot reach: "
-                b"open a heap in the child, or a private one (mrm.Heap()) before the fork", heap.number,
-            )
-        else:
-            mrm_fail(failure(), MRM_CLOSED, 0, 0, heap.base, 0, b"heap %u is closed", heap.number)
+    if heap_usable(heap) != MRM_OK:
         return NULL
     while local != NULL:
         if local.heap == heap:
@@ -166,7 +170,7 @@ cdef void freed_push(heap_t *heap, page_t *page, void *first, void *last, size_t
         return
     # From here on the page may be gone: its owner may have found the blocks by itself. Then
     # the bit means nothing to who has the segment now (pages_wake).
-    mrm_bits_or32(&segment.woken, <uint32_t>1 << <uint32_t>(page - heap.pages) % SLICES)
+    mrm_bits_or64(&segment.woken, <uint64_t>1 << <uint32_t>(page - heap.pages) % SLICES)
     owner = <local_t *>mrm_owner(&segment.owner)
     if owner != NULL and owner != ABANDONED:
         mrm_bits_or64(&owner.notice, <uint64_t>1 << segment.number % BUCKETS)
@@ -270,23 +274,23 @@ cdef void locals_freeze(heap_t *heap) noexcept nogil:
     cdef local_t *local = heap.locals
     cdef local_t *next
     cdef segment_t *segment
-    cdef uint32_t bucket, i
+    cdef uint32_t number, i
     while own != NULL and own.heap != heap:
         own = own.thread_next
     heap.locals = own
     while local != NULL:
         next = local.next
         if local != own:
-            for bucket in range(<uint32_t>BUCKETS):
-                segment = local.segments[bucket]
-                while segment != NULL:
-                    segment.state = SEGMENT_FROZEN
-                    segment.owner = ABANDONED
-                    for i in range(<uint32_t>SLICES):
-                        heap.pages[<size_t>segment.number * SLICES + i].owner = ABANDONED
-                    segment = segment.next
             local.heap = NULL
         local = next
+    # By the table: lists of theirs may have been copied while they changed, one end before and one after.
+    for number in range(heap.fresh):
+        segment = &heap.segments[number]
+        if segment.state == SEGMENT_USED and segment.owner != own and segment.owner != ABANDONED:
+            segment.state = SEGMENT_FROZEN
+            segment.owner = ABANDONED
+            for i in range(<uint32_t>SLICES):
+                heap.pages[<size_t>number * SLICES + i].owner = ABANDONED
     if own != NULL:
         own.next = NULL
 

@@ -1,6 +1,6 @@
 """What is kept of a page, and of the segment that it lies in. Neither lies in the memory itself.
 
-A SEGMENT is 2 MiB: a frame of a pool, at its address in the window, or as much private memory. It has 32
+A SEGMENT is 2 MiB: a frame of a pool, at its address in the window, or as much private memory. It has 64
 SLICES; a PAGE is some of them in a row, with blocks of one class. Both are kept in tables beside the memory,
 so that all of a segment is blocks, and a block's page follows from its address by a shift.
 
@@ -23,9 +23,9 @@ cdef extern from "heap/bits.h" nogil:
 cdef enum:
     SEGMENT_SHIFT = 21
     SEGMENT_BYTES = 1 << 21
-    SLICE_SHIFT = 16
-    SLICE_BYTES = 1 << 16
-    SLICES = 32                 # of a segment
+    SLICE_SHIFT = 15
+    SLICE_BYTES = 1 << 15
+    SLICES = 64                 # of a segment
 
 # Flags of a page.
 cdef enum:
@@ -68,10 +68,17 @@ cdef enum:
     SEGMENT_FROZEN              # in a child: another thread's at the fork (forks.pyx)
 
 
+cdef extern from * nogil:
+    """
+    #define MRM_ALL_SLICES (~0ull)
+    """
+    uint64_t ALL_SLICES "MRM_ALL_SLICES"    # a segment with nothing but free slices
+
+
 cdef struct segment_t:
-    uint32_t free               # slices in no page, a bit each
-    uint32_t zero               # ... that have never been written to
-    uint32_t woken              # pages with something on ``freed`` that had nothing free; atomic
+    uint64_t free               # slices in no page, a bit each
+    uint64_t zero               # ... that have never been written to
+    uint64_t woken              # pages with something on ``freed`` that had nothing free; atomic
     uint32_t state              # SEGMENT_...
     void *owner                 # local_t, or ABANDONED
     segment_t *next             # with some of the same owner, or without one

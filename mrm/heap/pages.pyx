@@ -16,7 +16,7 @@ from libc.string cimport memset
 
 from mrm.heap.classes cimport CLASSES, DIRECT, class_bytes, shape_of, shape_t
 from mrm.heap.page cimport (
-    FREED_BITS, FREED_SHIFT, FREED_WAKES, PAGE_FULL, PAGE_ZERO, SEGMENT_SHIFT, SLICE_BYTES, SLICE_SHIFT, SLICES,
+    ALL_SLICES, FREED_BITS, FREED_SHIFT, FREED_WAKES, PAGE_FULL, PAGE_ZERO, SEGMENT_SHIFT, SLICE_BYTES, SLICE_SHIFT, SLICES,
     mrm_set_owner,
 )
 from mrm.heap.segments cimport segment_give, segment_take
@@ -34,15 +34,12 @@ cdef extern from "system/lock.h" nogil:
     void mrm_unlock(uint32_t *lock)
 
 cdef extern from "heap/bits.h" nogil:
-    uint32_t mrm_bits_swap32(uint32_t *p, uint32_t bits)
     uint64_t mrm_bits_swap64(uint64_t *p, uint64_t bits)
-    int mrm_bits_run(uint32_t mask, unsigned int n)
-    int mrm_lowest32(uint32_t bits)
+    int mrm_bits_run(uint64_t mask, unsigned int n)
     int mrm_lowest64(uint64_t bits)
 
 
 cdef enum:
-    ALL_SLICES = 0xFFFFFFFF
     STRUNG_BYTES = 4096         # of fresh blocks that are strung up at a time
     ADOPTED = 8                 # orphans that one malloc looks into at the most
     WHOLE = 1                   # segments with nothing but free slices that a thread keeps
@@ -223,18 +220,24 @@ cdef page_t *page_first(local_t *local, uint32_t number) noexcept nogil:
     return NULL
 
 
+cdef inline uint64_t slices_mask(uint32_t first, uint32_t n) noexcept nogil:
+    """Bits of n slices (1 or more) in a row."""
+    return ALL_SLICES >> (SLICES - n) << first
+
+
 # ---- pages come and go ---------------------------------------------------------------------
 
 cdef page_t *page_cut(local_t *local, segment_t *segment, uint32_t number) noexcept nogil:
     """Make a page out of free slices of a segment, if there are enough in a row."""
     cdef const shape_t *shape = shape_of(number)
     cdef int first = mrm_bits_run(segment.free, shape.slices)
-    cdef uint32_t mask, i
+    cdef uint32_t i
+    cdef uint64_t mask
     cdef page_t *page
     cdef char *memory
     if first < 0:
         return NULL
-    mask = <uint32_t>(((<uint64_t>1 << shape.slices) - 1) << first)
+    mask = slices_mask(<uint32_t>first, shape.slices)
     local.whole -= segment.free == ALL_SLICES
     segment.free &= ~mask
     if segment.free == 0:
@@ -262,8 +265,8 @@ cdef page_t *page_cut(local_t *local, segment_t *segment, uint32_t number) noexc
     return page
 
 
-cdef page_t *page_new(local_t *local, uint32_t number) noexcept nogil:
-    """A new page: from a segment of the thread's, from one that lost its thread, or from a new one; NULL with the failure."""
+cdef page_t *page_at_hand(local_t *local, uint32_t number) noexcept nogil:
+    """A page from a segment of the thread's, or from one that lost its thread; or NULL."""
     cdef segment_t *segment = local.open
     cdef page_t *page
     cdef int _tries
@@ -282,9 +285,20 @@ cdef page_t *page_new(local_t *local, uint32_t number) noexcept nogil:
             page = page_cut(local, segment, number)
         if page != NULL:
             return page
+    return NULL
+
+
+cdef page_t *page_new(local_t *local, uint32_t number) noexcept nogil:
+    """A page from a segment at hand, or from a new one; NULL, with the failure."""
+    cdef page_t *page = page_at_hand(local, number)
+    cdef segment_t *segment
+    if page != NULL:
+        return page
     segment = segment_take(local.heap)
     if segment == NULL:
-        return NULL
+        # Whoever was told of the shortage may have freed blocks of this heap, and not a whole frame.
+        page = page_first(local, number)
+        return page if page != NULL else page_at_hand(local, number)
     segment_link(local, segment)
     return page_cut(local, segment, number)
 
@@ -312,7 +326,7 @@ cdef bint page_empty(local_t *local, page_t *page) noexcept nogil:
     """Give the slices of a page back that has no block in use; whether its segment went with them, and may be another's."""
     cdef segment_t *segment = &local.heap.segments[page.segment]
     cdef uint32_t first = <uint32_t>(page - local.heap.pages) % SLICES
-    cdef uint32_t mask = <uint32_t>(((<uint64_t>1 << page.slices) - 1) << first)
+    cdef uint64_t mask = slices_mask(first, page.slices)
     cdef uint32_t i
     cdef bint untouched = page.flags & PAGE_ZERO and page.fresh == segment_base(local.heap, page.segment) + (
         first << SLICE_SHIFT
@@ -342,16 +356,16 @@ cdef void pages_wake(local_t *local) noexcept nogil:
     cdef uint64_t buckets = mrm_bits_swap64(&local.notice, 0)
     cdef segment_t *segment
     cdef segment_t *next
-    cdef uint32_t woken
+    cdef uint64_t woken
     cdef page_t *page
     while buckets:
         segment = local.segments[mrm_lowest64(buckets)]
         buckets &= buckets - 1
         while segment != NULL:
             next = segment.next     # which may be given back below
-            woken = mrm_bits_swap32(&segment.woken, 0)
+            woken = mrm_bits_swap64(&segment.woken, 0)
             while woken:
-                page = &local.heap.pages[<size_t>segment.number * SLICES + <uint32_t>mrm_lowest32(woken)]
+                page = &local.heap.pages[<size_t>segment.number * SLICES + <uint32_t>mrm_lowest64(woken)]
                 woken &= woken - 1
                 # The bit may be an old one, of a page that is in its queue again, or is no more.
                 if page.nbytes == 0 or not page.flags & PAGE_FULL:

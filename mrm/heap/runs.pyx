@@ -20,8 +20,10 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from mrm cimport MRM_BAD_BLOCK, MRM_NO_ADDRESSES, MRM_OK
-from mrm.heap.mapping cimport mapping_give, mapping_hide, mapping_move, mapping_show, mapping_take, stretch_t
+from mrm cimport MRM_BAD_BLOCK, MRM_INCONSISTENT, MRM_NO_ADDRESSES, MRM_OK, MRM_OUT_OF_FRAMES
+from mrm.heap.mapping cimport (
+    mapping_give, mapping_hide, mapping_move, mapping_show, mapping_shown, mapping_take, stretch_t,
+)
 from mrm.heap.page cimport SEGMENT_BYTES, SEGMENT_SHIFT
 from mrm.heap.segments cimport heap_charge, heap_uncharge
 from mrm.heap.state cimport NO_RUN, RUN_BINS, RUN_FREE, RUN_KEPT, RUN_LIVE, RUN_NONE, runs_t
@@ -167,18 +169,33 @@ cdef void runs_open(heap_t *heap) noexcept nogil:
 
 # ---- memory, with the lock held, but for taking ------------------------------------------------
 
+cdef uint32_t put_as_shown(heap_t *heap, uint32_t first, uint32_t n) noexcept nogil:
+    """Make slots kept or free, as they have memory or not; how many have."""
+    cdef uint32_t slot, found = 0
+    cdef bint shown
+    for slot in range(first, first + n):
+        mark(&heap.runs, slot, 1, RUN_NONE)
+    for slot in range(first, first + n):
+        shown = mapping_shown(heap, slot)
+        put(&heap.runs, slot, 1, RUN_KEPT if shown else RUN_FREE)
+        found += shown
+    return found
+
+
 cdef int give_up(heap_t *heap, uint32_t most) noexcept nogil:
     """Take memory away until no more than so many slots are kept, the largest extents first."""
     cdef runs_t *runs = &heap.runs
     cdef stretch_t stretches[STRETCHES]
     cdef size_t count, i
     cdef uint32_t bin, first, n
+    # Private memory goes by one call for each stretch: so one at a time, and all of it is gone or none.
+    cdef size_t together = <size_t>STRETCHES if heap.pool != NULL else 1
     cdef int status = MRM_OK
     while runs.kept > most and status == MRM_OK:
         count = 0
         n = 0
         bin = RUN_BINS
-        while bin and count < STRETCHES and runs.kept - n > most:
+        while bin and count < together and runs.kept - n > most:
             first = runs.kept_bins[bin - 1]
             if first == NO_RUN:
                 bin -= 1
@@ -190,11 +207,30 @@ cdef int give_up(heap_t *heap, uint32_t most) noexcept nogil:
             count += 1
         status = mapping_hide(heap, stretches, count)
         for i in range(count):
-            put(runs, stretches[i].first, stretches[i].n, RUN_FREE if status == MRM_OK else RUN_KEPT)
-        if status == MRM_OK:
+            if status == MRM_INCONSISTENT:
+                n -= put_as_shown(heap, stretches[i].first, stretches[i].n)
+            else:
+                put(runs, stretches[i].first, stretches[i].n, RUN_FREE if status == MRM_OK else RUN_KEPT)
+        if status == MRM_OK or status == MRM_INCONSISTENT:
             runs.kept -= n
             heap_uncharge(heap, <uint64_t>n << SEGMENT_SHIFT)
     return status
+
+
+cdef void settle(heap_t *heap, place_t *place, const stretch_t *stretches, size_t count) noexcept nogil:
+    """Keep what a commit that could neither be carried out nor undone shows of slots that were free.
+
+    The first stretch may lie anywhere in its extent, which ``place`` tells; the others begin one.
+    """
+    cdef runs_t *runs = &heap.runs
+    cdef size_t i
+    for i in range(count):
+        place.first = stretches[i].first
+        if i:
+            place.extent = place.first
+        place.state = RUN_FREE
+        cut_out(runs, place, stretches[i].n)
+        runs.kept += put_as_shown(heap, stretches[i].first, stretches[i].n)
 
 
 cdef uint32_t free_frames(pool_t *pool) noexcept nogil:
@@ -226,8 +262,8 @@ cdef int take(heap_t *heap, uint32_t n, bint zero, uint32_t **frames) noexcept n
 
 cdef void untake(heap_t *heap, uint32_t *frames, uint32_t n) noexcept nogil:
     """Undo that."""
+    mapping_give(heap, frames, n)
     if n:
-        mapping_give(heap, frames, n)
         heap_uncharge(heap, <uint64_t>n << SEGMENT_SHIFT)
 
 
@@ -237,6 +273,21 @@ cdef int no_addresses(const heap_t *heap, uint32_t n) noexcept nogil:
         b"heap %u has no %u MiB of addresses in a row: blocks lie scattered in its %u GiB; free some, or open another",
         heap.number, n * 2, heap.runs.slots >> 9,
     )
+
+
+cdef bint too_many(const heap_t *heap, uint32_t n) noexcept nogil:
+    """Whether a block needs more slots than there can be, with the failure."""
+    if heap.pool != NULL and n > heap.segment_count:
+        mrm_fail(
+            failure(), MRM_OUT_OF_FRAMES, 0, 0, NULL, <size_t>n << SEGMENT_SHIFT,
+            b"a block of %u frames is asked of heap %u, whose pool has %u: open a larger pool", n, heap.number,
+            heap.segment_count,
+        )
+        return True
+    if n > heap.runs.slots:
+        no_addresses(heap, n)
+        return True
+    return False
 
 
 cdef int refuse(const heap_t *heap, const void *block, const char *why) noexcept nogil:
@@ -286,6 +337,8 @@ cdef void *runs_allocate(heap_t *heap, size_t nbytes, size_t alignment, bint zer
     cdef stretch_t stretch
     cdef char *block
     cdef int status = MRM_OK
+    if too_many(heap, n):
+        return NULL
     if <uint64_t>n + slots_apart > runs.slots:
         no_addresses(heap, n)
         return NULL
@@ -304,9 +357,11 @@ cdef void *runs_allocate(heap_t *heap, size_t nbytes, size_t alignment, bint zer
     if status == MRM_OK and place.state == RUN_FREE:
         stretch.first = place.first
         stretch.n = n
-        status = mapping_show(heap, &stretch, 1, frames)
+        status = mapping_show(heap, &stretch, 1, frames, &have)
         if status == MRM_OK:
-            have = 0
+            frames = NULL
+        elif status == MRM_INCONSISTENT:
+            settle(heap, &place, &stretch, 1)
     if status == MRM_OK:
         cut_out(runs, &place, n)
         make_live(runs, place.first, n, nbytes)
@@ -423,8 +478,7 @@ cdef void *runs_resize(heap_t *heap, void *block, size_t nbytes) noexcept nogil:
     cdef place_t place
     cdef bint moves = False
     cdef int status = MRM_OK
-    if n > runs.slots:
-        no_addresses(heap, n)
+    if too_many(heap, n):
         return NULL
     while True:
         mrm_lock(&runs.lock)
@@ -459,15 +513,24 @@ cdef void *runs_resize(heap_t *heap, void *block, size_t nbytes) noexcept nogil:
             return NULL
         have = needed
     if status == MRM_OK and count:
-        status = mapping_show(heap, fresh, count, frames)
+        status = mapping_show(heap, fresh, count, frames, &have)
+        if status == MRM_INCONSISTENT:
+            if not moves:
+                place.extent = fresh[0].first
+            settle(heap, &place, fresh, count)
         if status == MRM_OK:
-            have = 0
             frames = NULL
             if moves:
                 status = mapping_move(heap, first, place.first, had)
                 if status != MRM_OK:
                     if mapping_hide(heap, fresh, 1) == MRM_OK:
                         heap_uncharge(heap, <uint64_t>needed << SEGMENT_SHIFT)
+                    else:
+                        # They have memory, and are charged for: as good as freed.
+                        place.first = fresh[0].first
+                        cut_out(runs, &place, needed)
+                        put(runs, fresh[0].first, needed, RUN_KEPT)
+                        runs.kept += needed
     if status == MRM_OK:
         runs.nbytes += nbytes - runs.run[first].nbytes
         resize_live(heap, first, had, n, nbytes, moves, &place)

@@ -130,7 +130,7 @@ cdef uint32_t aligned_class(size_t alignment, size_t nbytes) noexcept nogil:
     nbytes = (max(nbytes, <size_t>1) + alignment - 1) & ~(alignment - 1)
     if alignment > SLICE_BYTES or nbytes > LARGEST_SMALL:
         return CLASSES
-    # Pages begin at a multiple of 64 KiB: a block is aligned if its size is a multiple of that.
+    # Pages begin at a multiple of 32 KiB: a block is aligned if its size is a multiple of that.
     number = class_of(nbytes)
     while number < CLASSES and class_bytes(number) % alignment:
         number += 1
@@ -253,9 +253,11 @@ cdef void *raw_resize(heap_t *heap, void *block, size_t nbytes) noexcept nogil:
     if nbytes <= had and nbytes >= had >> 1 and nbytes:
         return block
     moved = allocate(heap, local, GRAIN, nbytes, False)
-    if moved != NULL:
-        memcpy(moved, block, min(had, nbytes))
-        raw_free(heap, block)
+    if moved == NULL:
+        # A block that suffices stays: who makes one smaller (Lua, say) may count on that.
+        return block if nbytes <= had else NULL
+    memcpy(moved, block, min(had, nbytes))
+    raw_free(heap, block)
     return moved
 
 

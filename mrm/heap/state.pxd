@@ -77,7 +77,7 @@ cdef struct run_t:
     uint32_t next               # in its bin; NO_RUN: none
     uint32_t previous
     uint8_t state               # RUN_...
-    uint8_t cut                 # of any slot: private memory that was moved begins or ends here
+    uint8_t cut                 # of any slot: a mapping of private memory that was moved begins or ends here; CUT_...
     uint64_t nbytes             # RUN_LIVE: what the block has
 
 
@@ -107,7 +107,7 @@ cdef struct runs_t:
 cdef struct heap_t:
     char *base                  # address of segment 0
     uint64_t nbytes             # from there to the end of the last
-    page_t *pages               # 32 for each segment
+    page_t *pages               # 64 for each segment
     segment_t *segments
     uint32_t segment_count
     uint32_t slot               # where a thread looks for its local_t first

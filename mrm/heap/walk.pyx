@@ -28,7 +28,7 @@ cdef extern from "system/lock.h" nogil:
 
 
 cdef enum:
-    MOST_WORDS = 64             # of a bit for each block of a page: a slice has 4096 of 16 bytes
+    MOST_WORDS = 32             # of a bit for each block of a page: a slice has 2048 of 16 bytes
 
 
 cdef inline uint64_t used(const page_t *page) noexcept nogil:

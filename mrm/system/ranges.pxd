@@ -1,6 +1,6 @@
 """Address ranges: reserved, trapping, and whose they are."""
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 
 cdef enum:
@@ -31,6 +31,8 @@ cdef range_t *range_reserve(
     size_t nbytes, size_t alignment, uint64_t at, uint32_t kind, uint32_t *state, int *fd, void *owner
 ) noexcept nogil
 cdef int range_release(range_t *entry) noexcept nogil
+# The same for good, of nobody's that fork ends: the address, or -errno.
+cdef int64_t addresses_keep(size_t nbytes, size_t alignment) noexcept nogil
 cdef bint range_is_low(const range_t *entry) noexcept nogil
 
 # A reader: enter, find, look at the owner, leave. Lock-free and async-signal-safe; an

@@ -242,6 +242,17 @@ cdef range_t *range_reserve(
     return NULL
 
 
+cdef int64_t addresses_keep(size_t nbytes, size_t alignment) noexcept nogil:
+    """Reserve addresses that are never released, and that a child keeps; the address, or ``-errno``."""
+    cdef int64_t got
+    mrm_lock(&registry_lock)
+    got = _reserve_low(nbytes, alignment)
+    if got < 0:
+        got = _reserve_anywhere(nbytes, alignment)
+    mrm_unlock(&registry_lock)
+    return got
+
+
 cdef bint range_is_low(const range_t *entry) noexcept nogil:
     """Whether it lies where the kernel places nothing by itself."""
     return low_start() <= entry.base and entry.base + entry.nbytes <= low_end()

@@ -35,6 +35,16 @@ def run(arguments: list[str]) -> int:
         0 all is well; 1 something was found, or failed; 2 the command line makes no
         sense; 3 this machine does not allow it; 130 Ctrl-C.
     """
+    if arguments[:1] == ["run"]:
+        # A program must find nothing imported that is not its own, click's versions among it, and
+        # what it raises is between it and the interpreter.
+        from mrm.tools.run.plan import parse
+
+        plan = parse(arguments[1:])
+        if plan is not None:
+            from mrm.tools.run.launch import launch
+
+            return launch(plan)
     try:
         import click
 

@@ -29,6 +29,10 @@ COMMANDS = {
     "replay": Entry(
         "mrm.tools.replay.command:command", "Run a log of a heap's calls again: find leaks, size a pool."
     ),
+    "coverage": Entry(
+        "mrm.tools.coverage.command:command", "How much of a process's memory really lies on huge pages."
+    ),
+    "run": Entry("mrm.tools.run.command:command", "Run a Python program with its memory on huge pages."),
     "demo": Entry(
         "mrm.tools.demo.command:command", "Move pages under working threads, and prove that nothing is lost."
     ),

@@ -12,7 +12,7 @@ from tools.machines.kernels import NEWEST
 
 # Which call fails has little to do with the kernel: that is tried on one.
 _USUAL = (
-    *("frames", "features", "space", "model", "economy", "races"),
+    *("frames", "features", "space", "model", "economy", "races", "heap"),
     *("funding", "sharing", "pressure", "tools"),
 )
 _EVERYTHING = (*_USUAL[:4], "failures", *_USUAL[4:])

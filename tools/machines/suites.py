@@ -22,12 +22,14 @@ SUITES = {
         *("test_view", "test_reservation", "test_batch", "test_plan", "test_retire", "test_classify"),
         *("test_lifetimes", "test_shootdowns", "test_paying"),
     ),
+    # malloc on frames and on private memory, buffers and arrays
+    "heap": ("test_heap", "test_heap_large", "test_heap_c", "test_heap_limits", "test_buffer"),
     # random sequences against a model
-    "model": ("test_model", "test_accounts_model", "test_balloon_model"),
+    "model": ("test_model", "test_accounts_model", "test_balloon_model", "test_heap_model"),
     # every system call failing in turn
-    "failures": ("test_system_calls",),
+    "failures": ("test_system_calls", "test_heap_failures"),
     # threads, children, signal handlers
-    "races": ("test_threads", "test_fork"),
+    "races": ("test_threads", "test_fork", "test_heap_threads", "test_heap_fork"),
     # how a pool comes to its frames
     "funding": ("test_funding", "test_limits", "test_limits_in_use", "test_kernelpool", "test_keeper"),
     # a named file opened again, and frames in several processes
@@ -53,7 +55,9 @@ SUITES = {
     # the allocator, and what it finds of its callers' mistakes
     "heap": ("test_heap_debug", "test_heap_debug_told", "test_heap_debug_threads"),
     # commands that people run
-    "tools": ("test_doctor", "test_cli"),
+    "tools": ("test_doctor", "test_cli", "test_coverage"),
+    # programs that know nothing of mrm
+    "programs": ("test_cpython", "test_cpython_fork"),
 }
 
 #: Files that run on a developer's machine only, and why.
@@ -79,12 +83,15 @@ ELSEWHERE = {
     "test_machines": "is about the machines themselves",
     "test_machines_refused": "compiles for other processors",
     "test_numpy": "needs NumPy, which those machines have not",
+    "test_numpy_adaptors": "needs NumPy, which those machines have not",
+    "test_numpy_contexts": "needs NumPy, which those machines have not",
     "test_numpy_processes": "needs NumPy, which those machines have not",
     "test_numpy_suite": "needs NumPy, which those machines have not",
     "test_package": "builds archives",
     "test_pages": "pretends other machines by itself",
     "test_readme": "is about a page of documentation",
     "test_replay": "is about files",
+    "test_run": "compares with python itself, in hundreds of processes",
     "test_sanitize": "is about builds for sanitizers",
     "test_sizes": "is about arithmetic",
     "test_stress": "runs for seconds of real time at a time",

@@ -1,0 +1,1 @@
+"""A folder for PYTHONPATH, whose ``sitecustomize`` an interpreter imports when it starts (``mrm run --children``)."""
