@@ -16,7 +16,7 @@ WITH = $(BIN)/python -m mrm.tools.fund with
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test test-python lint format bench matrix arm64 stress sanitize wheel wheels clean
+.PHONY: help venv build demo test test-numpy test-python lint format bench matrix arm64 stress sanitize wheel wheels clean
 
 help:  ## Say what targets there are
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -31,6 +31,9 @@ demo: build  ## Move pages under working threads, and prove that nothing is lost
 
 test: build  ## Run all tests
 	@$(WITH) $(TEST_PAGES) -- $(BIN)/python -m pytest $(ARGS)
+
+test-numpy: build  ## Run NumPy's own tests with every array on a heap
+	@$(BIN)/python tools/numpytests.py $(ARGS)
 
 test-python: build  ## Run CPython's own tests with its objects on huge pages
 	@$(BIN)/python tools/python_tests.py $(ARGS)

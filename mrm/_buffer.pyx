@@ -6,42 +6,16 @@ something looks at it through the buffer protocol or DLPack (a memoryview, an ar
 
 cimport cython
 from cpython.buffer cimport PyBUF_FORMAT
-from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_New
-from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
+from mrm._dlpack cimport capsule_of, device
 from mrm.errors import ArgumentError, ClosedError
 from mrm.heap.blocks cimport heap_calloc, heap_free, heap_malloc, heap_realloc
 from mrm.heap.heap cimport heap_release, heap_retain
 from mrm.heap.traces cimport trace_note
 from mrm.system.failure cimport check, failure
-
-
-# What DLPack (1.0, its unversioned form) says of a tensor: https://dmlc.github.io/dlpack/latest/c_api.html
-cdef struct tensor_t:
-    void *data
-    int32_t device_type
-    int32_t device_id
-    int32_t ndim
-    uint8_t code
-    uint8_t bits
-    uint16_t lanes
-    int64_t *shape
-    int64_t *strides
-    uint64_t byte_offset
-
-cdef struct managed_t:
-    tensor_t tensor
-    void *owner
-    void (*deleter)(managed_t *tensor) noexcept
-    int64_t shape[1]
-
-cdef enum:
-    DL_CPU = 1
-    DL_UINT = 1
 
 
 # No garbage collector: a Buffer refers to no Python object. The free list is what makes a small one cost
@@ -188,49 +162,17 @@ cdef class Buffer:
         BufferError
             If a copy, a stream or another device than the CPU is asked for.
         """
-        cdef managed_t *managed
         self._check_still()
-        if stream is not None or copy or (dl_device is not None and dl_device != (DL_CPU, 0)):
-            raise BufferError("a Buffer is memory of the CPU, and shared without a copy")
-        managed = <managed_t *>calloc(1, sizeof(managed_t))
-        if managed == NULL:
-            raise MemoryError
-        managed.tensor.data = self.block
-        managed.tensor.device_type = DL_CPU
-        managed.tensor.ndim = 1
-        managed.tensor.code = DL_UINT
-        managed.tensor.bits = 8
-        managed.tensor.lanes = 1
-        managed.tensor.shape = managed.shape
-        managed.shape[0] = self.nbytes
-        managed.owner = <void *>self
-        managed.deleter = _end_tensor
-        Py_INCREF(self)
-        self.exports += 1
-        return PyCapsule_New(managed, b"dltensor", _end_capsule)
+        return capsule_of(self, stream, max_version, dl_device, copy)
 
     def __dlpack_device__(self):
         """Where it lies, as DLPack says it: the CPU."""
-        return (DL_CPU, 0)
+        return device()
 
     def __repr__(self):
         if self.heap == NULL:
             return "<mrm.Buffer freed>"
         return f"<mrm.Buffer of {self.nbytes} bytes at {<uint64_t>self.block:#x}>"
-
-
-cdef void _end_tensor(managed_t *managed) noexcept with gil:
-    """The consumer has done with it."""
-    cdef Buffer buffer = <Buffer>managed.owner
-    buffer.exports -= 1
-    free(managed)
-    Py_DECREF(buffer)
-
-
-cdef void _end_capsule(object capsule) noexcept:
-    """Nobody took the tensor out of its capsule: a consumer renames it."""
-    if PyCapsule_IsValid(capsule, b"dltensor"):
-        _end_tensor(<managed_t *>PyCapsule_GetPointer(capsule, b"dltensor"))
 
 
 cdef size_t size_of(object n) except? 0xFFFFFFFFFFFFFFFF:

@@ -9,6 +9,7 @@ the page is current, and that nothing public is without a docstring.
 
 import ast
 import dataclasses
+import importlib
 import inspect
 import sys
 from pathlib import Path
@@ -47,6 +48,24 @@ ORDER = [
     "Feature",
 ]
 
+#: What is not in mrm itself, but in a module that is imported by its name; and what is public there.
+MODULES = {
+    "mrm.adaptors": (
+        "Adaptor",
+        "Limit",
+        "Statistics",
+        "Scope",
+        "Counts",
+        "ScopeTotals",
+        "Log",
+        "Track",
+        "Tracked",
+        "OnFailure",
+    ),
+    "mrm.numpy": ("use", "install", "uninstall", "installed"),
+    "mrm.cffi": ("allocator",),
+}
+
 
 def split_signature(name: str, text: str) -> tuple[str, str]:
     """Cython puts the signature into the docstring's first line: the two, apart."""
@@ -80,7 +99,7 @@ def members(cls: type) -> list[tuple[str, object]]:
     bases = [
         base
         for base in cls.__mro__[1:]
-        if base.__module__.startswith("mrm.") and base.__name__ not in mrm.__all__
+        if base.__module__.startswith("mrm.") and base.__name__ not in (*mrm.__all__, "Adaptor")
     ]
     return [
         (name, value)
@@ -90,15 +109,17 @@ def members(cls: type) -> list[tuple[str, object]]:
     ]
 
 
-def section(name: str) -> str:
+def section(name: str, place: str = "mrm") -> str:
     """One class or function of the package."""
-    thing = getattr(mrm, name)
+    thing = getattr(importlib.import_module(place), name)
     signature, text = split_signature(name, thing.__doc__ or "")
     if inspect.isfunction(thing):
         signature = f"{name}{inspect.signature(thing)}"
     elif name == "Pool":
         signature = f"Pool({constructor_arguments('_core.pyi', 'Pool')})"
-    lines = [f"## mrm.{signature}\n", block(text)]
+    elif inspect.isclass(thing) and place != "mrm" and not dataclasses.is_dataclass(thing):
+        signature = f"{name}{inspect.signature(thing)}".removesuffix(" -> 'None'")
+    lines = [f"## {place}.{signature}\n", block(text)]
     if dataclasses.is_dataclass(thing):
         lines.append("Fields: " + ", ".join(f"`{field.name}`" for field in dataclasses.fields(thing)) + "\n")
     if inspect.isclass(thing) and not issubclass(thing, BaseException):
@@ -122,7 +143,11 @@ def page() -> str:
         if inspect.isclass(getattr(mrm, name)) and issubclass(getattr(mrm, name), (Exception, Warning))
     )
     rest = sorted(set(mrm.__all__) - set(classes) - set(errors))
-    parts = [HEAD, *map(section, classes), *map(section, rest), "# Errors\n", *map(section, errors)]
+    parts = [HEAD, *map(section, classes), *map(section, rest)]
+    for place, names in MODULES.items():
+        parts += [f"# {place}\n", block(importlib.import_module(place).__doc__ or "")]
+        parts += [section(name, place) for name in names]
+    parts += ["# Errors\n", *map(section, errors)]
     return "\n".join(parts)
 
 

@@ -26,6 +26,9 @@ COMMANDS = {
     "stats": Entry(
         "mrm.tools.watch.stats:command", "Print figures of a running process's pools for programs."
     ),
+    "replay": Entry(
+        "mrm.tools.replay.command:command", "Run a log of a heap's calls again: find leaks, size a pool."
+    ),
     "coverage": Entry(
         "mrm.tools.coverage.command:command", "How much of a process's memory really lies on huge pages."
     ),
