@@ -23,7 +23,10 @@ SUITES = {
         *("test_lifetimes", "test_shootdowns", "test_paying"),
     ),
     # malloc on frames and on private memory, buffers and arrays
-    "heap": ("test_heap", "test_heap_large", "test_heap_c", "test_heap_limits", "test_buffer"),
+    "heap": (
+        *("test_heap", "test_heap_large", "test_heap_c", "test_heap_limits", "test_buffer"),
+        *("test_heap_debug", "test_heap_debug_told", "test_heap_debug_threads"),
+    ),
     # random sequences against a model
     "model": ("test_model", "test_accounts_model", "test_balloon_model", "test_heap_model"),
     # every system call failing in turn
@@ -53,7 +56,6 @@ SUITES = {
     # a host that asks a guest for memory, and gives it back
     "balloon": ("test_guest_balloon",),
     # the allocator, and what it finds of its callers' mistakes
-    "heap": ("test_heap_debug", "test_heap_debug_told", "test_heap_debug_threads"),
     # commands that people run
     "tools": ("test_doctor", "test_cli", "test_coverage"),
     # programs that know nothing of mrm
