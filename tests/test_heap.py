@@ -44,9 +44,9 @@ def test_a_class_wastes_an_eighth_at_the_most():
 
 def test_pages_are_used_but_for_a_sixteenth():
     for nbytes, slices, blocks in size_classes():
-        assert blocks * nbytes <= slices << 16
-        assert ((slices << 16) - blocks * nbytes) * 16 <= slices << 16 or slices == 32
-        assert slices == 1 or nbytes > 6144
+        assert blocks * nbytes <= slices << 15
+        assert ((slices << 15) - blocks * nbytes) * 16 <= slices << 15 or slices == 64
+        assert slices == 1 or nbytes > 3072
 
 
 def around_borders():

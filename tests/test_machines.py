@@ -49,7 +49,7 @@ def test_every_test_file_is_in_one_suite_or_has_a_reason_not_to_be():
 def test_a_test_is_counted_in_the_suite_of_its_file():
     assert suite_of("tests/test_pool.py::test_x[huge]") == "frames"
     assert suite_of("tests/test_new.py::test_x") == "test_new"
-    assert files(("tools",)) == ["tests/test_doctor.py", "tests/test_cli.py"]
+    assert files(("tools",)) == ["tests/test_doctor.py", "tests/test_cli.py", "tests/test_coverage.py"]
 
 
 def test_machines_have_names_of_their_own_and_suites_that_are_there():

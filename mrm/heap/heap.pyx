@@ -23,9 +23,10 @@ from mrm cimport (
     MRM_OVERDRAFT, MRM_POOL_ACCOUNT, MRM_REUSE_NOW, MRM_SLOT_SHOWN, mrm_account_stats,
 )
 from mrm.heap.debug cimport debug_open, debug_wanted
+from mrm.heap.extents cimport extents_open
 from mrm.heap.local cimport locals_end, locals_forget, locals_freeze
 from mrm.heap.page cimport SEGMENT_SHIFT, SEGMENT_USED, SLICES, page_t, segment_t
-from mrm.heap.runs cimport runs_contain, runs_open
+from mrm.heap.runs cimport runs_contain
 from mrm.heap.state cimport run_t
 from mrm.physical.accounts cimport account_stats
 from mrm.physical.pool cimport pool_release, pool_retain, pool_usable
@@ -281,7 +282,7 @@ cdef int heap_open(pool_t *pool, const mrm_heap_options *given, heap_t **opened)
     heap.number = mrm_add32(&heaps_opened, 1)
     heap.slot = heap.number
     heap.users = 1
-    runs_open(heap)
+    extents_open(&heap.runs)
     heap.state = STATE_OPEN
     if debug_wanted(options.flags):
         status = debug_open(heap)

@@ -22,9 +22,9 @@ cdef extern from "heap/bits.h" nogil:
 
 cdef enum:
     SEGMENT_SHIFT = 21
-    SEGMENT_BYTES = 1 << 21
+    SEGMENT_BYTES = 1 << SEGMENT_SHIFT
     SLICE_SHIFT = 15
-    SLICE_BYTES = 1 << 15
+    SLICE_BYTES = 1 << SLICE_SHIFT
     SLICES = 64                 # of a segment
 
 # Flags of a page.

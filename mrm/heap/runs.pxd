@@ -3,10 +3,9 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport uint32_t, uint64_t
 
-from mrm.heap.state cimport heap_t, run_t
+from mrm.heap.state cimport heap_t
 
 
-cdef void runs_open(heap_t *heap) noexcept nogil
 cdef void *runs_allocate(heap_t *heap, size_t nbytes, size_t alignment, bint zero) noexcept nogil
 cdef void *runs_resize(heap_t *heap, void *block, size_t nbytes) noexcept nogil
 cdef int runs_free(heap_t *heap, void *block) noexcept nogil

@@ -1,9 +1,7 @@
 """Blocks above a MiB: slots in a row, out of many more addresses than there is memory.
 
-All slots are parted into extents: *free* ones are addresses without memory, *kept* ones have memory but
-no block, *live* ones are blocks. An extent's size is noted at both of its ends, and free and kept ones are in
-bins by the logarithm of their size, so that what is freed is joined with its neighbours, and what
-is wanted is found, by a few looks.
+All slots are parted into extents (extents.pyx): free ones, which are addresses without memory, kept ones, which
+have memory but no block, and blocks.
 
 A block is served from what is kept, as it is; else at free addresses, with memory from any place. A
 freed block is kept, since mapping costs more than finding; when too much is kept, the largest extents are
@@ -17,10 +15,13 @@ may free blocks: what was found before is looked for again afterwards.
 """
 
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from mrm cimport MRM_BAD_BLOCK, MRM_INCONSISTENT, MRM_NO_ADDRESSES, MRM_OK, MRM_OUT_OF_FRAMES
+from mrm.heap.extents cimport (
+    extent_cut, extent_find, extent_into, extent_largest, extent_live, extent_mark, extent_put, extent_unlink, place_t,
+)
 from mrm.heap.mapping cimport (
     mapping_give, mapping_hide, mapping_move, mapping_show, mapping_shown, mapping_take, stretch_t,
 )
@@ -35,136 +36,9 @@ cdef extern from "system/lock.h" nogil:
     void mrm_lock(uint32_t *lock)
     void mrm_unlock(uint32_t *lock)
 
-cdef extern from "heap/bits.h" nogil:
-    int mrm_log2(uint64_t v)
-
 
 cdef enum:
-    LOOKS = 16                  # extents of one bin that are tried
     STRETCHES = 64              # that one commit takes away, or one growth takes in
-
-# Where a block is to lie.
-cdef struct place_t:
-    uint32_t first              # slot
-    uint32_t extent             # the extent that it is cut from
-    uint32_t state              # of that: RUN_FREE, RUN_KEPT
-
-
-# ---- extents ---------------------------------------------------------------------------
-
-cdef inline uint32_t *bins_of(runs_t *runs, uint32_t state) noexcept nogil:
-    return &runs.free_bins[0] if state == RUN_FREE else &runs.kept_bins[0]
-
-
-cdef void mark(runs_t *runs, uint32_t first, uint32_t n, uint32_t state) noexcept nogil:
-    """Note an extent at both ends."""
-    runs.run[first + n - 1].n = n
-    runs.run[first + n - 1].state = RUN_NONE
-    runs.run[first].n = n
-    runs.run[first].state = <uint8_t>state
-
-
-cdef void link(runs_t *runs, uint32_t first, uint32_t n, uint32_t state) noexcept nogil:
-    """Make slots a free or kept extent, in its bin."""
-    cdef uint32_t *head = &bins_of(runs, state)[mrm_log2(n)]
-    mark(runs, first, n, state)
-    runs.run[first].previous = NO_RUN
-    runs.run[first].next = head[0]
-    if head[0] != NO_RUN:
-        runs.run[head[0]].previous = first
-    head[0] = first
-
-
-cdef void unlink(runs_t *runs, uint32_t first) noexcept nogil:
-    """Take a free or kept extent out of its bin."""
-    cdef run_t *run = &runs.run[first]
-    if run.next != NO_RUN:
-        runs.run[run.next].previous = run.previous
-    if run.previous != NO_RUN:
-        runs.run[run.previous].next = run.next
-    else:
-        bins_of(runs, run.state)[mrm_log2(run.n)] = run.next
-    run.state = RUN_NONE
-
-
-cdef void put(runs_t *runs, uint32_t first, uint32_t n, uint32_t state) noexcept nogil:
-    """Make slots free or kept ones, joined with neighbours that are the same."""
-    cdef uint32_t other
-    if n == 0:
-        return
-    if first > 0:
-        other = first - runs.run[first - 1].n
-        if runs.run[other].state == state:
-            unlink(runs, other)
-            n += first - other
-            first = other
-    other = first + n
-    if other < runs.slots and runs.run[other].state == state:
-        unlink(runs, other)
-        n += runs.run[other].n
-    link(runs, first, n, state)
-
-
-cdef uint32_t find(runs_t *runs, uint32_t state, uint32_t n, uint32_t slots_apart) noexcept nogil:
-    """The first slot of an extent that has n slots, the first at a multiple of so many; or NO_RUN."""
-    cdef uint32_t *bins = bins_of(runs, state)
-    cdef uint32_t bin = <uint32_t>mrm_log2(n), first, looks
-    while bin < RUN_BINS:
-        first = bins[bin]
-        looks = 0
-        while first != NO_RUN and looks < LOOKS:
-            if n + into(runs, first, slots_apart) <= runs.run[first].n:
-                return first
-            first = runs.run[first].next
-            looks += 1
-        bin += 1
-    return NO_RUN
-
-
-cdef inline uint32_t into(const runs_t *runs, uint32_t first, uint32_t slots_apart) noexcept nogil:
-    """Slots from a slot to the next one whose address is a multiple of so many."""
-    cdef uint64_t number = (<uint64_t>runs.base >> SEGMENT_SHIFT) + first
-    return <uint32_t>(-number & (slots_apart - 1))
-
-
-cdef uint32_t largest_free(const runs_t *runs) noexcept nogil:
-    """The largest of some large free extents; or NO_RUN."""
-    cdef uint32_t bin = RUN_BINS, first, best = NO_RUN, looks = 0
-    while bin and best == NO_RUN:
-        bin -= 1
-        first = runs.free_bins[bin]
-        while first != NO_RUN and looks < LOOKS:
-            if best == NO_RUN or runs.run[first].n > runs.run[best].n:
-                best = first
-            first = runs.run[first].next
-            looks += 1
-    return best
-
-
-cdef void cut_out(runs_t *runs, const place_t *place, uint32_t n) noexcept nogil:
-    """Cut n slots out of an extent; what is left of it stays what it was."""
-    cdef uint32_t end = place.extent + runs.run[place.extent].n
-    unlink(runs, place.extent)
-    if place.first > place.extent:
-        link(runs, place.extent, place.first - place.extent, place.state)
-    if place.first + n < end:
-        link(runs, place.first + n, end - place.first - n, place.state)
-    if place.state == RUN_KEPT:
-        runs.kept -= n
-
-
-cdef void make_live(runs_t *runs, uint32_t first, uint32_t n, size_t nbytes) noexcept nogil:
-    mark(runs, first, n, RUN_LIVE)
-    runs.run[first].nbytes = nbytes
-
-
-cdef void runs_open(heap_t *heap) noexcept nogil:
-    """Begin with one free extent of all slots; the table is there, and zero."""
-    cdef runs_t *runs = &heap.runs
-    cdef uint32_t i
-    for i in range(<uint32_t>RUN_BINS):
-        runs.free_bins[i] = runs.kept_bins[i] = NO_RUN
-    link(runs, 0, runs.slots, RUN_FREE)
 
 
 # ---- memory, with the lock held, but for taking ------------------------------------------------
@@ -174,10 +48,10 @@ cdef uint32_t put_as_shown(heap_t *heap, uint32_t first, uint32_t n) noexcept no
     cdef uint32_t slot, found = 0
     cdef bint shown
     for slot in range(first, first + n):
-        mark(&heap.runs, slot, 1, RUN_NONE)
+        extent_mark(&heap.runs, slot, 1, RUN_NONE)
     for slot in range(first, first + n):
         shown = mapping_shown(heap, slot)
-        put(&heap.runs, slot, 1, RUN_KEPT if shown else RUN_FREE)
+        extent_put(&heap.runs, slot, 1, RUN_KEPT if shown else RUN_FREE)
         found += shown
     return found
 
@@ -203,14 +77,14 @@ cdef int give_up(heap_t *heap, uint32_t most) noexcept nogil:
             stretches[count].first = first
             stretches[count].n = runs.run[first].n
             n += runs.run[first].n
-            unlink(runs, first)
+            extent_unlink(runs, first)
             count += 1
         status = mapping_hide(heap, stretches, count)
         for i in range(count):
             if status == MRM_INCONSISTENT:
                 n -= put_as_shown(heap, stretches[i].first, stretches[i].n)
             else:
-                put(runs, stretches[i].first, stretches[i].n, RUN_FREE if status == MRM_OK else RUN_KEPT)
+                extent_put(runs, stretches[i].first, stretches[i].n, RUN_FREE if status == MRM_OK else RUN_KEPT)
         if status == MRM_OK or status == MRM_INCONSISTENT:
             runs.kept -= n
             heap_uncharge(heap, <uint64_t>n << SEGMENT_SHIFT)
@@ -229,7 +103,7 @@ cdef void settle(heap_t *heap, place_t *place, const stretch_t *stretches, size_
         if i:
             place.extent = place.first
         place.state = RUN_FREE
-        cut_out(runs, place, stretches[i].n)
+        extent_cut(runs, place, stretches[i].n)
         runs.kept += put_as_shown(heap, stretches[i].first, stretches[i].n)
 
 
@@ -317,13 +191,13 @@ cdef inline uint32_t slots_for(size_t nbytes) noexcept nogil:
 cdef bint find_place(runs_t *runs, uint32_t n, uint32_t slots_apart, place_t *place) noexcept nogil:
     """Where a new block could lie."""
     place.state = RUN_KEPT
-    place.extent = find(runs, RUN_KEPT, n, slots_apart)
+    place.extent = extent_find(runs, RUN_KEPT, n, slots_apart)
     if place.extent == NO_RUN:
         place.state = RUN_FREE
-        place.extent = find(runs, RUN_FREE, n, slots_apart)
+        place.extent = extent_find(runs, RUN_FREE, n, slots_apart)
     if place.extent == NO_RUN:
         return False
-    place.first = place.extent + into(runs, place.extent, slots_apart)
+    place.first = place.extent + extent_into(runs, place.extent, slots_apart)
     return True
 
 
@@ -363,8 +237,8 @@ cdef void *runs_allocate(heap_t *heap, size_t nbytes, size_t alignment, bint zer
         elif status == MRM_INCONSISTENT:
             settle(heap, &place, &stretch, 1)
     if status == MRM_OK:
-        cut_out(runs, &place, n)
-        make_live(runs, place.first, n, nbytes)
+        extent_cut(runs, &place, n)
+        extent_live(runs, place.first, n, nbytes)
         runs.live += n
         runs.blocks += 1
         runs.nbytes += nbytes
@@ -383,7 +257,7 @@ cdef void *runs_allocate(heap_t *heap, size_t nbytes, size_t alignment, bint zer
 cdef void keep(heap_t *heap, uint32_t first, uint32_t n) noexcept nogil:
     """Keep slots that no block needs any more; and give up what is too much."""
     cdef runs_t *runs = &heap.runs
-    put(runs, first, n, RUN_KEPT)
+    extent_put(runs, first, n, RUN_KEPT)
     runs.kept += n
     runs.live -= n
     if runs.kept > runs.most_kept:
@@ -443,7 +317,7 @@ cdef void take_in(runs_t *runs, uint32_t at, uint32_t wanted) noexcept nogil:
         place.first = place.extent = at
         place.state = runs.run[at].state
         n = min(runs.run[at].n, wanted)
-        cut_out(runs, &place, n)
+        extent_cut(runs, &place, n)
         at += n
         wanted -= n
 
@@ -452,7 +326,7 @@ cdef bint find_larger(runs_t *runs, uint32_t n, place_t *place) noexcept nogil:
     """Where a block that grows could go: with room behind it to grow on."""
     cdef uint32_t spare
     place.state = RUN_FREE
-    place.extent = largest_free(runs)
+    place.extent = extent_largest(runs)
     if place.extent == NO_RUN or runs.run[place.extent].n < n:
         return False
     spare = runs.run[place.extent].n - n
@@ -528,8 +402,8 @@ cdef void *runs_resize(heap_t *heap, void *block, size_t nbytes) noexcept nogil:
                     else:
                         # They have memory, and are charged for: as good as freed.
                         place.first = fresh[0].first
-                        cut_out(runs, &place, needed)
-                        put(runs, fresh[0].first, needed, RUN_KEPT)
+                        extent_cut(runs, &place, needed)
+                        extent_put(runs, fresh[0].first, needed, RUN_KEPT)
                         runs.kept += needed
     if status == MRM_OK:
         runs.nbytes += nbytes - runs.run[first].nbytes
@@ -547,15 +421,15 @@ cdef void resize_live(
     """Have the extents say what became of a block of ``had`` slots that has ``n`` now."""
     cdef runs_t *runs = &heap.runs
     if moves:
-        cut_out(runs, place, n)
+        extent_cut(runs, place, n)
         runs.run[first].state = RUN_NONE
-        put(runs, first, had, RUN_FREE)
-        make_live(runs, place.first, n, nbytes)
+        extent_put(runs, first, had, RUN_FREE)
+        extent_live(runs, place.first, n, nbytes)
     elif n >= had:
         take_in(runs, first + had, n - had)
-        make_live(runs, first, n, nbytes)
+        extent_live(runs, first, n, nbytes)
     else:
-        make_live(runs, first, n, nbytes)
+        extent_live(runs, first, n, nbytes)
         keep(heap, first + n, had - n)
         return
     runs.live += n - had

@@ -55,7 +55,6 @@ SUITES = {
     "nodes": ("test_nodes", "test_nodes_spread", "test_spread", "test_near"),
     # a host that asks a guest for memory, and gives it back
     "balloon": ("test_guest_balloon",),
-    # the allocator, and what it finds of its callers' mistakes
     # commands that people run
     "tools": ("test_doctor", "test_cli", "test_coverage"),
     # programs that know nothing of mrm

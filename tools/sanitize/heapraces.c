@@ -63,7 +63,10 @@ static void look(racer_t *me, const block_t *block, size_t nbytes) {
 static void step(racer_t *me) {
     world_t *world = me->world;
     size_t nbytes = some_size(me), had;
-    block_t *block = draw(me, 8) ? mrm->heap_malloc(world->heap, nbytes) : mrm->heap_calloc(world->heap, 1, nbytes);
+    uint32_t kind = draw(me, 16);
+    block_t *block = kind == 0   ? mrm->heap_calloc(world->heap, 1, nbytes)
+                     : kind == 1 ? mrm->heap_aligned(world->heap, 256, nbytes)
+                                 : mrm->heap_malloc(world->heap, nbytes);
     block_t *other;
     if (!block) {
         if (mrm->failure()->status != MRM_OUT_OF_FRAMES) wrong(me, "malloc");
@@ -84,7 +87,19 @@ static void step(racer_t *me) {
             fill(me, other, nbytes);
         }
     }
-    if (mrm->heap_free(world->heap, other) != MRM_OK) wrong(me, "free");
+    if (!mrm->heap_owns(world->heap, other) || mrm->heap_usable_size(world->heap, other) < had) wrong(me, "whose");
+    if (draw(me, 2))
+        mrm->heap_lua_alloc(world->heap, other, had, 0);
+    else if (mrm->heap_free(world->heap, other) != MRM_OK)
+        wrong(me, "free");
+}
+
+/* A heap that comes and goes while others are at work on theirs. */
+static void open_another(racer_t *me) {
+    mrm_heap_options options = {.size = sizeof options, .flags = MRM_HEAP_NO_DEBUG};
+    mrm_heap *heap;
+    if (mrm->heap_open(NULL, &options, &heap) != MRM_OK) return wrong(me, "open");
+    if (!mrm->heap_malloc(heap, some_size(me)) || mrm->heap_close(heap) != MRM_OK) wrong(me, "another heap");
 }
 
 static void *run(void *argument) {
@@ -92,6 +107,7 @@ static void *run(void *argument) {
     for (uint32_t i = 0; i < me->world->steps; i++) {
         step(me);
         if (draw(me, 500) == 0) mrm->heap_trim(me->world->heap);
+        if (draw(me, 1000) == 0) open_another(me);
     }
     return NULL;
 }

@@ -11,7 +11,7 @@ from mrm.sizes import parse_size
 from mrm.tools.bench.options import finish, outputs, progress, terminal, threads
 
 MOST_THREADS = 64
-LEAST_GROWN = 2 << 20
+LEAST_GROWN = parse_size("2MiB")
 
 
 def _names(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str]:
