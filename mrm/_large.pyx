@@ -24,7 +24,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
 from mrm import errors
-from mrm cimport mrm_heap_options
+from mrm cimport MRM_HEAP_NO_DEBUG, mrm_heap_options
 from mrm._frames cimport Frames
 from mrm.heap.blocks cimport heap_calloc, heap_free, heap_malloc, heap_realloc, heap_usable_size
 from mrm.heap.heap cimport heap_open
@@ -162,6 +162,9 @@ cdef int open_heap(int which, pool_t *pool, limit, keep) except -1:
     options.limit = limit or 0
     options.keep = keep or 1        # 0 would have it choose
     options.name = b"Python's large blocks"
+    # Whoever looks for mistakes notes Python's stack, which makes objects, and these may be made
+    # in the middle of CPython's own allocator.
+    options.flags = MRM_HEAP_NO_DEBUG
     check(heap_open(pool, &options, &heap))
     heaps[which] = heap
     ranges[0].heap = ranges[1].heap = heap
