@@ -14,7 +14,7 @@ cimport cython
 from libc.stddef cimport size_t
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memset
+from libc.string cimport memset, strlen
 
 from mrm cimport (
     MRM_BAD_BLOCK, MRM_HEAP_DEBUG, MRM_HEAP_NO_DEBUG, MRM_HEAP_OVERDRAFT, MRM_OK, mrm_heap_options, mrm_heap_stats,
@@ -494,6 +494,7 @@ cdef class Heap:
         cdef heap_t *heap = self.open_one()
         cdef void *at = <void *>address_of(address)
         cdef char room[EXPLAINED]
+        cdef size_t n
         cdef text_t text
         if heap.debug == NULL:
             raise ArgumentError(
@@ -503,7 +504,10 @@ cdef class Heap:
         text.at = room
         text.room = EXPLAINED
         debug_explain(heap, at, &text)
-        return room.decode("utf-8", "replace").rstrip("\n")
+        n = strlen(room)
+        while n and room[n - 1] == 10:      # its last newline
+            n -= 1
+        return room[:n].decode("utf-8", "replace")
 
     cdef object _damage(self):
         """What ``check`` finds in a heap with debug, as an exception; None if all is well, or cannot be looked at."""

@@ -11,9 +11,9 @@ import threading
 import pytest
 from helpers import MIB, ROOT
 from mistaken import read, release, stack, told, write
-from mrm.heap.debug import debug_settings
 
 import mrm
+from mrm.heap.debug import debug_settings
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from libc.string cimport memset
 
 from mrm.heap.classes cimport CLASSES, DIRECT, class_bytes, shape_of, shape_t
 from mrm.heap.page cimport (
-    ALL_SLICES, FREED_BITS, FREED_SHIFT, FREED_WAKES, PAGE_FULL, PAGE_ZERO, SEGMENT_SHIFT, SLICE_BYTES, SLICE_SHIFT, SLICES,
+    ALL_SLICES, FREED_BITS, FREED_SHIFT, FREED_WAKES, PAGE_FULL, PAGE_ZERO, SEGMENT_SHIFT, SLICE_SHIFT, SLICES,
     mrm_set_owner,
 )
 from mrm.heap.segments cimport segment_give, segment_take
@@ -323,7 +323,7 @@ cdef void page_unfull(local_t *local, page_t *page) noexcept nogil:
 
 
 cdef bint page_empty(local_t *local, page_t *page) noexcept nogil:
-    """Give the slices of a page back that has no block in use; whether its segment went with them, and may be another's."""
+    """Give back the slices of a page without a block in use; whether its segment went too, and may be another's."""
     cdef segment_t *segment = &local.heap.segments[page.segment]
     cdef uint32_t first = <uint32_t>(page - local.heap.pages) % SLICES
     cdef uint64_t mask = slices_mask(first, page.slices)

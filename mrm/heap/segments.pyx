@@ -14,10 +14,10 @@ A heap may have no more than its limit. It is charged for each segment and slot 
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from mrm cimport MRM_NO_MEMORY, MRM_OK, MRM_OUT_OF_FRAMES, MRM_REUSE_NOW, MRM_SYSTEM_CALL
+from mrm cimport MRM_OK, MRM_OUT_OF_FRAMES, MRM_REUSE_NOW
 from mrm.heap.page cimport ALL_SLICES, SEGMENT_BYTES, SEGMENT_NONE, SEGMENT_SHIFT, SEGMENT_USED, mrm_set_owner
 from mrm.physical.taking cimport account_take, pool_give
-from mrm.system.calls cimport CALL_MADVISE, CALL_MPROTECT, advise, call
+from mrm.system.calls cimport CALL_MPROTECT, advise, call
 from mrm.system.failure cimport failure, mrm_fail
 from mrm.system.room cimport ROOM_TEXT, why_refused
 

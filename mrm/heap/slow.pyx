@@ -295,7 +295,8 @@ cdef void *slow_aligned(heap_t *heap, size_t alignment, size_t nbytes) noexcept 
     """A block that is aligned."""
     if alignment == 0 or alignment & (alignment - 1):
         mrm_fail(
-            failure(), MRM_BAD_ARGUMENT, 0, 0, NULL, nbytes, b"an alignment is a power of two, which %zu is not", alignment
+            failure(), MRM_BAD_ARGUMENT, 0, 0, NULL, nbytes,
+            b"an alignment is a power of two, which %zu is not", alignment,
         )
         return NULL
     if heap.debug != NULL:
