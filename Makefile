@@ -33,7 +33,7 @@ test: build  ## Run all tests
 	@$(WITH) $(TEST_PAGES) -- $(BIN)/python -m pytest $(ARGS)
 
 test-numpy: build  ## Run NumPy's own tests with every array on a heap
-	@$(BIN)/python tools/numpytests.py $(ARGS)
+	@$(BIN)/python tools/numpy_tests.py $(ARGS)
 
 test-python: build  ## Run CPython's own tests with its objects on huge pages
 	@$(BIN)/python tools/python_tests.py $(ARGS)

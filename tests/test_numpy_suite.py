@@ -14,7 +14,7 @@ pytest.importorskip("numpy")
 @pytest.mark.timeout(900)
 def test_numpys_own_tests_about_memory(tmp_path):
     done = subprocess.run(
-        [sys.executable, ROOT / "tools/numpytests.py", "--part"],
+        [sys.executable, ROOT / "tools/numpy_tests.py", "--part"],
         env=environment(),
         cwd=tmp_path,
         capture_output=True,
