@@ -2,6 +2,7 @@
 
 import gc
 import json
+import random
 import warnings
 import weakref
 
@@ -76,8 +77,6 @@ def test_every_size_around_the_borders_keeps_its_contents(heap):
 
 
 def test_sizes_at_random_lie_apart(heap):
-    import random
-
     draw = random.Random(1)
     live = {}
     for i in range(3000):
@@ -468,20 +467,3 @@ def test_small_pages_are_warned_of(tmp_path, monkeypatch):
         mrm.Heap().close()
         setting.unlink()
         mrm.Heap().close()
-
-
-def test_what_looks_for_mistakes_is_asked_by_the_environment(monkeypatch):
-    """Whether it opens is the debug heap's matter; here, that ``debug`` and MRM_DEBUG reach it alike."""
-
-    def outcome(**options):
-        try:
-            mrm.Heap(**options).close()
-        except mrm.ArgumentError as error:
-            return str(error)
-        return "opened"
-
-    asked = outcome(debug=True)
-    for value, expected in (("1", asked), ("0", "opened"), ("", "opened")):
-        monkeypatch.setenv("MRM_DEBUG", value)
-        assert outcome() == expected
-        assert outcome(debug=False) == "opened"

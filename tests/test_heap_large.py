@@ -2,9 +2,10 @@
 
 import ctypes
 import errno
+import random
 
 import pytest
-from heaping import FRAMES, SMALL, check_figures, mark, marked, opened, walked
+from heaping import FRAMES, SMALL, check_figures, is_zero, mark, marked, opened, walked
 from helpers import FRAME, MIB, FakePool, stamp, stamp_at
 
 import mrm
@@ -54,8 +55,6 @@ def test_n_scattered_frames_serve_a_block_of_n_frames(on_pool, step):
 
 def test_any_number_of_frames_is_served_among_blocks_of_all_sizes(on_pool):
     """However the addresses were cut up before: blocks grown, shrunk and left lying."""
-    import random
-
     draw = random.Random(5)
     pool, live = on_pool.source, []
     for _ in range(600):
@@ -292,7 +291,7 @@ def test_calloc_clears_what_was_kept(heap):
     heap.free(address)
     again = heap.calloc(3, FRAME)
     assert again == address
-    assert not any((ctypes.c_char * (3 * FRAME)).from_address(again).raw.strip(b"\0"))
+    assert is_zero(again, 3 * FRAME)
 
 
 # ---- wrong frees ---------------------------------------------------------------------------
