@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import heaping
 import pytest
+from fakeheap import FakeHeap
 from helpers import FRAME, MANY, FakePool, open_files, own_mappings, stamp_all
 from limited import own_mounts
 from machine import NOT_TRIED
@@ -99,6 +100,33 @@ def some_heap(request):
         except mrm.FundingError as error:
             pytest.skip(f"no huge pages: {error}")
         yield heap
+
+
+@pytest.fixture
+def emptied_heap(some_heap):
+    """One of each kind without a block at the end, unless the test has closed it."""
+    yield some_heap
+    gc.collect()
+    assert some_heap.closed or not list(some_heap.blocks())
+
+
+@pytest.fixture
+def fake_heap():
+    """A heap that is libc's malloc, and knows what it was asked for."""
+    heap = FakeHeap()
+    yield heap
+    gc.collect()
+    heap.close()
+
+
+@pytest.fixture
+def numpys_own():
+    """NumPy's arrays lie where NumPy has them, once the test is over."""
+    yield
+    from onheaps import clean  # which needs NumPy
+
+    gc.collect()
+    clean()
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
-"""A heap that is libc's malloc with a memory of what it made: for what is wrapped around heaps, or uses them."""
+"""For what is wrapped around heaps, or uses them: a heap that is libc's malloc with a memory of what it made; logs."""
 
+import csv
 import ctypes
+import io
 import threading
 
 from mrm.errors import ArgumentError, BlockError, ClosedError, OutOfFrames
@@ -109,3 +111,8 @@ class FakeHeap:
                 _libc.free(address)
             self.live.clear()
             self.closed = True
+
+
+def rows(text):
+    """The calls that a log tells, each as a dict by column."""
+    return list(csv.DictReader(io.StringIO(text)))

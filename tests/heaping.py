@@ -62,9 +62,7 @@ def marked(address, nbytes, seed):
 
 def is_zero(address, nbytes):
     """Whether bytes are all zero."""
-    return not any(
-        memoryview((ctypes.c_char * nbytes).from_address(address)).cast("B").tobytes().strip(b"\0")
-    )
+    return not ctypes.string_at(address, nbytes).strip(b"\0")
 
 
 def check_figures(heap):
@@ -101,11 +99,8 @@ def fill_up(allocate):
     return made
 
 
-def run(*functions, whole=True):
-    """Each function in a thread of its own, until all have ended; what they raised is raised.
-
-    Python's join returns before a thread has left its heaps: ``whole`` waits for that, too.
-    """
+def _started(functions):
+    """Threads that run, one for each function, and a list of what these raise."""
     failed = []
 
     def guarded(function):
@@ -117,6 +112,30 @@ def run(*functions, whole=True):
     threads = [threading.Thread(target=guarded, args=(function,)) for function in functions]
     for thread in threads:
         thread.start()
+    return threads, failed
+
+
+@contextlib.contextmanager
+def beside(*functions):
+    """While the block runs, each function runs in a thread, with an event that tells it to return."""
+    stop = threading.Event()
+    threads, failed = _started([lambda function=function: function(stop) for function in functions])
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    if failed:
+        raise failed[0]
+
+
+def run(*functions, whole=True):
+    """Each function in a thread of its own, until all have ended; what they raised is raised.
+
+    Python's join returns before a thread has left its heaps: ``whole`` waits for that, too.
+    """
+    threads, failed = _started(functions)
     for thread in threads:
         thread.join()
     if whole:

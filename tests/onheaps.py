@@ -2,6 +2,8 @@
 
 import warnings
 
+import numpy as np
+
 import mrm
 import mrm.numpy
 
@@ -10,9 +12,14 @@ try:
 except ImportError:
     from numpy.core.multiarray import get_handler_name
 
-__all__ = ["LARGE", "SMALL", "clean", "get_handler_name", "lies_in", "pool_of"]
+__all__ = ["LARGE", "SMALL", "clean", "get_handler_name", "large", "lies_in", "pool_of"]
 
 SMALL, LARGE = 1000, 1 << 20  # bytes, on either side of any threshold here
+
+
+def large():
+    """An array that lies in any heap which is in use."""
+    return np.ones(LARGE // 8)
 
 
 def lies_in(heap, array):

@@ -1,6 +1,5 @@
 """Adaptors: each by itself, on each other, from several threads, over a fork."""
 
-import csv
 import ctypes
 import gc
 import io
@@ -8,7 +7,8 @@ import os
 import threading
 
 import pytest
-from fakeheap import FakeHeap
+from fakeheap import rows
+from heaping import beside, run
 
 import mrm
 from mrm.adaptors import Adaptor, HeapLike, Limit, Log, OnFailure, Statistics, Track
@@ -30,19 +30,11 @@ def everything(heap):
     return heap
 
 
-@pytest.fixture
-def fake():
-    heap = FakeHeap()
-    yield heap
-    gc.collect()
-    heap.close()
-
-
 @pytest.fixture(params=["fake", "private", "pool"])
 def below(request):
     """What is wrapped."""
     if request.param == "fake":
-        yield request.getfixturevalue("fake")
+        yield request.getfixturevalue("fake_heap")
     elif request.param == "private":
         with mrm.Heap() as heap:
             yield heap
@@ -55,10 +47,6 @@ def below(request):
 @pytest.fixture(params=[*KINDS, "everything"])
 def wrapped(request, below):
     return KINDS.get(request.param, everything)(below)
-
-
-def rows(text):
-    return list(csv.DictReader(io.StringIO(text)))
 
 
 # ---- what all have in common ---------------------------------------------------------------
@@ -127,8 +115,8 @@ def test_no_heap_is_refused():
         Statistics(object())
 
 
-def test_repr_names_the_whole_stack(fake):
-    assert "Statistics of <mrm.adaptors.Track of" in repr(Statistics(Track(fake)))
+def test_repr_names_the_whole_stack(fake_heap):
+    assert "Statistics of <mrm.adaptors.Track of" in repr(Statistics(Track(fake_heap)))
 
 
 # ---- buffers and arrays --------------------------------------------------------------------
@@ -214,8 +202,8 @@ def test_arrays(wrapped, below):
 # ---- Limit ---------------------------------------------------------------------------------
 
 
-def test_limit(fake):
-    heap = Limit(fake, 1000)
+def test_limit(fake_heap):
+    heap = Limit(fake_heap, 1000)
     a = heap.malloc(600)
     assert (heap.limit, heap.used, heap.left) == (1000, 608, 392)
     with pytest.raises(mrm.OutOfFrames, match=r"limit of 1000 B, of which 608 B") as caught:
@@ -223,7 +211,7 @@ def test_limit(fake):
     assert caught.value.nbytes == 400
     with pytest.raises(mrm.OutOfFrames):  # fits, but not as it is rounded
         heap.malloc(391 + 1)
-    assert heap.used == 608 and len(fake.live) == 1
+    assert heap.used == 608 and len(fake_heap.live) == 1
     with pytest.raises(mrm.OutOfFrames):
         heap.realloc(a, 1200)
     a = heap.realloc(a, 900)
@@ -238,9 +226,9 @@ def test_limit(fake):
     assert heap.used == 0
 
 
-def test_limit_gives_back_what_the_heap_below_refuses(fake):
-    heap = Limit(fake, 1 << 20)
-    fake.room = 100
+def test_limit_gives_back_what_the_heap_below_refuses(fake_heap):
+    heap = Limit(fake_heap, 1 << 20)
+    fake_heap.room = 100
     for call in (lambda: heap.malloc(200), lambda: heap.calloc(20, 10), lambda: heap.aligned(64, 200)):
         with pytest.raises(mrm.OutOfFrames):
             call()
@@ -251,8 +239,8 @@ def test_limit_gives_back_what_the_heap_below_refuses(fake):
     assert heap.used == 64
 
 
-def test_threads_cannot_pass_the_limit_together(fake):
-    heap = Limit(fake, 100 * 64)
+def test_threads_cannot_pass_the_limit_together(fake_heap):
+    heap = Limit(fake_heap, 100 * 64)
     got, most = [], []
 
     def work():
@@ -263,18 +251,14 @@ def test_threads_cannot_pass_the_limit_together(fake):
                 continue
             most.append(heap.used)
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run(*[work] * 4)
     assert len(got) == 100 and max(most) == heap.limit == heap.used
 
 
 # ---- OnFailure -----------------------------------------------------------------------------
 
 
-def test_on_failure(fake):
+def test_on_failure(fake_heap):
     cache = []
     asked = []
 
@@ -285,7 +269,7 @@ def test_on_failure(fake):
             return True
         return False
 
-    heap = OnFailure(Limit(fake, 1000), give_up_cache)
+    heap = OnFailure(Limit(fake_heap, 1000), give_up_cache)
     cache += [heap.malloc(300) for _ in range(3)]
     block = heap.malloc(650)
     assert asked == [650, 650] and len(cache) == 1
@@ -296,14 +280,14 @@ def test_on_failure(fake):
     assert asked == [650, 650, 960, 63]
     heap.free(block)
     with pytest.raises(mrm.ArgumentError):
-        OnFailure(fake, 7)
+        OnFailure(fake_heap, 7)
 
 
-def test_what_the_callback_raises_goes_to_the_caller(fake):
+def test_what_the_callback_raises_goes_to_the_caller(fake_heap):
     def broken(nbytes):
         raise LookupError(nbytes)
 
-    heap = OnFailure(Limit(fake, 10), broken)
+    heap = OnFailure(Limit(fake_heap, 10), broken)
     with pytest.raises(LookupError):
         heap.malloc(100)
 
@@ -311,9 +295,9 @@ def test_what_the_callback_raises_goes_to_the_caller(fake):
 # ---- together ---------------------------------------------------------------------------
 
 
-def test_threads_on_a_stack_of_all(fake):
+def test_threads_on_a_stack_of_all(fake_heap):
     file = io.StringIO()
-    limit = Limit(fake, "16MiB")
+    limit = Limit(fake_heap, "16MiB")
     counted = Statistics(limit)
     tracked = Track(counted)
     heap = Log(tracked, file)
@@ -329,11 +313,7 @@ def test_threads_on_a_stack_of_all(fake):
         for block in mine:
             heap.free(block)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(1, 5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run(*(lambda seed=seed: work(seed) for seed in range(1, 5)))
     counts = counted.counts()
     assert (counts.blocks, counts.bytes, limit.used, len(tracked)) == (0, 0, 0, 0)
     assert counts.made == counts.freed == 1200
@@ -343,26 +323,18 @@ def test_threads_on_a_stack_of_all(fake):
     assert len({line["thread"] for line in lines}) == 4
 
 
-def test_a_fork_while_threads_count(fake):
-    heap = everything(fake)
-    stop = threading.Event()
+def test_a_fork_while_threads_count(fake_heap):
+    heap = everything(fake_heap)
 
-    def work():
+    def work(stop):
         while not stop.is_set():
             heap.free(heap.malloc(64))
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    try:
+    with beside(work, work):
         for _ in range(10):
             child = os.fork()
             if not child:
-                fake.lock = threading.RLock()  # libc sees to its own
+                fake_heap.lock = threading.RLock()  # libc sees to its own
                 heap.free(heap.malloc(64))
                 os._exit(0)
             assert os.waitpid(child, 0)[1] == 0
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()

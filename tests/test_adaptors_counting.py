@@ -1,33 +1,22 @@
 """Statistics and Track: what there is, what there was at most, and where it was made."""
 
 import asyncio
-import gc
 import threading
 
 import pytest
-from fakeheap import FakeHeap
 
 import mrm
 from mrm.adaptors import Statistics, Track
 
-
-@pytest.fixture
-def fake():
-    heap = FakeHeap()
-    yield heap
-    gc.collect()
-    heap.close()
-
-
 # ---- Statistics ------------------------------------------------------------------------
 
 
-def test_statistics(fake):
-    heap = Statistics(fake)
+def test_statistics(fake_heap):
+    heap = Statistics(fake_heap)
     a, b = heap.malloc(100), heap.calloc(2, 50)
     heap.free(a)
     b = heap.realloc(b, 30)
-    fake.room = 0
+    fake_heap.room = 0
     with pytest.raises(mrm.OutOfFrames):
         heap.malloc(1)
     with pytest.raises(mrm.OutOfFrames):
@@ -48,8 +37,8 @@ def test_statistics(fake):
     assert '"peak_bytes": 32' in heap.counts().to_json()
 
 
-def test_scopes_lie_in_each_other_and_overlap(fake):
-    heap = Statistics(fake)
+def test_scopes_lie_in_each_other_and_overlap(fake_heap):
+    heap = Statistics(fake_heap)
     kept = heap.malloc(1600)
     with heap.scope("outer") as outer:
         heap.free(heap.malloc(160))
@@ -70,8 +59,8 @@ def test_scopes_lie_in_each_other_and_overlap(fake):
         first.__enter__()
 
 
-def test_decorated_functions_are_added_up_by_name(fake):
-    heap = Statistics(fake)
+def test_decorated_functions_are_added_up_by_name(fake_heap):
+    heap = Statistics(fake_heap)
 
     @heap.scope()
     def some(nbytes, depth=0):
@@ -98,8 +87,8 @@ def test_decorated_functions_are_added_up_by_name(fake):
     assert [totals.name for totals in heap.scopes()] == [name, "waiting"]
 
 
-def test_an_exception_ends_a_scope(fake):
-    heap = Statistics(fake)
+def test_an_exception_ends_a_scope(fake_heap):
+    heap = Statistics(fake_heap)
     with pytest.raises(KeyError), heap.scope("bad"):
         heap.malloc(16)
         raise KeyError
@@ -115,8 +104,8 @@ def leaky(heap, n):
     return [heap.malloc(100) for _ in range(n)]
 
 
-def test_track(fake):
-    heap = Track(fake)
+def test_track(fake_heap):
+    heap = Track(fake_heap)
     blocks = leaky(heap, 3)
     other = heap.calloc(5, 5)
     assert len(heap) == 4
@@ -139,23 +128,22 @@ def test_track(fake):
     assert heap.where(moved) is None
 
 
-def test_track_keeps_notes_of_what_could_not_be_changed(fake):
-    heap = Track(fake)
+def test_track_keeps_notes_of_what_could_not_be_changed(fake_heap):
+    heap = Track(fake_heap)
     block = heap.malloc(10)
-    fake.room = 0
+    fake_heap.room = 0
     with pytest.raises(mrm.OutOfFrames):
         heap.realloc(block, 1000)
     assert heap.where(block).nbytes == 10
-    fake.free(block)
+    fake_heap.free(block)
     with pytest.raises(mrm.BlockError):
         heap.free(block)
     assert heap.where(block) is not None
 
 
-def test_track_depth(fake):
-    assert len(Track(fake, depth=1).__class__(fake, 1).live()) == 0
-    heap = Track(fake, depth=1)
+def test_track_depth(fake_heap):
+    heap = Track(fake_heap, depth=1)
     heap.malloc(1)
     assert len(heap.live()[0].stack) == 1
     with pytest.raises(mrm.ArgumentError):
-        Track(fake, depth=-1)
+        Track(fake_heap, depth=-1)

@@ -1,39 +1,25 @@
 """Log: every call in a file, in an order that could have been."""
 
-import csv
-import gc
 import io
 import os
 import threading
 
 import pytest
-from fakeheap import FakeHeap
+from fakeheap import rows
 
 import mrm
 from mrm.adaptors import Log, Statistics
 from mrm.adaptors.log import COLUMNS
 
 
-def rows(text):
-    return list(csv.DictReader(io.StringIO(text)))
-
-
-@pytest.fixture
-def fake():
-    heap = FakeHeap()
-    yield heap
-    gc.collect()
-    heap.close()
-
-
-def test_log(fake):
+def test_log(fake_heap):
     file = io.StringIO()
-    heap = Log(fake, file)
+    heap = Log(fake_heap, file)
     a = heap.malloc(100)
     b = heap.calloc(3, 7)
     c = heap.aligned(256, 10)
     d = heap.realloc(a, 2000)
-    fake.room = 0
+    fake_heap.room = 0
     with pytest.raises(mrm.OutOfFrames):
         heap.malloc(5)
     with pytest.raises(mrm.OutOfFrames):
@@ -59,9 +45,9 @@ def test_log(fake):
     assert not file.closed
 
 
-def test_log_to_a_path_says_where(fake, tmp_path):
+def test_log_to_a_path_says_where(fake_heap, tmp_path):
     path = tmp_path / "calls.csv"
-    with Log(Statistics(fake), path, where=True) as heap:
+    with Log(Statistics(fake_heap), path, where=True) as heap:
         heap.malloc(1)
         buffer = heap.buffer(2)
         del buffer
@@ -70,27 +56,27 @@ def test_log_to_a_path_says_where(fake, tmp_path):
     assert [line["action"] for line in rows(path.read_text())] == ["malloc", "malloc", "free"]
 
 
-def test_where_is_quoted_as_csv_wants_it(fake):
+def test_where_is_quoted_as_csv_wants_it(fake_heap):
     file = io.StringIO()
-    heap = Log(fake, file, where=True)
+    heap = Log(fake_heap, file, where=True)
     code = compile("heap.malloc(1)", 'odd, "name".py', "exec")
     exec(code, {"heap": heap})
     heap.flush()
     assert rows(file.getvalue())[0]["where"] == 'odd, "name".py:1'
 
 
-def test_a_log_that_is_forgotten_is_whole(fake, tmp_path):
+def test_a_log_that_is_forgotten_is_whole(fake_heap, tmp_path):
     path = tmp_path / "calls.csv"
-    heap = Log(fake, path)
+    heap = Log(fake_heap, path)
     heap.malloc(1)
     del heap
     assert len(path.read_text().splitlines()) == 2
 
 
-def test_a_child_writes_nothing_and_nothing_twice(fake, tmp_path):
+def test_a_child_writes_nothing_and_nothing_twice(fake_heap, tmp_path):
     path = tmp_path / "calls.csv"
     with open(tmp_path / "other.csv", "w") as other:
-        heap = Log(Log(fake, path), other)
+        heap = Log(Log(fake_heap, path), other)
         heap.malloc(1)
         child = os.fork()
         if not child:

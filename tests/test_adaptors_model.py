@@ -1,11 +1,10 @@
 """A stack of all adaptors: any sequence of calls agrees with plain numbers, and contents are what was written."""
 
-import csv
 import ctypes
 import io
 
 import pytest
-from fakeheap import FakeHeap
+from fakeheap import FakeHeap, rows
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -18,10 +17,6 @@ from hypothesis.stateful import (
 
 import mrm
 from mrm.adaptors import Limit, Log, Statistics, Track
-
-
-def rows(text):
-    return list(csv.DictReader(io.StringIO(text)))
 
 
 class Model(RuleBasedStateMachine):

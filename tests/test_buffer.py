@@ -4,11 +4,10 @@ import copy
 import gc
 import io
 import pickle
-import threading
 import weakref
 
 import pytest
-from heaping import check_figures, holds, write
+from heaping import beside, check_figures, holds, write
 from helpers import FRAME, MIB, in_child
 
 import mrm
@@ -164,35 +163,25 @@ def test_nobody_looks_at_a_buffer_that_another_thread_resizes(heap):
     """A view either stops the resize, or is refused, or shows the bytes where they are then."""
     buffer = heap.buffer(2 * FRAME)
     behind = [heap.malloc(FRAME)]
-    stop, failed = threading.Event(), []
 
-    def look():
-        try:
-            while not stop.is_set():
-                try:
-                    memory = memoryview(buffer)
-                except BufferError as error:
-                    assert "another thread is resizing" in str(error)
-                    continue
-                memory[0] = memory[-1] = 7
-                memory.release()
-        except BaseException as error:
-            failed.append(error)
+    def look(stop):
+        while not stop.is_set():
+            try:
+                memory = memoryview(buffer)
+            except BufferError as error:
+                assert "another thread is resizing" in str(error)
+                continue
+            memory[0] = memory[-1] = 7
+            memory.release()
 
-    thread = threading.Thread(target=look)
-    thread.start()
     done = 0
-    try:
+    with beside(look):
         while done < 60:
             try:
                 buffer.resize((2 + done % 9) * FRAME)
                 done += 1
             except BufferError:
                 continue
-    finally:
-        stop.set()
-        thread.join()
-    assert not failed
     assert not buffer.exported
     buffer.free()
     for address in behind:

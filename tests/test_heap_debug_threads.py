@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+from heaping import beside, run
 from helpers import after_fork
 from mistaken import read, stack, told, write
 
@@ -15,14 +16,6 @@ def heap(debug_heap):
 
 
 # ---- threads -----------------------------------------------------------------------------
-
-
-def run(*functions):
-    threads = [threading.Thread(target=f) for f in functions]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
 
 
 def test_two_threads_free_the_same_blocks(heap):
@@ -61,37 +54,28 @@ def test_threads_are_named(heap):
 def test_threads_at_work(heap):
     """Four threads hand blocks on to each other, and one looks all the time."""
     queues = [[] for _ in range(4)]
-    failures = []
-    ended = threading.Event()
 
     def work(i):
-        try:
-            for step in range(400):
-                n = (step * 7919 + i) % 5000 + 1 if step % 50 else 300_000
-                at = heap.malloc(n) if step % 3 else heap.calloc(n, 1)
-                write(at, bytes([i]) * n)
-                queues[(i + 1) % 4].append((at, n, i))
-                if step % 2 and queues[i]:
-                    at, n, who = queues[i].pop()
+        for step in range(400):
+            n = (step * 7919 + i) % 5000 + 1 if step % 50 else 300_000
+            at = heap.malloc(n) if step % 3 else heap.calloc(n, 1)
+            write(at, bytes([i]) * n)
+            queues[(i + 1) % 4].append((at, n, i))
+            if step % 2 and queues[i]:
+                at, n, who = queues[i].pop()
+                assert read(at, n) == bytes([who]) * n
+                if step % 4 == 1:
+                    at = heap.realloc(at, n + 100)
                     assert read(at, n) == bytes([who]) * n
-                    if step % 4 == 1:
-                        at = heap.realloc(at, n + 100)
-                        assert read(at, n) == bytes([who]) * n
-                    heap.free(at)
-        except BaseException as error:
-            failures.append(error)
+                heap.free(at)
 
-    def look():
-        while not ended.is_set():
+    def look(stop):
+        while not stop.is_set():
             heap.check()
             list(heap.blocks())
 
-    looker = threading.Thread(target=look)
-    looker.start()
-    run(*(lambda i=i: work(i) for i in range(4)))
-    ended.set()
-    looker.join()
-    assert not failures
+    with beside(look):
+        run(*(lambda i=i: work(i) for i in range(4)))
     left = [entry for queue in queues for entry in queue]
     assert sorted(heap.blocks()) == sorted((at, n) for at, n, _ in left)
     for at, n, who in left:
@@ -149,20 +133,12 @@ def test_a_child_has_no_heap_on_a_pool(pool):
 
 def test_forks_while_threads_work():
     with mrm.Heap(debug=True) as heap:
-        ended = threading.Event()
 
-        def work():
-            while not ended.is_set():
+        def work(stop):
+            while not stop.is_set():
                 heap.free(heap.realloc(heap.malloc(100), 200))
 
-        threads = [threading.Thread(target=work) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        try:
+        with beside(work, work):
             for _ in range(20):
                 assert after_fork(lambda: heap.free(heap.malloc(50)) or heap.check() >= 1) is True
-        finally:
-            ended.set()
-            for thread in threads:
-                thread.join()
         heap.check()

@@ -6,7 +6,7 @@ import random
 import threading
 
 import pytest
-from heaping import FRAMES, check_figures, holds, opened, walked, write
+from heaping import FRAMES, beside, check_figures, holds, opened, run, walked, write
 from helpers import FRAME, MIB, after_fork, in_child
 
 import mrm
@@ -38,12 +38,12 @@ def in_thread(function):
     """What a function returns in a thread that then waits until it is told to end."""
     answer, ready, end = [], threading.Event(), threading.Event()
 
-    def run():
+    def work():
         answer.append(function())
         ready.set()
         end.wait()
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=work)
     thread.start()
     ready.wait()
     return answer[0], lambda: (end.set(), thread.join())
@@ -120,9 +120,7 @@ def test_blocks_of_threads_that_a_child_does_not_have(private):
         private.trim()
         check_figures(private)
         found = []
-        thread = threading.Thread(target=lambda: found.append(filled(private, 5)))
-        thread.start()
-        thread.join()
+        run(lambda: found.append(filled(private, 5)))
         return all(holds(*block) for block in found[0])
 
     assert after_fork(child) is True
@@ -148,9 +146,7 @@ def test_a_grandchild(private):
 
 def test_blocks_of_ended_threads_are_adopted_in_the_child(private):
     blocks = []
-    thread = threading.Thread(target=lambda: blocks.extend(filled(private)))
-    thread.start()
-    thread.join()
+    run(lambda: blocks.extend(filled(private)))
 
     def child():
         mine = filled(private, 2)
@@ -164,34 +160,23 @@ def test_blocks_of_ended_threads_are_adopted_in_the_child(private):
 
 def test_forks_while_threads_are_at_work(private):
     """Whatever they are in the middle of: the child has its blocks, and can have more."""
-    stop = threading.Event()
-    failed = []
 
-    def work(seed):
+    def work(stop, seed):
         draw, live = random.Random(seed), []
-        try:
-            while not stop.is_set():
-                n = int(2 ** draw.uniform(3, 15)) if draw.random() < 0.97 else draw.randint(MIB, 4 * MIB)
-                block = private.malloc(n), min(n, 2000), seed
-                write(*block)
-                live.append(block)
-                if len(live) > 30:
-                    block = live.pop(draw.randrange(30))
-                    assert holds(*block)
-                    private.free(block[0])
-        except BaseException as error:
-            failed.append(error)
-
-    def ephemeral():
         while not stop.is_set():
-            short = threading.Thread(target=lambda: private.free(private.malloc(3000)))
-            short.start()
-            short.join()
+            n = int(2 ** draw.uniform(3, 15)) if draw.random() < 0.97 else draw.randint(MIB, 4 * MIB)
+            block = private.malloc(n), min(n, 2000), seed
+            write(*block)
+            live.append(block)
+            if len(live) > 30:
+                block = live.pop(draw.randrange(30))
+                assert holds(*block)
+                private.free(block[0])
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in (1, 2)]
-    threads.append(threading.Thread(target=ephemeral))
-    for thread in threads:
-        thread.start()
+    def ephemeral(stop):
+        while not stop.is_set():
+            run(lambda: private.free(private.malloc(3000)), whole=False)
+
     blocks = filled(private, 9)
 
     def child():
@@ -206,14 +191,9 @@ def test_forks_while_threads_are_at_work(private):
         list(private.blocks())
         return "well"
 
-    try:
+    with beside(lambda stop: work(stop, 1), lambda stop: work(stop, 2), ephemeral):
         for _ in range(60):
             assert after_fork(child) == "well"
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert not failed
     assert all(holds(*block) for block in blocks)
 
 

@@ -3,54 +3,25 @@
 import ctypes
 import gc
 import io
-import threading
 
 import pytest
 from fakeheap import FakeHeap
 
 np = pytest.importorskip("numpy")
 
-from onheaps import LARGE, clean, pool_of
+from onheaps import LARGE, large
 
 import mrm
 import mrm.numpy
 from mrm.adaptors import Limit, Log, OnFailure, Statistics, Track
 from mrm.tools.replay import examine
 
-
-@pytest.fixture(autouse=True)
-def cleaned():
-    yield
-    gc.collect()
-    clean()
+pytestmark = pytest.mark.usefixtures("numpys_own")
 
 
-@pytest.fixture(params=["private", "pool"])
-def heap(request):
-    """Without a block at the end."""
-    if request.param == "private":
-        with mrm.Heap(name="test") as heap:
-            yield heap
-            gc.collect()
-            assert heap.closed or not list(heap.blocks())
-    else:
-        with pool_of("64MiB") as pool, mrm.Heap(pool, name="test") as heap:
-            yield heap
-            gc.collect()
-            assert heap.closed or not list(heap.blocks())
-
-
-def in_thread(function):
-    """What a function returns in a thread that begins now."""
-    results = []
-    thread = threading.Thread(target=lambda: results.append(function()))
-    thread.start()
-    thread.join()
-    return results[0]
-
-
-def large(shape=LARGE // 8):
-    return np.ones(shape)
+@pytest.fixture
+def heap(emptied_heap):
+    return emptied_heap
 
 
 # ---- adaptors ------------------------------------------------------------------------------

@@ -6,51 +6,32 @@ import gc
 import io
 import sys
 import threading
+import time
 
 import pytest
+from heaping import beside, run
 
 np = pytest.importorskip("numpy")
 
-from onheaps import LARGE, clean, get_handler_name, lies_in, pool_of
+from onheaps import LARGE, get_handler_name, large, lies_in, pool_of
 
 import mrm
 import mrm.numpy
 from mrm.adaptors import Log, Statistics
 
-
-@pytest.fixture(autouse=True)
-def cleaned():
-    yield
-    gc.collect()
-    clean()
+pytestmark = pytest.mark.usefixtures("numpys_own")
 
 
-@pytest.fixture(params=["private", "pool"])
-def heap(request):
-    """Without a block at the end."""
-    if request.param == "private":
-        with mrm.Heap(name="test") as heap:
-            yield heap
-            gc.collect()
-            assert heap.closed or not list(heap.blocks())
-    else:
-        with pool_of("64MiB") as pool, mrm.Heap(pool, name="test") as heap:
-            yield heap
-            gc.collect()
-            assert heap.closed or not list(heap.blocks())
+@pytest.fixture
+def heap(emptied_heap):
+    return emptied_heap
 
 
 def in_thread(function):
     """What a function returns in a thread that begins now."""
     results = []
-    thread = threading.Thread(target=lambda: results.append(function()))
-    thread.start()
-    thread.join()
+    run(lambda: results.append(function()))
     return results[0]
-
-
-def large(shape=LARGE // 8):
-    return np.ones(shape)
 
 
 # ---- contexts ------------------------------------------------------------------------------
@@ -236,9 +217,9 @@ def test_installing_one_heap_again_and_through_adaptors_leaves_nothing():
 
 def test_install_while_threads_make_arrays():
     with mrm.Heap() as one, mrm.Heap() as two:
-        stop, wrong = threading.Event(), []
+        wrong = []
 
-        def work(value):
+        def work(stop, value):
             kept = []
             while not stop.is_set():
                 kept.append(np.full(20_000, value))
@@ -246,17 +227,12 @@ def test_install_while_threads_make_arrays():
                     wrong.extend(array for array in kept if not (array == value).all())
                     del kept[::2]
 
-        threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
-        for thread in threads:
-            thread.start()
-        for _ in range(30):
-            for way in (one, Statistics(two), two, Statistics(one), None):
-                mrm.numpy.install(way) if way is not None else mrm.numpy.uninstall()
-                stop.wait(0.002)
-        mrm.numpy.uninstall()
-        stop.set()
-        for thread in threads:
-            thread.join()
+        with beside(*(lambda stop, i=i: work(stop, i) for i in range(3))):
+            for _ in range(30):
+                for way in (one, Statistics(two), two, Statistics(one), None):
+                    mrm.numpy.install(way) if way is not None else mrm.numpy.uninstall()
+                    time.sleep(0.002)
+            mrm.numpy.uninstall()
         assert not wrong
         assert not list(one.blocks()) and not list(two.blocks())
 
