@@ -260,16 +260,7 @@ def in_child(code, huge="off", timeout=60):
     The code finds mrm, these helpers, ``huge``, ``peek(address)``, ``poke(address)`` and
     ``say(word)``. What it says before it dies tells how far it came.
     """
-    return Ending(
-        subprocess.run(
-            [sys.executable, "-c", _source(code, huge)],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env=environment(),
-            check=False,
-        )
-    )
+    return Ending(python("-c", _source(code, huge), timeout=timeout))
 
 
 def _source(code, huge):
@@ -281,6 +272,20 @@ def environment():
     variables = {**os.environ, "PYTHONPATH": str(pathlib.Path(mrm.__file__).parents[1])}
     variables.pop("PYTHONFAULTHANDLER", None)
     return variables
+
+
+def python(*arguments, timeout=100, cwd=None, stdin=None, **variables):
+    """Run the interpreter with these arguments until it ends, and with variables besides those of the tests."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=cwd,
+        input=stdin,
+        env={**environment(), **variables},
+        check=False,
+    )
 
 
 @contextlib.contextmanager

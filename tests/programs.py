@@ -1,12 +1,10 @@
 """Programs with their objects on mrm's memory: each in a process of its own, since what is put in place stays."""
 
-import subprocess
-import sys
 import sysconfig
 import textwrap
 
 import pytest
-from helpers import environment, in_child
+from helpers import in_child
 
 from mrm.physical.transparent import why_not
 
@@ -51,14 +49,3 @@ def run(code, **options):
     ending = in_child(_PREAMBLE + "\n" + textwrap.dedent(code) + "\nsay('done')", **options)
     assert (ending.code, ending.out.splitlines()[-1:], ending.err) == (0, ["done"], ""), ending
     return ending
-
-
-def python(*arguments, **variables):
-    """Run the interpreter with these arguments, and variables besides those of the tests."""
-    return subprocess.run(
-        [sys.executable, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        env={**environment(), **variables},
-    )

@@ -6,16 +6,15 @@ import subprocess
 import sys
 
 import pytest
-from helpers import FRAME, environment, other_process
+from helpers import FRAME, MIB, other_process, python
+from programs import needs_thp
 
 import mrm
 from mrm._coverage import coverage_of_ranges, tell
-from mrm.physical.transparent import why_not
 from mrm.system.calls import system_call
 from mrm.system.pages import low_addresses
 from mrm.tools import cli
 
-MIB = 1 << 20
 LOW = low_addresses()[0]
 
 
@@ -139,7 +138,7 @@ def test_huge_pages_of_a_pool_are_counted_once(huge):
             assert found.resident - before.resident <= 8 * FRAME
 
 
-@pytest.mark.skipif(bool(why_not()), reason=why_not() or "-")
+@needs_thp
 def test_transparent_huge_pages_until_they_are_split():
     import ctypes
     import mmap
@@ -208,11 +207,5 @@ def test_another_user_may_not_look():
         "import os, sys, mrm\nmrm.coverage()\nos.setuid(65534)\n"
         "try: mrm.coverage(int(sys.argv[1]))\nexcept mrm.Error as error: print(error)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(os.getpid())],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=60,
-    )
+    done = python("-c", code, str(os.getpid()))
     assert "may not be looked into" in done.stdout and "root" in done.stdout, done

@@ -6,7 +6,8 @@ import sys
 import sysconfig
 
 import pytest
-from programs import needs_arenas, needs_thp, python, run
+from helpers import python
+from programs import needs_arenas, needs_thp, run
 
 pytestmark = needs_arenas
 

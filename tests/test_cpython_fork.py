@@ -1,7 +1,8 @@
 """CPython's objects on huge pages, and fork: contents on both sides, workers of every kind, pools that refuse it."""
 
 import pytest
-from programs import needs_arenas, needs_thp, python, run
+from helpers import python
+from programs import needs_arenas, needs_thp, run
 
 import mrm.system.features
 

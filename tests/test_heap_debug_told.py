@@ -1,15 +1,12 @@
 """What a heap with debug tells: stacks, the environment's settings, what it holds; to Python, and to C."""
 
 import gc
-import os
 import signal
-import subprocess
-import sys
 import textwrap
 import threading
 
 import pytest
-from helpers import MIB, ROOT
+from helpers import MIB, python
 from mistaken import read, release, stack, told, write
 
 import mrm
@@ -279,14 +276,10 @@ def test_c_stacks_where_there_are_any():
     assert "_heap." in text
 
 
-def child(code, debug, **options):
+def child(code, debug):
     """What a program says whose environment has MRM_DEBUG: its end, its stdout and its stderr."""
     before = "import ctypes, mrm\ndef write(at): ctypes.memset(at, 65, 1)\n"
-    environment = {**os.environ, "MRM_DEBUG": debug, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", before + textwrap.dedent(code)],
-        env=environment, capture_output=True, text=True, timeout=60, **options,
-    )  # fmt: skip
+    done = python("-W", "ignore", "-c", before + textwrap.dedent(code), MRM_DEBUG=debug)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -4,12 +4,10 @@ import copy
 import gc
 import os
 import pickle
-import subprocess
-import sys
 
 import pytest
 from heaping import beside
-from helpers import after_fork, environment, in_child
+from helpers import after_fork, in_child, python
 
 np = pytest.importorskip("numpy")
 
@@ -167,9 +165,7 @@ if __name__ == "__main__":
 def test_multiprocessing(tmp_path, method):
     path = tmp_path / "program.py"
     path.write_text(PROGRAM)
-    done = subprocess.run(
-        [sys.executable, path, method], env=environment(), capture_output=True, text=True, timeout=100
-    )
+    done = python(path, method)
     assert done.stdout == "fine\n", done.stderr
 
 

@@ -5,17 +5,16 @@ import re
 import signal
 import subprocess
 import sys
-import sysconfig
 import textwrap
 import zipfile
 
 import pytest
-from helpers import environment, wait_until, waits
+from helpers import environment, python, wait_until, waits
+from programs import needs_arenas
 
 from mrm.tools import cli
 from mrm.tools.run.plan import Plan, parse
 
-FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 OURS = re.compile(r"^mrm: .*\n", re.MULTILINE)
 
 
@@ -39,17 +38,7 @@ class Side:
 
 def by(launcher, arguments, folder, *, options=(), stdin=None, **variables):
     """Run a command line in a folder; ``options`` are the interpreter's."""
-    env = {**environment(), **variables}
-    done = subprocess.run(
-        [sys.executable, *options, *launcher, *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        env=env,
-        input=stdin,
-    )
-    return Side(done)
+    return Side(python(*options, *launcher, *arguments, cwd=folder, stdin=stdin, **variables))
 
 
 RUN = ("-m", "mrm", "run")
@@ -242,7 +231,7 @@ def test_ctrl_c(tmp_path):
 # ---- what it is for ------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(FREE_THREADED, reason="a free-threaded CPython has no arenas")
+@needs_arenas
 @pytest.mark.parametrize("kept", [True, False])
 def test_the_account(tmp_path, kept):
     write(tmp_path, f"made = [(i, str(i)) for i in range(300_000)]\nif not {kept}: del made")
@@ -267,7 +256,7 @@ def test_what_cannot_be_done_is_said_and_refused_when_asked_for(tmp_path):
     assert (ours.code, ours.out) == (1, "") and "no arenas" in ours.account[0]
 
 
-@pytest.mark.skipif(FREE_THREADED, reason="a free-threaded CPython has no arenas")
+@needs_arenas
 def test_a_limit_and_what_is_beyond_it(tmp_path):
     write(
         tmp_path,
@@ -282,7 +271,7 @@ def test_a_limit_and_what_is_beyond_it(tmp_path):
     assert ours.out == "True True True (777, '777')\n", ours
 
 
-@pytest.mark.skipif(FREE_THREADED, reason="a free-threaded CPython has no arenas")
+@needs_arenas
 def test_tracemalloc_from_the_start(tmp_path):
     write(
         tmp_path,
@@ -356,7 +345,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.skipif(FREE_THREADED, reason="a free-threaded CPython has no arenas")
+@needs_arenas
 @pytest.mark.parametrize("children", [False, True])
 def test_workers(tmp_path, children):
     write(tmp_path, WORKERS)
