@@ -119,6 +119,11 @@ def test_any_sequence_agrees_with_the_model(model):
     run_state_machine_as_test(
         model,
         settings=settings(
-            max_examples=30, stateful_step_count=30, deadline=None, suppress_health_check=checks
+            max_examples=30,
+            stateful_step_count=30,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=checks,
         ),
     )

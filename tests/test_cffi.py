@@ -1,7 +1,5 @@
 """mrm.cffi.allocator: what cffi makes lies in a heap, as long as it is there."""
 
-import gc
-
 import pytest
 from fakeheap import FakeHeap
 from heaping import run
@@ -16,16 +14,9 @@ ffi = cffi.FFI()
 ffi.cdef("struct entry { int key; double values[4]; struct entry *next; };")
 
 
-@pytest.fixture(params=["private", "pool", "adaptor"])
-def heap(request):
-    if request.param == "pool":
-        with mrm.Pool("32MiB", huge="off", name="test") as pool, mrm.Heap(pool) as heap:
-            yield heap
-            gc.collect()
-    else:
-        with mrm.Heap() as heap:
-            yield Statistics(heap) if request.param == "adaptor" else heap
-            gc.collect()
+@pytest.fixture(params=["plain", "adaptor"])
+def heap(request, emptied_heap):
+    return Statistics(emptied_heap) if request.param == "adaptor" else emptied_heap
 
 
 def at(cdata):

@@ -32,14 +32,9 @@ def written(tmp_path):
     return write
 
 
-@pytest.fixture(params=["private", "pool"])
-def heap(request):
-    if request.param == "private":
-        with mrm.Heap() as heap:
-            yield heap
-    else:
-        with mrm.Pool("16MiB", huge="off", name="test") as pool, mrm.Heap(pool) as heap:
-            yield heap
+@pytest.fixture
+def heap(some_heap):
+    return some_heap
 
 
 # ---- what a log tells ----------------------------------------------------------------
