@@ -109,8 +109,9 @@ def progress(beginning: str) -> Iterator[Advance]:
 
 
 def finish(
-    package: str, result: Any, out: "Console", json_path: Path | None, report: Path | None, check: bool
-) -> None:
+    package: str, result: Any, out: "Console", json_path: Path | None, report: Path | None, check: bool,
+    *, stopped: bool = False,
+) -> None:  # fmt: skip
     """Show what was measured, write what is to be written, and compare it with the targets.
 
     Parameters
@@ -125,6 +126,8 @@ def finish(
         Where the figures, and the report, are to be written.
     check : bool
         Whether to exit with 1 where a target is missed.
+    stopped : bool, optional
+        Whether Ctrl-C came before all was measured: the command ends by it when what there is is written.
     """
     import_module(f"{package}.table").show(result, out)
     if json_path is not None:
@@ -138,8 +141,10 @@ def finish(
 
         targets = import_module(f"{package}.targets").TARGETS
         out.print(targets_table(targets, result))
-        if not reached(targets, result):
+        if not stopped and not reached(targets, result):
             raise click.exceptions.Exit(1)
+    if stopped:
+        raise KeyboardInterrupt
 
 
 def write_json(data: dict[str, Any], path: Path) -> None:

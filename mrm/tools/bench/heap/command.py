@@ -86,11 +86,13 @@ def command(
     and takes them back, after kill -9, too; others use those that there are (`mrm fund 4GiB`).
 
     JSON: {"machine", "workloads": [{"workload", "threads", "allocator", "ops_per_s", "spread",
-    "peak_mib"}], "missing", "notes"}.
+    "peak_mib"}], "missing", "notes", "stopped"}.
+
+    Ctrl-C ends it early, with the figures of the rounds that were complete.
     """
     from mrm.tools.bench.heap.run import run
 
     out = terminal(json_path)
     with progress("looking for allocators") as advance:
         result = run(workloads, threads, allocators, repeats, seconds, grow_to, advance)
-    finish("mrm.tools.bench.heap", result, out, json_path, report, check)
+    finish("mrm.tools.bench.heap", result, out, json_path, report, check, stopped=result.stopped)

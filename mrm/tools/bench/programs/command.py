@@ -81,7 +81,9 @@ def command(
     cannot be had is named and left out.
 
     JSON: {"programs": [{"program", "setup", "seconds", "spread", "huge_share"}], "machine", "sizes",
-    "missing", "notes"}.
+    "missing", "notes", "stopped"}.
+
+    Ctrl-C ends it early, with the figures of the rounds that were complete.
     """
     from mrm.tools.bench.programs.run import run
 
@@ -92,4 +94,4 @@ def command(
         result = run(
             python, {p: sizes[p.name] for p in PROGRAMS if p.name in programs}, chosen, repeats, advance
         )
-    finish("mrm.tools.bench.programs", result, out, json_path, report, check)
+    finish("mrm.tools.bench.programs", result, out, json_path, report, check, stopped=result.stopped)
