@@ -280,7 +280,6 @@ cdef int heap_open(pool_t *pool, const mrm_heap_options *given, heap_t **opened)
     if options.name != NULL:
         heap.name = strdup(options.name)
     heap.number = mrm_add32(&heaps_opened, 1)
-    heap.slot = heap.number
     heap.users = 1
     extents_open(&heap.runs)
     heap.state = STATE_OPEN
