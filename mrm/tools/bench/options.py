@@ -19,12 +19,29 @@ if TYPE_CHECKING:
 Advance = Callable[[str, int, int], None]
 
 
-def power_of_two(context: click.Context, parameter: click.Parameter, value: str) -> int:
+def _bytes(value: str) -> int:
     """A size in words as bytes."""
     try:
-        nbytes = parse_size(value)
+        return parse_size(value)
     except Error as refusal:
         raise click.BadParameter(str(refusal)) from refusal
+
+
+def size(least: int, otherwise: str = "") -> Callable[..., int]:
+    """What takes a size in words, of ``least`` bytes or more; ``otherwise``: what to do who wants less."""
+
+    def parsed(context: click.Context, parameter: click.Parameter, value: str) -> int:
+        nbytes = _bytes(value)
+        if nbytes < least:
+            raise click.BadParameter(f"{format_size(least).replace(' ', '')} or more{otherwise}")
+        return nbytes
+
+    return parsed
+
+
+def power_of_two(context: click.Context, parameter: click.Parameter, value: str) -> int:
+    """A size in words as bytes, a power of two."""
+    nbytes = _bytes(value)
     least = 16 * FRAME_SIZE
     if nbytes < least or nbytes & (nbytes - 1):
         raise click.BadParameter(f"a power of two, {format_size(least).replace(' ', '')} or more")
@@ -49,10 +66,7 @@ def threads(least: int, most: int | None = None) -> Callable[..., list[int]]:
 
 def frames(context: click.Context, parameter: click.Parameter, value: str) -> int:
     """A size in words as bytes, whole frames."""
-    try:
-        nbytes = parse_size(value)
-    except Error as refusal:
-        raise click.BadParameter(str(refusal)) from refusal
+    nbytes = _bytes(value)
     if nbytes < FRAME_SIZE or nbytes % FRAME_SIZE:
         raise click.BadParameter(f"a multiple of {format_size(FRAME_SIZE).replace(' ', '')}")
     return nbytes
