@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+from mrm._coverage import HUGE, HUGETLB
 from mrm.errors import Error
 from mrm.physical import kernelpool
 from mrm.physical.files import read_text
@@ -20,9 +21,6 @@ from mrm.tools.fund import available
 
 PATIENCE = 1800  # seconds
 SPARE = 1.3  # of a program's memory: so much must be free
-
-_HUGE = ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped")
-_HUGETLB = ("Shared_Hugetlb", "Private_Hugetlb")
 
 NO_FIGURE = "{step} has no figure with {name}"
 PROCESSES = (
@@ -142,9 +140,9 @@ def huge_share(rollup: str) -> float | None:
     for line in rollup.splitlines()[1:]:
         name, _, figure_ = line.partition(":")
         figures[name] = int(figure_.split()[0])
-    hugetlb = sum(figures.get(name, 0) for name in _HUGETLB)
+    hugetlb = sum(figures.get(name, 0) for name in HUGETLB)
     resident = figures.get("Rss", 0) + hugetlb
-    return (sum(figures.get(name, 0) for name in _HUGE) + hugetlb) / resident if resident else None
+    return (sum(figures.get(name, 0) for name in HUGE) + hugetlb) / resident if resident else None
 
 
 def _fits(result: Result, python: str, program: Program, size: int) -> bool:
