@@ -150,4 +150,5 @@ def test_a_command_that_is_stopped_writes_what_it_has(
     assert len(data[key]) == 1
     assert "It was stopped after" in data["notes"][0]
     assert "It was stopped after" in done.stdout
+    assert any("; up to 1000000 each, interleaved" in note for note in data["notes"])
     assert not any("has no figure" in note for note in data["notes"])

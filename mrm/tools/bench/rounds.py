@@ -79,6 +79,11 @@ class Rounds(Generic[Step, Found]):
             if measured
         ]
 
+    @property
+    def each(self) -> str:
+        """How often everyone was measured, in a word or two: a step that was stopped has fewer rounds."""
+        return f"up to {self._repeats}" if self.stopped else str(self._repeats)
+
     def tell(self, notes: list[str]) -> bool:
         """Whether it was stopped; then it is the first of the notes."""
         if self.stopped:

@@ -79,7 +79,7 @@ def run(
     result.workloads = [
         figure(workload, count, name, processes) for (workload, count), name, processes in rounds.kept()
     ]
-    _tell(result, entries, threads, repeats)
+    _tell(result, entries, threads, rounds.each)
     result.stopped = rounds.tell(result.notes)
     neighbours.tell(
         result.machine, result.notes, "rates are lower and spreads wider than on a machine at rest"
@@ -187,7 +187,7 @@ def child(asked: dict[str, Any], started_with: dict[str, str], patience: float) 
     return figures
 
 
-def _tell(result: Result, entries: list[Entry], threads: list[int], repeats: int) -> None:
+def _tell(result: Result, entries: list[Entry], threads: list[int], repeats: str) -> None:
     """What a reader must know beside the figures."""
     result.notes[:0] = [f"{name} is left out: {why}." for name, why in result.missing.items()]
     result.notes.append(LANES.format(repeats=repeats))

@@ -75,7 +75,7 @@ def run(
             rounds.measure(program.name, program.name, present, process)
     result.programs = [figure(*measured) for measured in rounds.kept()]
     result.notes[:0] = [f"{name} is left out: {why}." for name, why in result.missing.items()]
-    result.notes += [PROCESSES.format(repeats=repeats), SHARES]
+    result.notes += [PROCESSES.format(repeats=rounds.each), SHARES]
     if any(program.needs == "numpy" for program in programs):
         result.notes.append(NUMPY)
     result.notes += [f"{setup.name}: {setup.what}." for setup in present]
