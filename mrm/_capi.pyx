@@ -18,8 +18,8 @@ from mrm._opening cimport open_pool
 from mrm.heap.blocks cimport (
     heap_aligned, heap_calloc, heap_free, heap_lua_alloc, heap_malloc, heap_realloc, heap_usable_size,
 )
-from mrm.heap.debug cimport heap_check
 from mrm.heap.heap cimport heap_open, heap_owns, heap_release
+from mrm.heap.inspection cimport heap_check
 from mrm.heap.slow cimport heap_trim
 from mrm.heap.state cimport heap_t
 from mrm.heap.walk cimport heap_stats

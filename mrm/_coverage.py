@@ -35,9 +35,10 @@ KINDS = {
     "files": "programs, libraries and files that are mapped",
 }
 
-_HUGE = ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped")
-_HUGETLB = ("Shared_Hugetlb", "Private_Hugetlb")
-_TOLD = frozenset(("Rss", "KernelPageSize", *_HUGE, *_HUGETLB))
+# Figures of smaps, and of smaps_rollup: what of Rss is on huge pages, and what lies beside Rss.
+HUGE = ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped")
+HUGETLB = ("Shared_Hugetlb", "Private_Hugetlb")
+_TOLD = frozenset(("Rss", "KernelPageSize", *HUGE, *HUGETLB))
 _SHARED = ("/memfd:", "/dev/shm/", "/SYSV", "/dev/zero", "/anon_hugepage")
 
 
@@ -229,7 +230,7 @@ def _mappings(lines: Iterable[str]) -> Iterator[_Mapping]:
             if name in _TOLD:
                 figures[name] = int(figure.split()[0]) << 10
             continue
-        if head and any(figures.get(name) for name in ("Rss", *_HUGETLB)):
+        if head and any(figures.get(name) for name in ("Rss", *HUGETLB)):
             yield _mapping(head, figures)
         head, figures = line, {}
 
@@ -237,8 +238,8 @@ def _mappings(lines: Iterable[str]) -> Iterator[_Mapping]:
 def _mapping(head: str, figures: dict[str, int]) -> _Mapping:
     addresses, flags, offset, device, inode, *name = head.split(maxsplit=5)
     start, end = (int(word, 16) for word in addresses.split("-"))
-    hugetlb = sum(figures.get(name, 0) for name in _HUGETLB)
-    huge = sum(figures.get(name, 0) for name in _HUGE)
+    hugetlb = sum(figures.get(name, 0) for name in HUGETLB)
+    huge = sum(figures.get(name, 0) for name in HUGE)
     if figures.get("KernelPageSize", 0) >= frame_size():  # hugetlb knows smaller ones on some processors
         huge += hugetlb
     return _Mapping(

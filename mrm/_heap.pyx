@@ -27,9 +27,9 @@ from mrm.heap.blocks cimport (
     heap_aligned, heap_calloc, heap_free, heap_malloc, heap_realloc, heap_usable_size,
 )
 from mrm.heap.classes cimport CLASSES, class_bytes
-from mrm.heap.debug cimport debug_explain, heap_check
 from mrm.heap.heap cimport heap_open, heap_owns, heap_release, heap_retain
 from mrm.heap.local cimport heap_usable
+from mrm.heap.inspection cimport debug_explain, heap_check
 from mrm.heap.slow cimport heap_trim
 from mrm.heap.traces cimport text_t, trace_note
 from mrm.heap.walk cimport class_figures_t, heap_classes, heap_stats, heap_walk

@@ -176,12 +176,19 @@ def test_processes_differ_in_their_own_options_only(monkeypatch: pytest.MonkeyPa
     assert tunables == [plain["GLIBC_TUNABLES"], "glibc.malloc.hugetlb=1"]
 
 
-def test_a_mount_of_hugetlbfs_is_found_if_there_is_one(tmp_path: Path) -> None:
-    mounts = tmp_path / "mounts"
-    mounts.write_text(f"proc /proc proc rw 0 0\nnone {tmp_path} tmpfs rw 0 0\n")
-    assert lineup._hugetlbfs(mounts) is None
-    mounts.write_text(f"none {tmp_path} hugetlbfs rw,pagesize=2M 0 0\n")
-    assert lineup._hugetlbfs(mounts) is None  # its pages are those of the folder's file system
+@pytest.mark.parametrize("mount", ["/mnt/huge pages", None])
+def test_who_wants_a_mount_is_told_one_if_it_is_there(
+    mount: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = ALLOCATORS["tcmalloc+huge"]
+    monkeypatch.setattr(lineup, "substitute", lambda huge: mount)
+    told = environment(entry).get(entry.mount)
+    if mount is None:
+        assert told is None
+        assert "mount -t hugetlbfs" in entry.way_out
+    else:
+        assert str(Path(told).parent) == mount
+        assert "apt-get install" in entry.way_out
 
 
 # ---- memory

@@ -17,8 +17,9 @@ click_testing = pytest.importorskip("click.testing")
 pytest.importorskip("rich")
 
 import mrm
+from mrm.physical.limits import chosen_word
 from mrm.tools.bench.programs import always, run
-from mrm.tools.bench.programs.always import chosen, why_not
+from mrm.tools.bench.programs.always import SETTING, why_not
 from mrm.tools.bench.programs.command import command
 from mrm.tools.bench.programs.figures import Result, figure
 from mrm.tools.bench.programs.lineup import PLAIN, PROGRAMS, SCRIPT, SETUPS, started_with
@@ -30,7 +31,7 @@ PLAIN_SETUP = SETUPS[0]
 LOOKUPS = next(program for program in PROGRAMS if program.name == "lookups")
 
 needs_setting = pytest.mark.skipif(
-    why_not() is not None or chosen() == "always",
+    why_not() is not None or chosen_word(SETTING) == "always",
     reason="the setting is on already, or may not be written here",
 )
 
@@ -115,10 +116,10 @@ def test_a_setting_that_is_no_file_is_refused(tmp_path: Path) -> None:
 
 @needs_setting
 def test_transparent_huge_pages_come_back_as_they_were() -> None:
-    before = chosen()
+    before = chosen_word(SETTING)
     with always.always():
-        assert chosen() == "always"
-    assert chosen() == before
+        assert chosen_word(SETTING) == "always"
+    assert chosen_word(SETTING) == before
 
 
 OWNER = """
@@ -132,15 +133,15 @@ with always():
 
 @needs_setting
 def test_transparent_huge_pages_come_back_after_kill_9() -> None:
-    before = chosen()
+    before = chosen_word(SETTING)
     with subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout.readline() == "on\n"
         owner.send_signal(signal.SIGKILL)
     for _ in range(1000):
-        if chosen() == before:
+        if chosen_word(SETTING) == before:
             return
         time.sleep(0.01)
-    pytest.fail(f"it is still {chosen()}")
+    pytest.fail(f"it is still {chosen_word(SETTING)}")
 
 
 # ---- the command

@@ -596,7 +596,7 @@ typedef struct mrm_api {
     /* The handle of an mrm.Heap (a PyObject *), with a use of its own: end it with heap_close.
      * NULL, with MRM_BAD_ARGUMENT or MRM_CLOSED, if it is none or closed. Takes the GIL by itself. */
     mrm_heap *(*heap_from_object)(void *heap);
-    /* A block, aligned to 16 bytes. MRM_OUT_OF_FRAMES. 3 ns where the thread has a page at hand. */
+    /* A block, aligned to 16 bytes. MRM_OUT_OF_FRAMES. Some 4 ns where the thread has a page at hand. */
     void *(*heap_malloc)(mrm_heap *heap, size_t nbytes);
     /* ... of zeros; MRM_BAD_ARGUMENT if the product overflows. */
     void *(*heap_calloc)(mrm_heap *heap, size_t count, size_t size);

@@ -14,5 +14,6 @@ it and takes it away.
 ``heap`` opens and closes all that, and ``walk`` looks at it: figures, and every block.
 
 ``debug`` is a heap that finds its callers' mistakes: ``fences`` around blocks, ``records`` of each, ``traces`` of
-where it was allocated and freed, and ``reports`` of what is wrong.
+where it was allocated and freed, ``held`` for those that were freed, ``inspection`` of all of them, and ``reports`` of
+what is wrong.
 """

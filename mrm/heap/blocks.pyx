@@ -15,10 +15,10 @@ from libc.string cimport memcpy
 
 from mrm cimport MRM_OK
 from mrm.heap.classes cimport DIRECT, LARGEST_SMALL, class_of
-from mrm.heap.local cimport local_free_later, locals_tell
+from mrm.heap.local cimport local_find, local_free_later, locals_tell
 from mrm.heap.page cimport PAGE_FULL, SLICE_SHIFT, mrm_relaxed, page_t
 from mrm.heap.slow cimport (
-    slow_aligned, slow_calloc, slow_find, slow_free, slow_free_last, slow_malloc, slow_realloc, slow_usable_size,
+    slow_aligned, slow_calloc, slow_free, slow_free_last, slow_malloc, slow_realloc, slow_usable_size,
 )
 from mrm.heap.state cimport heap_t, local_t
 
@@ -48,15 +48,15 @@ cdef extern from * nogil:
 
 cdef local_t *found(heap_t *heap) noexcept nogil:
     """This thread's part of the heap, kept for the next time; NULL, with the failure."""
-    cdef local_t *local = slow_find(heap)
+    cdef local_t *local = local_find(heap)
     if local != NULL:
-        mrm_found_set(heap.slot, local)
+        mrm_found_set(heap.number, local)
     return local
 
 
 cdef void *heap_malloc(heap_t *heap, size_t nbytes) noexcept nogil:
     """A block of so many bytes or more, aligned to 16; NULL, with the failure, if there is no memory."""
-    cdef local_t *local = <local_t *>mrm_found_get(heap.slot)
+    cdef local_t *local = <local_t *>mrm_found_get(heap.number)
     cdef page_t *page
     cdef void *block
     if unlikely(local.heap != heap):
@@ -82,7 +82,7 @@ cdef void *heap_malloc(heap_t *heap, size_t nbytes) noexcept nogil:
 cdef int heap_free(heap_t *heap, void *block) noexcept nogil:
     """End a block; NULL is none. Refuses what is none of the heap's, or no block, where that costs nothing to see."""
     cdef uint64_t into = <uint64_t>(<char *>block - heap.base)
-    cdef local_t *local = <local_t *>mrm_found_get(heap.slot)
+    cdef local_t *local = <local_t *>mrm_found_get(heap.number)
     cdef page_t *page
     if unlikely(into >= heap.nbytes):
         return slow_free(heap, block)
@@ -103,7 +103,7 @@ cdef int heap_free(heap_t *heap, void *block) noexcept nogil:
 
 cdef void *heap_calloc(heap_t *heap, size_t count, size_t size) noexcept nogil:
     """A block of count times size zero bytes; NULL, with the failure."""
-    cdef local_t *local = <local_t *>mrm_found_get(heap.slot)
+    cdef local_t *local = <local_t *>mrm_found_get(heap.number)
     if unlikely(local.heap != heap) and heap.debug == NULL:
         local = found(heap)
         if local == NULL:

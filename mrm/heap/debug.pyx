@@ -1,10 +1,10 @@
 """A heap that finds its callers' mistakes.
 
-Each block has fences around it (fences.pyx), and a record of where and by whom it was allocated and
-freed (records.pyx, traces.pyx). What is freed is filled with a pattern and stays in the quarantine for as long as that
-has room, so that a write to it is found when it leaves, and a second free at once. A block that is resized always
-moves, for the sake of who keeps its old address. What is found is told (reports.pyx), and
-nothing else happens: a heap that refuses, and goes on, shows the next mistake too.
+Each block has fences around it (fences.pyx), and a record of where and by whom it was allocated and freed (records.pyx,
+traces.pyx). What is freed waits in the quarantine (held.pyx), so that a write to it is found when it leaves, and a
+second free at once; inspection.pyx looks at all of it. A block that is resized always moves, for the sake of who
+keeps its old address. What is found is told (reports.pyx), and nothing else happens: a heap that refuses, and goes on,
+shows the next mistake too.
 
 The memory is that of a usual heap, through raw_allocate and raw_free. One lock guards the records. It is not
 held while memory is allocated, filled or given back: a thread that does this has marked the record (RECORD_BUSY), and
@@ -21,30 +21,25 @@ read when a heap is opened:
 
 from libc.stddef cimport size_t
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, getenv, malloc
+from libc.stdlib cimport calloc, free, getenv
 from libc.string cimport memcpy, strcmp
 
 from mrm cimport (
-    MRM_BAD_ARGUMENT, MRM_BAD_BLOCK, MRM_HEAP_DEBUG, MRM_HEAP_NO_DEBUG, MRM_NO_MEMORY, MRM_OK, MRM_OUT_OF_FRAMES,
+    MRM_BAD_BLOCK, MRM_HEAP_DEBUG, MRM_HEAP_NO_DEBUG, MRM_NO_MEMORY, MRM_OK, MRM_OUT_OF_FRAMES,
 )
 from mrm.errors import ArgumentError
 from mrm.heap.classes cimport GRAIN
-from mrm.heap.fences cimport (
-    DAMAGES, FENCE, damage_t, fence_put_behind, fences_mend, fences_poison, fences_put,
-)
-from mrm.heap.local cimport local_find
+from mrm.heap.fences cimport DAMAGES, FENCE, damage_t, fence_put_behind, fences_mend, fences_put
+from mrm.heap.held cimport debug_reachable, held_empty, held_put
+from mrm.heap.inspection cimport inspect_ending, inspect_trim
 from mrm.heap.page cimport SEGMENT_SHIFT
 from mrm.heap.records cimport (
-    RECORD_BUSY, RECORD_GONE, RECORD_HELD, RECORD_LIVE, queue_push, queue_remove, queue_t, record_t, table_add,
-    table_around, table_close, table_find, table_open, table_remove, table_t,
+    RECORD_BUSY, RECORD_LIVE, queue_remove, record_t, table_add, table_around, table_close, table_find, table_open,
+    table_remove,
 )
-from mrm.heap.reports cimport (
-    report_begin, report_damage, report_end, report_more, report_refusal, say_history, say_leaks, say_place,
-)
-from mrm.heap.slow cimport raw_allocate, raw_free
-from mrm.heap.state cimport checks_t
-from mrm.heap.traces cimport say, text_t, thread_number, trace_t, trace_take, traces_freeze, traces_thaw
-from mrm.physical.pool cimport pool_usable
+from mrm.heap.reports cimport report_begin, report_damage, report_end, report_refusal, say_place
+from mrm.heap.slow cimport raw_allocate
+from mrm.heap.traces cimport text_t, thread_number, trace_t, trace_take, traces_freeze, traces_thaw
 from mrm.sizes import parse_size
 from mrm.system.failure cimport failure, mrm_fail, remember
 
@@ -53,101 +48,16 @@ cdef extern from "system/lock.h" nogil:
     void mrm_lock(uint32_t *lock)
     void mrm_unlock(uint32_t *lock)
 
-cdef extern from "<pthread.h>" nogil:
-    int pthread_atfork(void (*prepare)() noexcept, void (*parent)() noexcept, void (*child)() noexcept)
-
 
 cdef enum:
     QUARANTINE = 64 << 20       # bytes, if nobody says: less in a heap that has less ...
     QUARANTINE_PART = 8         # ... of which it may be this part
-    TOLD = 8                    # damaged blocks that one report tells of
-
-cdef struct debug_t:
-    checks_t checks             # first, so that heap_t.debug is this
-    heap_t *heap
-    debug_t *next               # of the process
-    debug_t *previous
-    uint64_t most_held          # bytes
-    bint leaks                  # are told
-    bint ends                   # the process, at the first mistake
-    uint32_t lock               # of what follows
-    table_t table
-    queue_t held                # RECORD_HELD
-    queue_t gone                # RECORD_GONE
 
 cdef debug_t *all_debugs = NULL
 cdef uint32_t list_lock = 0     # taken before the lock of any of them
 
 
-cdef inline debug_t *debug_of(heap_t *heap) noexcept nogil:
-    return <debug_t *>heap.debug
-
-
-cdef bint reachable(heap_t *heap) noexcept nogil:
-    """Whether the heap's memory can be looked at; if not, with the failure."""
-    return local_find(heap) != NULL and (heap.pool == NULL or pool_usable(heap.pool) == MRM_OK)
-
-
-# ---- blocks that are freed ---------------------------------------------------------------------
-
-cdef record_t *taken_out(debug_t *debug, uint64_t most) noexcept nogil:
-    """Take the oldest blocks out of the quarantine, until it has no more bytes than that; the lock is held."""
-    cdef record_t *first = NULL
-    cdef record_t *last = NULL
-    cdef record_t *record
-    while debug.held.weight > most:
-        record = debug.held.oldest
-        queue_remove(&debug.held, record)
-        record.state = RECORD_BUSY
-        if last != NULL:
-            last.newer = record
-        else:
-            first = record
-        last = record
-    return first
-
-
-cdef size_t poisoned(const debug_t *debug, const record_t *record) noexcept nogil:
-    """Bytes of a freed block that have the pattern: none of one that the quarantine has no room for."""
-    return record.nbytes if record.nbytes <= debug.most_held else 0
-
-
-cdef void let_go(debug_t *debug, record_t *record, const char *when) noexcept nogil:
-    """Give the memory of blocks back that were taken out of the quarantine, after a last look."""
-    cdef damage_t damages[DAMAGES]
-    cdef record_t *next
-    cdef record_t *forgotten
-    cdef char *raw
-    cdef uint32_t n, i
-    while record != NULL:
-        next = record.newer
-        n = fences_mend(record, poisoned(debug, record), damages)
-        for i in range(n):
-            report_damage(debug.heap, &damages[i], when)
-        raw = record.raw
-        mrm_lock(&debug.lock)
-        record.state = RECORD_GONE
-        queue_push(&debug.gone, record)
-        while debug.gone.weight > debug.most_held:      # as many as small ones can be held
-            forgotten = debug.gone.oldest
-            queue_remove(&debug.gone, forgotten)
-            table_remove(&debug.table, forgotten)
-            free(forgotten)
-        mrm_unlock(&debug.lock)
-        # Only now, as the next block may lie there at once.
-        raw_free(debug.heap, raw)
-        record = next
-
-
-cdef bint empty(debug_t *debug, const char *when) noexcept nogil:
-    """Empty the quarantine; whether there was something in it."""
-    cdef record_t *record
-    mrm_lock(&debug.lock)
-    record = taken_out(debug, 0)
-    mrm_unlock(&debug.lock)
-    let_go(debug, record, when)
-    return record != NULL
-
+# ---- whose a block is --------------------------------------------------------------------------
 
 cdef record_t *claim(debug_t *debug, void *block, bint frees) noexcept nogil:
     """The record of a block in use, which is nobody else's from now on; NULL, with a report, if it is none."""
@@ -188,20 +98,6 @@ cdef void unclaim(debug_t *debug, record_t *record) noexcept nogil:
     mrm_unlock(&debug.lock)
 
 
-cdef void hold(debug_t *debug, record_t *record, const trace_t *here) noexcept nogil:
-    """Put a claimed block into the quarantine; others may have to leave."""
-    cdef record_t *leaving
-    fences_poison(record, poisoned(debug, record))
-    mrm_lock(&debug.lock)
-    record.freer = thread_number()
-    record.freed = here
-    record.state = RECORD_HELD
-    queue_push(&debug.held, record)
-    leaving = taken_out(debug, debug.most_held)
-    mrm_unlock(&debug.lock)
-    let_go(debug, leaving, b"it left the quarantine")
-
-
 # ---- in place of the usual --------------------------------------------------------------------
 
 cdef void *allocate(heap_t *heap, size_t alignment, size_t nbytes, bint zero, const trace_t *here) noexcept nogil:
@@ -225,7 +121,7 @@ cdef void *allocate(heap_t *heap, size_t alignment, size_t nbytes, bint zero, co
     record.raw = <char *>raw_allocate(heap, alignment, total, zero)
     if record.raw == NULL and failure().status == MRM_OUT_OF_FRAMES:
         report_begin()
-        if empty(debug, b"memory was short"):
+        if held_empty(debug, b"memory was short"):
             report_end(here, debug.ends)
             record.raw = <char *>raw_allocate(heap, alignment, total, zero)
     if record.raw == NULL:
@@ -256,7 +152,7 @@ cdef int debug_free(heap_t *heap, void *block) noexcept nogil:
     cdef damage_t damages[DAMAGES]
     cdef record_t *record
     cdef uint32_t n, i
-    if not reachable(heap):
+    if not debug_reachable(heap):
         return failure().status
     report_begin()
     record = claim(debug, block, True)
@@ -264,7 +160,7 @@ cdef int debug_free(heap_t *heap, void *block) noexcept nogil:
         n = fences_mend(record, 0, damages)
         for i in range(n):
             report_damage(heap, &damages[i], b"it was freed")
-        hold(debug, record, here)
+        held_put(debug, record, here)
     return report_end(here, debug.ends)
 
 
@@ -278,7 +174,7 @@ cdef void *debug_resize(heap_t *heap, void *block, size_t nbytes) noexcept nogil
     cdef uint32_t n, i
     if block == NULL:
         return allocate(heap, GRAIN, nbytes, False, here)
-    if not reachable(heap):
+    if not debug_reachable(heap):
         return NULL
     report_begin()
     record = claim(debug, block, False)
@@ -305,7 +201,7 @@ cdef void *debug_resize(heap_t *heap, void *block, size_t nbytes) noexcept nogil
         return moved
     memcpy(moved, block, min(nbytes, record.nbytes))
     report_begin()              # somebody may have been asked for memory meanwhile
-    hold(debug, record, here)
+    held_put(debug, record, here)
     report_end(here, debug.ends)
     return moved
 
@@ -316,7 +212,7 @@ cdef size_t debug_usable(heap_t *heap, const void *block) noexcept nogil:
     cdef record_t found
     cdef record_t *record
     cdef text_t text
-    if not reachable(heap):
+    if not debug_reachable(heap):
         return 0
     mrm_lock(&debug.lock)
     record = table_find(&debug.table, block)
@@ -350,108 +246,6 @@ cdef void debug_walk(
                 visitor(context, record.block, record.nbytes)
             record = record.next
     mrm_unlock(&debug.lock)
-
-
-# ---- looked at as a whole ----------------------------------------------------------------------
-
-cdef uint64_t look(debug_t *debug, const char *when) noexcept nogil:
-    """Look at all blocks, and at what is in the quarantine, and add what is damaged to the report; how many."""
-    cdef damage_t damages[TOLD + DAMAGES]
-    cdef record_t *record
-    cdef uint64_t blocks = 0
-    cdef size_t i
-    cdef uint32_t n = 0
-    mrm_lock(&debug.lock)
-    for i in range(debug.table.room):
-        record = debug.table.buckets[i]
-        while record != NULL:
-            if record.state == RECORD_LIVE or record.state == RECORD_HELD:
-                blocks += 1
-                if n < TOLD:
-                    n += fences_mend(
-                        record, poisoned(debug, record) if record.state == RECORD_HELD else 0, &damages[n]
-                    )
-            record = record.next
-    mrm_unlock(&debug.lock)
-    for i in range(n):
-        report_damage(debug.heap, &damages[i], when)
-    if n >= TOLD:
-        report_more()
-    return blocks
-
-
-cdef int heap_check(heap_t *heap, uint64_t *blocks) noexcept nogil:
-    """Look at all blocks of a heap that looks for mistakes; MRM_BAD_BLOCK, and a report, if one is damaged."""
-    cdef const trace_t *here
-    if heap.debug == NULL:
-        return mrm_fail(
-            failure(), MRM_BAD_ARGUMENT, 0, 0, NULL, 0,
-            b"heap %u keeps nothing to check its blocks by: open it with debug (MRM_HEAP_DEBUG), or run the program "
-            b"with MRM_DEBUG=1", heap.number,
-        )
-    here = trace_take()
-    if not reachable(heap):
-        return failure().status
-    report_begin()
-    blocks[0] = look(debug_of(heap), b"the heap was checked")
-    return report_end(here, debug_of(heap).ends)
-
-
-cdef void debug_trim(heap_t *heap) noexcept nogil:
-    """Give back what is in the quarantine."""
-    cdef debug_t *debug = debug_of(heap)
-    report_begin()
-    empty(debug, b"the heap was trimmed")
-    report_end(trace_take(), debug.ends)
-
-
-cdef void tell_leaks(debug_t *debug) noexcept nogil:
-    """Tell of all blocks in use."""
-    cdef const record_t **records = <const record_t **>malloc(debug.table.count * sizeof(record_t *) + 1)
-    cdef record_t *record
-    cdef size_t i, n = 0
-    if records == NULL:
-        return
-    for i in range(debug.table.room):
-        record = debug.table.buckets[i]
-        while record != NULL:
-            if record.state == RECORD_LIVE:
-                records[n] = record
-                n += 1
-            record = record.next
-    if n:
-        say_leaks(debug.heap, records, n)
-    free(<void *>records)
-
-
-cdef void debug_ending(heap_t *heap) noexcept nogil:
-    """The heap is about to be closed: a last look at its memory, by its last user."""
-    cdef debug_t *debug = debug_of(heap)
-    if not reachable(heap):
-        return
-    report_begin()
-    look(debug, b"the heap was closed")
-    report_end(trace_take(), debug.ends)
-    if debug.leaks:
-        tell_leaks(debug)
-
-
-cdef void debug_explain(heap_t *heap, const void *address, text_t *text) noexcept nogil:
-    """Add to a text what an address is, and where the block there was allocated and freed."""
-    cdef debug_t *debug = debug_of(heap)
-    cdef record_t found
-    cdef record_t *record
-    mrm_lock(&debug.lock)
-    record = table_find(&debug.table, address)
-    if record == NULL:
-        record = table_around(&debug.table, address)
-    if record != NULL:
-        found = record[0]
-    mrm_unlock(&debug.lock)
-    say_place(text, heap, address, &found if record != NULL else NULL, 0)
-    say(text, b"\n")
-    if record != NULL:
-        say_history(text, &found)
 
 
 # ---- opened and closed -------------------------------------------------------------------------
@@ -523,8 +317,8 @@ cdef int debug_open(heap_t *heap) noexcept nogil:
     debug.checks.free = debug_free
     debug.checks.usable = debug_usable
     debug.checks.walk = debug_walk
-    debug.checks.trim = debug_trim
-    debug.checks.ending = debug_ending
+    debug.checks.trim = inspect_trim
+    debug.checks.ending = inspect_ending
     debug.checks.close = debug_close
     debug.heap = heap
     trace_take()                # the first one may load libgcc, which not every caller could
@@ -557,10 +351,9 @@ cdef void debug_close(heap_t *heap) noexcept nogil:
 
 # ---- fork ----------------------------------------------------------------------------
 #
-# heap.pyx is imported after this, and handlers run in the reverse order before a fork: its locks are taken
-# first. Nobody who holds one of these takes one of those.
+# heap.pyx calls these, with its own locks taken: nobody who holds one of these takes one of those.
 
-cdef void prepare() noexcept nogil:
+cdef void debug_prepare() noexcept nogil:
     """Before the process is copied: take every lock."""
     cdef debug_t *debug
     mrm_lock(&list_lock)
@@ -571,7 +364,7 @@ cdef void prepare() noexcept nogil:
     traces_freeze()
 
 
-cdef void parent() noexcept nogil:
+cdef void debug_parent() noexcept nogil:
     """Go on."""
     cdef debug_t *debug = all_debugs
     traces_thaw(False)
@@ -581,7 +374,7 @@ cdef void parent() noexcept nogil:
     mrm_unlock(&list_lock)
 
 
-cdef void child() noexcept nogil:
+cdef void debug_child() noexcept nogil:
     """In the child: nobody else is there. What another thread had in hand stays as it is."""
     global list_lock
     cdef debug_t *debug = all_debugs
@@ -590,6 +383,3 @@ cdef void child() noexcept nogil:
         debug.lock = 0
         debug = debug.next
     list_lock = 0
-
-
-pthread_atfork(prepare, parent, child)

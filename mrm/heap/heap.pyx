@@ -22,7 +22,7 @@ from mrm cimport (
     MRM_BAD_ARGUMENT, MRM_HEAP_DEBUG, MRM_HEAP_NO_DEBUG, MRM_HEAP_OVERDRAFT, MRM_NO_ADDRESSES, MRM_NO_MEMORY, MRM_OK,
     MRM_OVERDRAFT, MRM_POOL_ACCOUNT, MRM_REUSE_NOW, MRM_SLOT_SHOWN, mrm_account_stats,
 )
-from mrm.heap.debug cimport debug_open, debug_wanted
+from mrm.heap.debug cimport debug_child, debug_open, debug_parent, debug_prepare, debug_wanted
 from mrm.heap.extents cimport extents_open
 from mrm.heap.local cimport locals_end, locals_forget, locals_freeze
 from mrm.heap.page cimport SEGMENT_SHIFT, SEGMENT_USED, SLICES, page_t, segment_t
@@ -280,7 +280,6 @@ cdef int heap_open(pool_t *pool, const mrm_heap_options *given, heap_t **opened)
     if options.name != NULL:
         heap.name = strdup(options.name)
     heap.number = mrm_add32(&heaps_opened, 1)
-    heap.slot = heap.number
     heap.users = 1
     extents_open(&heap.runs)
     heap.state = STATE_OPEN
@@ -419,11 +418,13 @@ cdef void prepare() noexcept nogil:
         mrm_lock(&heap.runs.lock)
         mrm_lock(&heap.lock)
         heap = heap.next
+    debug_prepare()
 
 
 cdef void parent() noexcept nogil:
     """Go on."""
     cdef heap_t *heap = all_heaps
+    debug_parent()
     while heap != NULL:
         mrm_unlock(&heap.lock)
         mrm_unlock(&heap.runs.lock)
@@ -435,6 +436,7 @@ cdef void child() noexcept nogil:
     """In the child: private heaps go on, with this thread's pages; others are the parent's."""
     global list_lock
     cdef heap_t *heap = all_heaps
+    debug_child()
     list_lock = 0
     locals_forget()
     while heap != NULL:

@@ -20,7 +20,7 @@ from mrm.heap.page cimport (
     mrm_set_owner,
 )
 from mrm.heap.segments cimport segment_give, segment_take
-from mrm.heap.state cimport ABANDONED, BUCKETS
+from mrm.heap.state cimport ABANDONED, BUCKETS, heap_t
 
 
 cdef extern from "system/atomic.h" nogil:
@@ -46,11 +46,6 @@ cdef enum:
 
 
 cdef page_t nothing             # what an empty queue begins with: it has no block, and never will
-
-
-cdef page_t *no_page() noexcept nogil:
-    """A page without blocks."""
-    return &nothing
 
 
 # ---- queues --------------------------------------------------------------------------
@@ -322,32 +317,38 @@ cdef void page_unfull(local_t *local, page_t *page) noexcept nogil:
     queue_push(local, page)
 
 
-cdef bint page_empty(local_t *local, page_t *page) noexcept nogil:
-    """Give back the slices of a page without a block in use; whether its segment went too, and may be another's."""
+cdef void page_drop(local_t *local, page_t *page) noexcept nogil:
+    """Give the slices of a page back to its segment: no block of it is in use."""
     cdef segment_t *segment = &local.heap.segments[page.segment]
     cdef uint32_t first = <uint32_t>(page - local.heap.pages) % SLICES
     cdef uint64_t mask = slices_mask(first, page.slices)
     cdef uint32_t i
-    cdef bint untouched = page.flags & PAGE_ZERO and page.fresh == segment_base(local.heap, page.segment) + (
-        first << SLICE_SHIFT
-    )
     if not page.flags & PAGE_FULL:
         queue_remove(local, page)
+    if page.flags & PAGE_ZERO and page.fresh == segment_base(local.heap, page.segment) + (first << SLICE_SHIFT):
+        segment.zero |= mask    # nothing of it was ever handed out
     for i in range(page.slices):
         page[i].back = 0        # so that an address in there leads to no page
     page.nbytes = 0
     mrm_set_owner(&page.owner, NULL)
     segment.free |= mask
-    if untouched:
-        segment.zero |= mask
     open_push(local, segment)
-    if segment.free != ALL_SLICES:
-        return False
-    local.whole += 1
-    if local.whole <= WHOLE:
-        return False
+    local.whole += segment.free == ALL_SLICES
+
+
+cdef void segment_drop(local_t *local, segment_t *segment) noexcept nogil:
+    """Give a segment back that has nothing but free slices."""
     segment_unlink(local, segment)
     segment_give(local.heap, segment)
+
+
+cdef bint page_empty(local_t *local, page_t *page) noexcept nogil:
+    """Drop a page without a block in use; whether its segment was given back, too, and may be another's."""
+    cdef segment_t *segment = &local.heap.segments[page.segment]
+    page_drop(local, page)
+    if segment.free != ALL_SLICES or local.whole <= WHOLE:
+        return False
+    segment_drop(local, segment)
     return True
 
 
@@ -415,33 +416,36 @@ cdef void segment_adopt(local_t *local, segment_t *segment) noexcept nogil:
         i += page[i].slices
 
 
-cdef void segment_leave(local_t *local, segment_t *segment) noexcept nogil:
-    """Take a segment from its thread: give it back if nothing in it is used, else it waits for another."""
-    cdef heap_t *heap = local.heap
-    cdef page_t *page = &heap.pages[<size_t>segment.number * SLICES]
+cdef void segment_collect(local_t *local, segment_t *segment) noexcept nogil:
+    """Take over all that others freed in a segment, and drop the pages that are empty then."""
+    cdef page_t *page = &local.heap.pages[<size_t>segment.number * SLICES]
     cdef uint32_t i = 0, slices
-    # Whether its last page was let go here or before, with it the segment may already be gone.
     while i < SLICES:
         if segment.free >> i & 1:
             i += 1
             continue
         slices = page[i].slices
-        page_collect_all(heap, &page[i])
+        if page_collect_all(local.heap, &page[i]) and page[i].flags & PAGE_FULL:
+            page_unfull(local, &page[i])
         if page[i].used == 0:
-            local.whole = 0         # so that it is given back below, and not with its last page
-            page_empty(local, &page[i])
-        elif not page[i].flags & PAGE_FULL:
-            queue_remove(local, &page[i])
+            page_drop(local, &page[i])
         i += slices
+
+
+cdef void segment_leave(local_t *local, segment_t *segment) noexcept nogil:
+    """Take a segment from its thread: give it back if nothing in it is used, else it waits for another."""
+    cdef heap_t *heap = local.heap
+    cdef page_t *page = &heap.pages[<size_t>segment.number * SLICES]
+    cdef uint32_t i
+    segment_collect(local, segment)
     if segment.free == ALL_SLICES:
-        local.whole = 1
-        segment_unlink(local, segment)
-        segment_give(heap, segment)
+        segment_drop(local, segment)
         return
-    local.whole = 0
-    segment_unlink(local, segment)
     for i in range(<uint32_t>SLICES):
+        if page[i].nbytes and not page[i].flags & PAGE_FULL:
+            queue_remove(local, &page[i])
         mrm_set_owner(&page[i].owner, ABANDONED if page[i].nbytes else NULL)
+    segment_unlink(local, segment)
     mrm_set_owner(&segment.owner, ABANDONED)
     mrm_lock(&heap.lock)
     segment.next = heap.orphans
@@ -454,33 +458,16 @@ cdef void pages_release(local_t *local) noexcept nogil:
     """Give back what a thread has beyond its blocks: pages that are empty, and segments."""
     cdef segment_t *segment
     cdef segment_t *next
-    cdef page_t *page
-    cdef uint32_t bucket, i, slices
+    cdef uint32_t bucket
     pages_wake(local)
     for bucket in range(<uint32_t>BUCKETS):
         segment = local.segments[bucket]
         while segment != NULL:
             next = segment.next
-            page = &local.heap.pages[<size_t>segment.number * SLICES]
-            i = 0
-            while i < SLICES:
-                if segment.free >> i & 1:
-                    i += 1
-                    continue
-                slices = page[i].slices
-                if page_collect_all(local.heap, &page[i]) and page[i].flags & PAGE_FULL:
-                    page_unfull(local, &page[i])
-                if page[i].used == 0:
-                    local.whole = 0     # the segment is looked at when all of its pages were
-                    page_empty(local, &page[i])
-                i += slices
-            local.whole = 0
+            segment_collect(local, segment)
             if segment.free == ALL_SLICES:
-                local.whole = 1
-                segment_unlink(local, segment)
-                segment_give(local.heap, segment)
+                segment_drop(local, segment)
             segment = next
-    local.whole = 0
 
 
 cdef void pages_forget(local_t *local) noexcept nogil:

@@ -28,7 +28,7 @@ from mrm.heap.mapping cimport (
 from mrm.heap.page cimport SEGMENT_BYTES, SEGMENT_SHIFT
 from mrm.heap.segments cimport heap_charge, heap_uncharge
 from mrm.heap.state cimport NO_RUN, RUN_BINS, RUN_FREE, RUN_KEPT, RUN_LIVE, RUN_NONE, runs_t
-from mrm.physical.pool cimport pool_t
+from mrm.physical.frames cimport frames_available
 from mrm.system.failure cimport failure, mrm_fail
 
 
@@ -107,15 +107,6 @@ cdef void settle(heap_t *heap, place_t *place, const stretch_t *stretches, size_
         runs.kept += put_as_shown(heap, stretches[i].first, stretches[i].n)
 
 
-cdef uint32_t free_frames(pool_t *pool) noexcept nogil:
-    """Frames of the pool's common list: what an account has in its stacks, few as that is, not counted."""
-    cdef uint32_t n
-    mrm_lock(&pool.frames.lock)
-    n = pool.frames.bitmap.free
-    mrm_unlock(&pool.frames.lock)
-    return n
-
-
 cdef int take(heap_t *heap, uint32_t n, bint zero, uint32_t **frames) noexcept nogil:
     """Charge the heap for n slots, and take frames for them; without the lock.
 
@@ -124,7 +115,7 @@ cdef int take(heap_t *heap, uint32_t n, bint zero, uint32_t **frames) noexcept n
     cdef int status
     if not heap_charge(heap, <uint64_t>n << SEGMENT_SHIFT):
         return failure().status
-    if heap.pool != NULL and n > free_frames(heap.pool):
+    if heap.pool != NULL and n > frames_available(&heap.pool.frames, heap.account, heap.how):
         mrm_lock(&heap.runs.lock)
         give_up(heap, 0)
         mrm_unlock(&heap.runs.lock)

@@ -147,7 +147,6 @@ cdef segment_t *segment_take(heap_t *heap) noexcept nogil:
     segment.number = <uint32_t>(segment - heap.segments)
     segment.free = ALL_SLICES
     segment.state = SEGMENT_USED
-    mrm_add64(&heap.segments_used, 1)
     return segment
 
 
@@ -156,7 +155,6 @@ cdef void segment_give(heap_t *heap, segment_t *segment) noexcept nogil:
     segment.state = SEGMENT_NONE
     mrm_set_owner(&segment.owner, NULL)     # a thread that freed a block may just be looking whom to tell
     segment.free = 0
-    mrm_add64(&heap.segments_used, <uint64_t>-1)
     heap_uncharge(heap, SEGMENT_BYTES)
     if heap.pool != NULL:
         pool_give(heap.pool, segment.number, MRM_REUSE_NOW)

@@ -7,7 +7,6 @@ from mrm.heap.page cimport page_t
 from mrm.heap.state cimport heap_t, local_t
 
 
-cdef local_t *slow_find(heap_t *heap) noexcept nogil
 cdef void *slow_malloc(heap_t *heap, local_t *local, size_t nbytes) noexcept nogil
 cdef void *slow_calloc(heap_t *heap, local_t *local, size_t count, size_t size) noexcept nogil
 cdef void *slow_realloc(heap_t *heap, void *block, size_t nbytes) noexcept nogil

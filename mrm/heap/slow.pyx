@@ -38,11 +38,6 @@ cdef extern from "system/lock.h" nogil:
 cdef uint64_t MOST_BYTES = <uint64_t>1 << 47    # no block has more, since no process has addresses for it
 
 
-cdef local_t *slow_find(heap_t *heap) noexcept nogil:
-    """This thread's part of the heap; NULL, with the failure."""
-    return local_find(heap)
-
-
 # ---- memory is short ----------------------------------------------------------------------
 
 cdef void orphans_trim(local_t *local) noexcept nogil:
@@ -62,6 +57,14 @@ cdef void orphans_trim(local_t *local) noexcept nogil:
         segment = next
 
 
+cdef void release(local_t *local, uint64_t *private) noexcept nogil:
+    """Give back what no block is in; what the kernel gets of private memory is added to ``private``."""
+    local_flush(local)
+    pages_release(local)
+    orphans_trim(local)
+    runs_trim(local.heap, private)
+
+
 cdef uint64_t heap_trim(heap_t *heap) noexcept nogil:
     """Give back all memory that no block is in, but for what other threads have at hand; how many bytes."""
     cdef local_t *local = local_find(heap)
@@ -71,10 +74,7 @@ cdef uint64_t heap_trim(heap_t *heap) noexcept nogil:
         return 0
     if heap.debug != NULL:
         heap.debug.trim(heap)
-    local_flush(local)
-    pages_release(local)
-    orphans_trim(local)
-    runs_trim(heap, &private)
+    release(local, &private)
     private += segments_trim(heap)
     if heap.pool == NULL:
         return private
@@ -89,10 +89,7 @@ cdef bint relieve(local_t *local) noexcept nogil:
     cdef uint64_t private = 0
     if failure().status != MRM_OUT_OF_FRAMES:
         return False
-    local_flush(local)
-    pages_release(local)
-    orphans_trim(local)
-    runs_trim(heap, &private)
+    release(local, &private)
     return mrm_load64(&heap.bytes_now) < before
 
 
@@ -180,7 +177,7 @@ cdef page_t *page_at(heap_t *heap, const void *block) noexcept nogil:
             block, heap.number,
         )
         return NULL
-    if <size_t>(<const char *>block - memory) % page.nbytes:
+    if <size_t>(<const char *>block - memory) % page.nbytes or <const char *>block >= page.end:
         mrm_fail(
             failure(), MRM_BAD_BLOCK, 0, 0, block, page.nbytes,
             b"%p is no block of heap %u: blocks of %u bytes lie there, and none begins at this address",

@@ -110,9 +110,8 @@ cdef struct heap_t:
     page_t *pages               # 64 for each segment
     segment_t *segments
     uint32_t segment_count
-    uint32_t slot               # where a thread looks for its local_t first
     uint32_t state              # STATE_OPEN, STATE_CLOSED, STATE_FORKED
-    uint32_t number             # from 1, never used twice in a process
+    uint32_t number             # from 1, never used twice in a process; where a thread looks for its local_t first
     pool_t *pool                # NULL: its memory is private
     uint32_t account            # who pays
     uint32_t how                # MRM_OVERDRAFT or 0
@@ -135,7 +134,6 @@ cdef struct heap_t:
     uint32_t fresh              # private: the lowest segment that was never used
     uint32_t writable           # private: segments that can be written to
     uint64_t apart_too[8]
-    uint64_t segments_used      # atomic
     uint64_t bytes_now          # memory that it has: segments in use and slots shown; atomic
     uint64_t bytes_peak
     runs_t runs

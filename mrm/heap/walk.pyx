@@ -76,7 +76,8 @@ cdef int heap_stats(heap_t *heap, mrm_heap_stats *stats) noexcept nogil:
     full.version = MRM_API_VERSION
     full.memory = mrm_load64(&heap.bytes_now)
     full.memory_peak = mrm_load64(&heap.bytes_peak)
-    full.segments = mrm_load64(&heap.segments_used)
+    for i in range(heap.segment_count):
+        full.segments += heap.segments[i].state != SEGMENT_NONE
     for i in range(<uint32_t>CLASSES):
         full.blocks += figures[i].blocks
         full.bytes += figures[i].blocks * class_bytes(i)

@@ -91,6 +91,7 @@ cdef void frames_close(frames_t *frames) noexcept nogil
 # frames_take_cleared has to go on with; or where it would have to wait, with NO_FRAME.
 cdef int frames_take(frames_t *frames, uint32_t account, int how, uint32_t *frame) noexcept nogil
 cdef int frames_take_cleared(frames_t *frames, uint32_t account, uint32_t *frame) noexcept nogil
+cdef size_t frames_available(frames_t *frames, uint32_t account, int how) noexcept nogil
 cdef int frames_take_many(
     frames_t *frames, uint32_t account, int how, uint32_t *taken, size_t n
 ) noexcept nogil

@@ -410,7 +410,7 @@ cdef void exchange_many(frames_t *frames, uint32_t account, int how, uint32_t *t
     mrm_unlock(&frames.lock)
 
 
-cdef size_t count_free(frames_t *frames, uint32_t account, int how) noexcept nogil:
+cdef size_t frames_available(frames_t *frames, uint32_t account, int how) noexcept nogil:
     """Frames that an account could take now."""
     cdef size_t n
     mrm_lock(&frames.lock)
@@ -432,7 +432,7 @@ cdef int frames_take_many(
     if n == 0:
         return MRM_OK
     if n > frames.count:
-        return refuse_take(frames, account, how, n, count_free(frames, account, how))
+        return refuse_take(frames, account, how, n, frames_available(frames, account, how))
     if n >= LARGE or stack_pop_many(frames.frame, stack, taken, n, n) == 0:
         status = take_many_from_others(frames, account, how, stack, taken, n)
     else:

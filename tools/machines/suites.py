@@ -73,6 +73,7 @@ ELSEWHERE = {
     "test_bench_balloon": "measures, and times mean nothing on an emulated processor",
     "test_bench_heap": "measures, and times mean nothing on an emulated processor",
     "test_bench_programs": "measures, and times mean nothing on an emulated processor",
+    "test_bench_rounds": "measures, and times mean nothing on an emulated processor",
     "test_bench_touch": "measures, and times mean nothing on an emulated processor",
     "test_cffi": "is about what lies above a heap",
     "test_clients": "compiles programs, which takes an emulated processor minutes",

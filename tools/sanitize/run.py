@@ -36,6 +36,7 @@ LEFT_OUT = {
     "test_bench.py": "measures, which says nothing here",
     "test_bench_heap.py": "loads other allocators beside the sanitizer's, which it does not allow",
     "test_bench_programs.py": "measures, which says nothing here",
+    "test_bench_rounds.py": "stops commands that measure, which says nothing here",
     "test_clients.py": "builds clients against the installed wheel, which is compiled without sanitizers",
     "test_demo.py": "minutes of a client's work and of matplotlib's; races.c does the same to the core",
     "test_features.py::test_trials_leave_nothing_and_are_made_once": "sees the sanitizer's mappings as mrm's",

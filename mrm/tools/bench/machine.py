@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mrm.errors import Error
-from mrm.physical.limits import huge_pages
+from mrm.physical.limits import chosen_word, huge_pages, shmem_thp
 from mrm.shootdowns import received
 from mrm.sizes import format_size
 from mrm.system.pages import FRAME_SIZE
@@ -28,8 +28,8 @@ def machine() -> dict[str, Any]:
         "memory_bytes": memory.get("MemTotal", 0) * 1024,
         "huge_pages_total": memory.get("HugePages_Total", 0),
         "huge_pages_free": memory.get("HugePages_Free", 0),
-        "thp": _chosen("/sys/kernel/mm/transparent_hugepage/enabled"),
-        "shmem_thp": _chosen("/sys/kernel/mm/transparent_hugepage/shmem_enabled"),
+        "thp": chosen_word(Path("/sys/kernel/mm/transparent_hugepage/enabled")),
+        "shmem_thp": shmem_thp(),
         "invlpgb": "invlpgb" in flags,
         "root": os.geteuid() == 0,
         "python": platform.python_version(),
@@ -125,12 +125,3 @@ def _cpuinfo() -> dict[str, str]:
     first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
     pairs = (row.partition(":") for row in first.splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
-
-
-def _chosen(path: str) -> str | None:
-    """The word in brackets of a setting such as ``always [madvise] never``."""
-    try:
-        words = Path(path).read_text().split()
-    except OSError:
-        return None
-    return next((word.strip("[]") for word in words if word.startswith("[")), None)

@@ -19,12 +19,29 @@ if TYPE_CHECKING:
 Advance = Callable[[str, int, int], None]
 
 
-def power_of_two(context: click.Context, parameter: click.Parameter, value: str) -> int:
+def _bytes(value: str) -> int:
     """A size in words as bytes."""
     try:
-        nbytes = parse_size(value)
+        return parse_size(value)
     except Error as refusal:
         raise click.BadParameter(str(refusal)) from refusal
+
+
+def size(least: int, otherwise: str = "") -> Callable[..., int]:
+    """What takes a size in words, of ``least`` bytes or more; ``otherwise``: what to do who wants less."""
+
+    def parsed(context: click.Context, parameter: click.Parameter, value: str) -> int:
+        nbytes = _bytes(value)
+        if nbytes < least:
+            raise click.BadParameter(f"{format_size(least).replace(' ', '')} or more{otherwise}")
+        return nbytes
+
+    return parsed
+
+
+def power_of_two(context: click.Context, parameter: click.Parameter, value: str) -> int:
+    """A size in words as bytes, a power of two."""
+    nbytes = _bytes(value)
     least = 16 * FRAME_SIZE
     if nbytes < least or nbytes & (nbytes - 1):
         raise click.BadParameter(f"a power of two, {format_size(least).replace(' ', '')} or more")
@@ -49,10 +66,7 @@ def threads(least: int, most: int | None = None) -> Callable[..., list[int]]:
 
 def frames(context: click.Context, parameter: click.Parameter, value: str) -> int:
     """A size in words as bytes, whole frames."""
-    try:
-        nbytes = parse_size(value)
-    except Error as refusal:
-        raise click.BadParameter(str(refusal)) from refusal
+    nbytes = _bytes(value)
     if nbytes < FRAME_SIZE or nbytes % FRAME_SIZE:
         raise click.BadParameter(f"a multiple of {format_size(FRAME_SIZE).replace(' ', '')}")
     return nbytes
@@ -109,8 +123,9 @@ def progress(beginning: str) -> Iterator[Advance]:
 
 
 def finish(
-    package: str, result: Any, out: "Console", json_path: Path | None, report: Path | None, check: bool
-) -> None:
+    package: str, result: Any, out: "Console", json_path: Path | None, report: Path | None, check: bool,
+    *, stopped: bool = False,
+) -> None:  # fmt: skip
     """Show what was measured, write what is to be written, and compare it with the targets.
 
     Parameters
@@ -125,6 +140,8 @@ def finish(
         Where the figures, and the report, are to be written.
     check : bool
         Whether to exit with 1 where a target is missed.
+    stopped : bool, optional
+        Whether Ctrl-C came before all was measured: the command ends by it when what there is is written.
     """
     import_module(f"{package}.table").show(result, out)
     if json_path is not None:
@@ -138,8 +155,10 @@ def finish(
 
         targets = import_module(f"{package}.targets").TARGETS
         out.print(targets_table(targets, result))
-        if not reached(targets, result):
+        if not stopped and not reached(targets, result):
             raise click.exceptions.Exit(1)
+    if stopped:
+        raise KeyboardInterrupt
 
 
 def write_json(data: dict[str, Any], path: Path) -> None:

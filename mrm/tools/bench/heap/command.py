@@ -6,9 +6,8 @@ from typing import Any
 
 import click
 
-from mrm.errors import Error
 from mrm.sizes import parse_size
-from mrm.tools.bench.options import finish, outputs, progress, terminal, threads
+from mrm.tools.bench.options import finish, outputs, progress, size, terminal, threads
 
 MOST_THREADS = 64
 LEAST_GROWN = parse_size("2MiB")
@@ -29,16 +28,6 @@ def _names(context: click.Context, parameter: click.Parameter, value: str | None
     return [name for name in known if name in asked]
 
 
-def _size(context: click.Context, parameter: click.Parameter, value: str) -> int:
-    try:
-        nbytes = parse_size(value)
-    except Error as refusal:
-        raise click.BadParameter(str(refusal)) from refusal
-    if nbytes < LEAST_GROWN:
-        raise click.BadParameter("2MiB or more")
-    return nbytes
-
-
 def _by_commas(name: str, what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return click.option(
         f"--{name}", callback=_names, help=f"Only these {what}, by commas; all when not given."
@@ -54,7 +43,7 @@ def _by_commas(name: str, what: str) -> Callable[[Callable[..., Any]], Callable[
               help="Processes for each figure; medians are reported.")  # fmt: skip
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=0.5, show_default=True,
               help="How long each process is measured, and works before.")  # fmt: skip
-@click.option("--grow-to", default="1GiB", show_default=True, callback=_size,
+@click.option("--grow-to", default="1GiB", show_default=True, callback=size(LEAST_GROWN),
               help="What a block grows to by realloc; with more threads, all of theirs together.")  # fmt: skip
 @outputs
 def command(
@@ -86,11 +75,13 @@ def command(
     and takes them back, after kill -9, too; others use those that there are (`mrm fund 4GiB`).
 
     JSON: {"machine", "workloads": [{"workload", "threads", "allocator", "ops_per_s", "spread",
-    "peak_mib"}], "missing", "notes"}.
+    "peak_mib"}], "missing", "notes", "stopped"}.
+
+    Ctrl-C ends it early, with the figures of the rounds that were complete.
     """
     from mrm.tools.bench.heap.run import run
 
     out = terminal(json_path)
     with progress("looking for allocators") as advance:
         result = run(workloads, threads, allocators, repeats, seconds, grow_to, advance)
-    finish("mrm.tools.bench.heap", result, out, json_path, report, check)
+    finish("mrm.tools.bench.heap", result, out, json_path, report, check, stopped=result.stopped)

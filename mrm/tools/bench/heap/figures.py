@@ -43,6 +43,7 @@ class Result:
     workloads: list[Figure] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    stopped: bool = False
 
     def figure(self, workload: str, threads: int, allocator: str) -> Figure | None:
         """That of an allocator, if it was measured."""

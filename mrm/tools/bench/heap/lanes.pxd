@@ -65,6 +65,9 @@ cdef struct lane_t:
     char unused[64]
 
 
+cdef void emptied(lane_t *lane) noexcept nogil
+
+
 cdef class Workload:
     cdef plan_t plan
     cdef Allocator allocator

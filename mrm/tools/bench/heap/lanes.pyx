@@ -52,6 +52,14 @@ cdef void await_phase(lane_t *lane) noexcept nogil:
         nap()
 
 
+cdef void emptied(lane_t *lane) noexcept nogil:
+    """Free what a lane has in its slots."""
+    cdef size_t i
+    for i in range(lane.plan.slots):
+        ended(lane, lane.slots[i])
+        lane.slots[i] = NULL
+
+
 cdef void *live(void *begun) noexcept nogil:
     """A thread's life."""
     cdef lane_t *lane = <lane_t *>begun
@@ -130,6 +138,7 @@ cdef class Workload:
 
     cdef int prepare(self) except -1:
         """Set the plan's functions, and make what lanes share."""
+        # What threads do is a workload's own: this class by itself has nothing that they could call.
         raise NotImplementedError
 
     cdef void finish(self) noexcept:

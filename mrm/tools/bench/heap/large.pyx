@@ -8,7 +8,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
 from mrm.tools.bench.heap.allocator cimport block_realloc, mark_of
-from mrm.tools.bench.heap.lanes cimport Workload, below, ended, even_size, lane_t, made, mrm_load32
+from mrm.tools.bench.heap.lanes cimport Workload, below, emptied, ended, even_size, lane_t, made, mrm_load32
 
 
 cdef int written(lane_t *lane) noexcept nogil:
@@ -24,13 +24,6 @@ cdef int written(lane_t *lane) noexcept nogil:
         lane.slots[i] = block
         lane.ops += 1
     return 0
-
-
-cdef void emptied(lane_t *lane) noexcept nogil:
-    cdef size_t i
-    for i in range(lane.plan.slots):
-        ended(lane, lane.slots[i])
-        lane.slots[i] = NULL
 
 
 cdef bint grows(lane_t *lane, bint whole) noexcept nogil:

@@ -6,7 +6,7 @@ hands all of them to a new thread. Nearly every block is freed by another thread
 one that allocated it, which in most cases has ended by then.
 """
 
-from mrm.tools.bench.heap.lanes cimport Workload, below, ended, even_size, lane_t, made, mrm_load32
+from mrm.tools.bench.heap.lanes cimport Workload, below, emptied, ended, even_size, lane_t, made, mrm_load32
 
 
 cdef int filled(lane_t *lane) noexcept nogil:
@@ -25,13 +25,6 @@ cdef int generation(lane_t *lane) noexcept nogil:
         left -= 1
     lane.ops += lane.plan.turn - left
     return 1
-
-
-cdef void emptied(lane_t *lane) noexcept nogil:
-    cdef size_t i
-    for i in range(lane.plan.slots):
-        ended(lane, lane.slots[i])
-        lane.slots[i] = NULL
 
 
 cdef class Larson(Workload):

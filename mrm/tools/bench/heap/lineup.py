@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mrm import Heap, Pool
-from mrm.system.pages import FRAME_SIZE
+from mrm.physical.substitutes import substitute
 from mrm.tools.bench.heap.allocator import Allocator
 
 #: What mrm is called, and who small blocks are compared with.
@@ -84,7 +84,7 @@ class Entry:
         """What to do where it is missing."""
         if self.ours:
             return "`mrm doctor` says what this machine lacks"
-        if self.mount is not None and _hugetlbfs() is None:
+        if self.mount is not None and substitute(huge=True) is None:
             return "mount -t hugetlbfs none /dev/hugepages, as root, makes one"
         return f"Debian has it in {self.package}: apt-get install {self.package}"
 
@@ -136,19 +136,9 @@ def environment(entry: Entry) -> dict[str, str]:
         if not name.startswith(("MIMALLOC_", "MALLOC_", "TCMALLOC_", "LD_PRELOAD", "GLIBC_TUNABLES"))
     }
     own = dict(entry.environment)
-    if entry.mount is not None and (mount := _hugetlbfs()) is not None:
-        own[entry.mount] = str(mount / f"mrm-bench-{os.getpid()}")
+    if entry.mount is not None and (mount := substitute(huge=True)) is not None:
+        own[entry.mount] = str(Path(mount, f"mrm-bench-{os.getpid()}"))
     tunables = own.pop("GLIBC_TUNABLES", None)
     return {
         **inherited, **own, "GLIBC_TUNABLES": f"{_TUNABLES}:{tunables}" if tunables else _TUNABLES,
     }  # fmt: skip
-
-
-def _hugetlbfs(mounts: Path = Path("/proc/mounts")) -> Path | None:
-    """A mount of hugetlbfs with pages of a frame's size that this user may write to."""
-    for line in mounts.read_text().splitlines():
-        _, where, kind, *_ = line.split()
-        at = Path(where)
-        if kind == "hugetlbfs" and os.access(at, os.W_OK) and os.statvfs(at).f_bsize == FRAME_SIZE:
-            return at
-    return None

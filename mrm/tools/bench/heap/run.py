@@ -1,14 +1,10 @@
-"""One run of ``mrm bench heap``: a process for every measurement, and allocators in changing order.
-
-Whatever drifts on the machine meanwhile drifts for all: each repetition has all allocators on a workload one
-after another, and each begins with another one.
-"""
+"""One run of ``mrm bench heap``: a process for every measurement, and allocators in changing order."""
 
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from mrm.errors import Error
@@ -20,11 +16,13 @@ from mrm.tools.bench.heap.lineup import ALLOCATORS, BASE, Entry, environment
 from mrm.tools.bench.heap.workloads import WORKLOADS, Kind
 from mrm.tools.bench.machine import Neighbours, machine
 from mrm.tools.bench.options import Advance
+from mrm.tools.bench.rounds import Rounds
 from mrm.tools.fund import available
 
 LEAST_POOL = 1 << 30
 PATIENCE = 300.0  # seconds beyond those of the measurement, for what cannot stop in between
 
+NO_FIGURE = "{step}: {name} has no figure"
 LANES = (
     "A process for each measurement; {repeats} each, interleaved. Rates and peaks are medians, spreads the slowest and "
     "the fastest process. An operation is a block allocated, written to and freed; of a block that grows, a step."
@@ -71,17 +69,18 @@ def run(
         if any(entry.hugetlb for entry in entries):
             outcome = stack.enter_context(available(room))
             entries = _with_huge_pages(result, entries, outcome, room)
-        total, done = len(steps) * repeats * len(entries), 0
-        for kind, count in steps:
-            found: dict[str, list[dict[str, Any]]] = {entry.name: [] for entry in entries}
-            for entry in _orders(entries, repeats):
-                advance(f"{kind.name}, {words(count)}: {entry.name}", done, total)
-                done += 1
-                _once(result, found, entry, kind, count, seconds, grow_to)
-            result.workloads += [
-                figure(kind.name, count, name, processes) for name, processes in found.items() if processes
-            ]
-    _tell(result, entries, threads, repeats)
+        rounds: Rounds[tuple[str, int], dict[str, Any]] = Rounds(
+            repeats, len(steps) * repeats * len(entries), NO_FIGURE, result.notes, advance
+        )
+        with rounds:
+            for kind, count in steps:
+                once = partial(_once, kind, count, seconds, grow_to)
+                rounds.measure((kind.name, count), f"{kind.name}, {words(count)}", entries, once)
+    result.workloads = [
+        figure(workload, count, name, processes) for (workload, count), name, processes in rounds.kept()
+    ]
+    _tell(result, entries, threads, rounds.each)
+    result.stopped = rounds.tell(result.notes)
     neighbours.tell(
         result.machine, result.notes, "rates are lower and spreads wider than on a machine at rest"
     )
@@ -137,25 +136,14 @@ def _with_huge_pages(
     return stay
 
 
-def _orders(entries: list[Entry], repeats: int) -> Iterator[Entry]:
-    """Everyone once in each repetition, which begins with another one each time."""
-    for turn in range(repeats):
-        at = turn % max(1, len(entries))
-        yield from entries[at:] + entries[:at]
+def _once(kind: Kind, threads: int, seconds: float, grow_to: int, entry: Entry) -> dict[str, Any]:
+    """One process's figures.
 
-
-def _once(
-    result: Result,
-    found: dict[str, list[dict[str, Any]]],
-    entry: Entry,
-    kind: Kind,
-    threads: int,
-    seconds: float,
-    grow_to: int,
-) -> None:
-    """One process's figures to the others; where it fails a note, and no figure from then on."""
-    if entry.name not in found:
-        return
+    Raises
+    ------
+    Error
+        If it fails, or the allocator did.
+    """
     asked = {
         "allocator": entry.name,
         "workload": kind.name,
@@ -164,20 +152,12 @@ def _once(
         "grow_to": grow_to,
         "room": pool_bytes(kind, threads, grow_to),
     }
-    where = f"{kind.name}, {words(threads)}: {entry.name} has no figure"
-    try:
-        figures = child(asked, environment(entry), seconds + PATIENCE)
-    except Error as failure:
-        del found[entry.name]
-        result.notes.append(f"{where}: {str(failure).rstrip('.')}.")
-        return
+    figures = child(asked, environment(entry), seconds + PATIENCE)
     if figures["damaged"] or figures["refused"]:
-        del found[entry.name]
-        result.notes.append(
-            f"{where}: it refused {figures['refused']} blocks, and {figures['damaged']} were not as they had been left."
+        raise Error(
+            f"it refused {figures['refused']} blocks, and {figures['damaged']} were not as they had been left"
         )
-        return
-    found[entry.name].append(figures)
+    return figures
 
 
 def child(asked: dict[str, Any], started_with: dict[str, str], patience: float) -> dict[str, Any]:
@@ -207,7 +187,7 @@ def child(asked: dict[str, Any], started_with: dict[str, str], patience: float) 
     return figures
 
 
-def _tell(result: Result, entries: list[Entry], threads: list[int], repeats: int) -> None:
+def _tell(result: Result, entries: list[Entry], threads: list[int], repeats: str) -> None:
     """What a reader must know beside the figures."""
     result.notes[:0] = [f"{name} is left out: {why}." for name, why in result.missing.items()]
     result.notes.append(LANES.format(repeats=repeats))

@@ -5,7 +5,7 @@ blocks are made for. At random, each block lies among others of every age, and i
 """
 
 from mrm.tools.bench.heap.lanes cimport (
-    Workload, any_size, below, ended, even_size, lane_t, made, mrm_load32,
+    Workload, any_size, below, emptied, ended, even_size, lane_t, made, mrm_load32,
 )
 
 
@@ -45,13 +45,6 @@ cdef int at_random(lane_t *lane) noexcept nogil:
         lane.slots[i] = made(lane, any_size(lane))
         lane.ops += 1
     return 0
-
-
-cdef void emptied(lane_t *lane) noexcept nogil:
-    cdef size_t i
-    for i in range(lane.plan.slots):
-        ended(lane, lane.slots[i])
-        lane.slots[i] = NULL
 
 
 cdef class Pairs(Workload):

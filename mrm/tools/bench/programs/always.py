@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mrm.errors import SystemCallError
-from mrm.physical.files import read_text
 from mrm.physical.keeping import keepers_python
+from mrm.physical.limits import chosen_word
 
 SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -37,14 +37,9 @@ finally:
 """
 
 
-def chosen(setting: Path = SETTING) -> str | None:
-    """The word that is in force; None where this kernel has no such pages."""
-    return next((w.strip("[]") for w in read_text(setting).split() if w.startswith("[")), None)
-
-
 def why_not(setting: Path = SETTING) -> str | None:
     """Why it cannot be set here, with the way out; None where it can, or is set already."""
-    word = chosen(setting)
+    word = chosen_word(setting)
     if word is None:
         return f"this kernel has no transparent huge pages ({setting} is missing)"
     if word == "always":
@@ -65,7 +60,7 @@ def always(setting: Path = SETTING) -> Iterator[None]:
     SystemCallError
         If it cannot be written.
     """
-    if chosen(setting) == "always":
+    if chosen_word(setting) == "always":
         yield
         return
     keeper = subprocess.Popen(

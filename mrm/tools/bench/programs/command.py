@@ -5,22 +5,10 @@ from pathlib import Path
 
 import click
 
-from mrm.errors import Error
-from mrm.sizes import parse_size
-from mrm.tools.bench.options import finish, outputs, progress, terminal
+from mrm.tools.bench.options import finish, outputs, progress, size, terminal
 from mrm.tools.bench.programs.lineup import PROGRAMS, SETUPS, Setup
 
 LEAST_GATHERED = 1 << 20
-
-
-def _size(context: click.Context, parameter: click.Parameter, value: str) -> int:
-    try:
-        nbytes = parse_size(value)
-    except Error as refusal:
-        raise click.BadParameter(str(refusal)) from refusal
-    if nbytes < LEAST_GATHERED:
-        raise click.BadParameter("1MiB or more; --programs leaves one out")
-    return nbytes
 
 
 def _chosen(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str]:
@@ -39,7 +27,8 @@ def _chosen(context: click.Context, parameter: click.Parameter, value: str | Non
 @click.command("programs")
 @click.option("--programs", callback=_chosen, help="Only these programs, by commas; all when not given.")
 @click.option("--setups", callback=_chosen, help="Only these setups, by commas; all when not given.")
-@click.option("--gather", default="4GiB", show_default=True, callback=_size,
+@click.option("--gather", default="4GiB", show_default=True,
+              callback=size(LEAST_GATHERED, "; --programs leaves one out"),
               help="Size of the array that elements are gathered from.")  # fmt: skip
 @click.option("--lookups", type=click.IntRange(1000), default=5_000_000, show_default=True,
               help="Keys of the dict that is looked up in.")  # fmt: skip
@@ -81,7 +70,9 @@ def command(
     cannot be had is named and left out.
 
     JSON: {"programs": [{"program", "setup", "seconds", "spread", "huge_share"}], "machine", "sizes",
-    "missing", "notes"}.
+    "missing", "notes", "stopped"}.
+
+    Ctrl-C ends it early, with the figures of the rounds that were complete.
     """
     from mrm.tools.bench.programs.run import run
 
@@ -92,4 +83,4 @@ def command(
         result = run(
             python, {p: sizes[p.name] for p in PROGRAMS if p.name in programs}, chosen, repeats, advance
         )
-    finish("mrm.tools.bench.programs", result, out, json_path, report, check)
+    finish("mrm.tools.bench.programs", result, out, json_path, report, check, stopped=result.stopped)

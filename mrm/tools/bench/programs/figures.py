@@ -41,6 +41,7 @@ class Result:
     programs: list[Figure] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    stopped: bool = False
 
     def figure(self, program: str, setup: str) -> Figure | None:
         """That of a setup, if it was measured."""

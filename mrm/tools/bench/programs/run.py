@@ -2,10 +2,11 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
+from mrm._coverage import HUGE, HUGETLB
 from mrm.errors import Error
 from mrm.physical import kernelpool
 from mrm.physical.files import read_text
@@ -15,14 +16,13 @@ from mrm.tools.bench.machine import Neighbours, available_bytes, machine
 from mrm.tools.bench.options import Advance
 from mrm.tools.bench.programs.figures import Result, figure
 from mrm.tools.bench.programs.lineup import SCRIPT, Program, Setup, ask, started_with
+from mrm.tools.bench.rounds import Rounds
 from mrm.tools.fund import available
 
 PATIENCE = 1800  # seconds
 SPARE = 1.3  # of a program's memory: so much must be free
 
-_HUGE = ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped")
-_HUGETLB = ("Shared_Hugetlb", "Private_Hugetlb")
-
+NO_FIGURE = "{step} has no figure with {name}"
 PROCESSES = (
     "A process for each measurement; {repeats} each, interleaved. Seconds are medians, spreads the fastest and the "
     "slowest process. Each does its work once untimed, and then three times."
@@ -66,29 +66,20 @@ def run(
         else:
             result.missing[setup.name] = why
     programs = [program for program in sizes if _fits(result, python, program, sizes[program])]
-    total, done = len(programs) * len(present) * repeats, 0
-    for program in programs:
-        found: dict[str, list[tuple[float, float | None]]] = {setup.name: [] for setup in present}
-        for setup in _orders(present, repeats):
-            advance(f"{program.name}: {setup.name}", done, total)
-            done += 1
-            if setup.name not in found:
-                continue
-            try:
-                found[setup.name].append(once(python, program, sizes[program], setup))
-            except Error as failure:
-                del found[setup.name]
-                result.notes.append(
-                    f"{program.name} has no figure with {setup.name}: {str(failure).rstrip('.')}."
-                )
-        result.programs += [
-            figure(program.name, name, processes) for name, processes in found.items() if processes
-        ]
+    rounds: Rounds[str, tuple[float, float | None]] = Rounds(
+        repeats, len(programs) * len(present) * repeats, NO_FIGURE, result.notes, advance
+    )
+    with rounds:
+        for program in programs:
+            process = partial(once, python, program, sizes[program])
+            rounds.measure(program.name, program.name, present, process)
+    result.programs = [figure(*measured) for measured in rounds.kept()]
     result.notes[:0] = [f"{name} is left out: {why}." for name, why in result.missing.items()]
-    result.notes += [PROCESSES.format(repeats=repeats), SHARES]
+    result.notes += [PROCESSES.format(repeats=rounds.each), SHARES]
     if any(program.needs == "numpy" for program in programs):
         result.notes.append(NUMPY)
     result.notes += [f"{setup.name}: {setup.what}." for setup in present]
+    result.stopped = rounds.tell(result.notes)
     neighbours.tell(
         result.machine, result.notes, "seconds are more and spreads wider than on a machine at rest"
     )
@@ -149,9 +140,9 @@ def huge_share(rollup: str) -> float | None:
     for line in rollup.splitlines()[1:]:
         name, _, figure_ = line.partition(":")
         figures[name] = int(figure_.split()[0])
-    hugetlb = sum(figures.get(name, 0) for name in _HUGETLB)
+    hugetlb = sum(figures.get(name, 0) for name in HUGETLB)
     resident = figures.get("Rss", 0) + hugetlb
-    return (sum(figures.get(name, 0) for name in _HUGE) + hugetlb) / resident if resident else None
+    return (sum(figures.get(name, 0) for name in HUGE) + hugetlb) / resident if resident else None
 
 
 def _fits(result: Result, python: str, program: Program, size: int) -> bool:
@@ -169,13 +160,6 @@ def _fits(result: Result, python: str, program: Program, size: int) -> bool:
         )
         return False
     return True
-
-
-def _orders(setups: list[Setup], repeats: int) -> Iterator[Setup]:
-    """Everyone once in each repetition, which begins with another one each time."""
-    for turn in range(repeats):
-        at = turn % max(1, len(setups))
-        yield from setups[at:] + setups[:at]
 
 
 def _version(python: str) -> str:
