@@ -9,6 +9,7 @@ is 6.1.162-1 but not 6.12, and ``newest`` is the newest that there is.
 import re
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ _SUITES = (
 )
 # What the mirrors have is asked for once a week.
 _SECONDS_KEPT = 7 * 24 * 3600
+# Machines boot side by side: the second that wants a kernel finds what the first one got.
+_FETCHING = threading.Lock()
 # Not linux-image-6.1-cloud-amd64, which only names another.
 _PACKAGE = re.compile(r"linux-image-(\d+\.\d+\.\d\S*-cloud-amd64)")
 
@@ -71,14 +74,16 @@ def kernel(wanted: str) -> Kernel:
         If no kernel of that name can be had.
     """
     if wanted == NEWEST:
-        wanted = _newest()
-    for attempt in range(2):
-        there = {found.version: found for found in at_hand()}
-        matching = match(there, wanted)
-        if matching:
-            return there[matching[-1]]
-        if attempt == 0:
-            fetch(wanted)
+        with _FETCHING:
+            wanted = _newest()
+    with _FETCHING:
+        for attempt in range(2):
+            there = {found.version: found for found in at_hand()}
+            matching = match(there, wanted)
+            if matching:
+                return there[matching[-1]]
+            if attempt == 0:
+                fetch(wanted)
     raise MachineError(f"the package of kernel {wanted} holds no kernel that can be booted")
 
 
@@ -95,13 +100,17 @@ def in_order(versions: Iterable[str]) -> list[str]:
 
 def fetch(wanted: str) -> str:
     """Fetch the newest kernel of that name into the cache; its version."""
-    matching = match(_to_be_had(), wanted)
-    for version in reversed(matching):
-        if _fetch(version):
+    refused = []
+    for version in reversed(match(_to_be_had(), wanted)):
+        try:
+            _fetch(version)
+        except subprocess.CalledProcessError as error:
+            refused.append(f"{version}: {error} {error.stderr.strip()}")
+        else:
             return version
     raise MachineError(
-        f"no kernel {wanted} can be had from Debian's packages"
-        + (f": {', '.join(matching)} could not be fetched" if matching else "; is the network there?")
+        f"no kernel {wanted} can be had from Debian's packages; "
+        + ("; ".join(refused) or "none is listed: is the network there?")
     )
 
 
@@ -111,11 +120,11 @@ def _newest() -> str:
     return in_order({*there, *_to_be_had()} or [NEWEST])[-1]
 
 
-def _fetch(version: str) -> bool:
-    """Get and unpack the packages of one kernel; whether that worked."""
-    top = cache() / "kernels" / version
+def _fetch(version: str) -> None:
+    """Get and unpack the packages of one kernel: all of it, or nothing is left."""
     packages = cache() / "packages" / version
     packages.mkdir(parents=True, exist_ok=True)
+    unpacked = packages / "unpacked"
     image = f"linux-image-{version}"
     try:
         # Recent kernels come in parts: the image's package only names them.
@@ -123,13 +132,13 @@ def _fetch(version: str) -> bool:
         parts = re.findall(rf"Depends: (linux-(?:binary|modules|image)-{re.escape(version)}\S*)", needed)
         _apt("apt-get", "download", *(parts or [image]), at=packages)
         for package in packages.glob("*.deb"):
-            subprocess.run(["dpkg-deb", "-x", package, top], check=True)
-    except subprocess.CalledProcessError:
-        shutil.rmtree(top, ignore_errors=True)
-        return False
+            asked = ["dpkg-deb", "-x", str(package), str(unpacked)]
+            subprocess.run(asked, check=True, capture_output=True, text=True)
+        kernels = cache() / "kernels"
+        kernels.mkdir(exist_ok=True)
+        unpacked.rename(kernels / version)
     finally:
         shutil.rmtree(packages, ignore_errors=True)
-    return True
 
 
 def _to_be_had() -> list[str]:

@@ -83,6 +83,7 @@ ELSEWHERE = {
     "test_example_runtime": "compiles a project, which takes an emulated processor minutes",
     "test_examples": "compiles programs, which takes an emulated processor minutes",
     "test_machines": "is about the machines themselves",
+    "test_machines_kernels": "is about the machines themselves",
     "test_machines_refused": "compiles for other processors",
     "test_numpy": "needs NumPy, which those machines have not",
     "test_numpy_adaptors": "needs NumPy, which those machines have not",
