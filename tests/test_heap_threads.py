@@ -179,6 +179,51 @@ def test_the_pages_of_ended_threads_are_adopted():
         emptied(heap)
 
 
+def test_who_frees_a_block_of_an_ended_thread_goes_on_with_its_pages(heap):
+    """It frees all of them as its own: the memory is back without trim, and serves any size."""
+    blocks = []
+    run(lambda: blocks.extend(heap.malloc(64) for _ in range(200_000)))     # more than six segments
+    had = heap.stats().memory
+    assert had >= 6 * FRAME
+    half = len(blocks) // 2
+    for address in blocks[:half]:
+        heap.free(address)
+    assert heap.stats().memory <= had - FRAME   # of three: a whole one is kept, and one with the first page of a queue
+    other = [heap.malloc(96) for _ in range(half // 2)]
+    assert heap.stats().memory <= had
+    for address in blocks[half:] + other:
+        heap.free(address)
+    assert heap.stats().memory <= 3 * FRAME     # a whole one, and the first pages of two queues
+    emptied(heap)
+
+
+def test_threads_that_free_the_blocks_of_one_that_ended_share_its_pages_out(heap):
+    """Each segment goes to one of them; what the others free in it, its new owner finds."""
+    for _ in range(5):
+        blocks = []
+
+        def fill(blocks=blocks):
+            for i in range(40_000):
+                address = heap.malloc(48 + 16 * (i % 5))
+                write(address, 16, i)
+                blocks.append(address)
+
+        run(fill)
+        shares = [blocks[start::4] for start in range(4)]
+        go = threading.Barrier(4)
+
+        def free(start, shares=shares, go=go):
+            go.wait()
+            for i, address in enumerate(shares[start]):
+                assert holds(address, 16, 4 * i + start)
+                heap.free(address)
+                if i % 3 == 0:
+                    heap.free(heap.malloc(64))
+
+        run(*(lambda start=start: free(start) for start in range(4)))
+    emptied(heap)
+
+
 def test_what_ended_threads_left_empty_serves_when_memory_is_short():
     with opened("small") as heap:
         left = []

@@ -5,8 +5,7 @@ belongs to its thread for good, and serves another heap when its own is closed; 
 free for the next thread. It is never freed, so that who has read an owner from a page may set a
 bit in its notice at any time, at worst for nothing.
 
-A thread that ends leaves its segments to the heap: those with blocks in use wait in a list, where the
-blocks can still be used and freed, until a thread that needs a page adopts them.
+A thread that ends leaves its segments to the heap, for others to adopt (orphans.pyx).
 
 A block that another thread's page is of goes there by compare and swap; but what is freed by one thread
 usually came from few pages, block after block. So a thread first collects such blocks in chains, one for a
@@ -19,10 +18,13 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from mrm cimport MRM_CLOSED, MRM_FORKED, MRM_NO_MEMORY, MRM_OK
-from mrm.heap.page cimport FREED_BITS, FREED_SHIFT, FREED_WAKES, SEGMENT_SHIFT, SLICES, mrm_owner
-from mrm.heap.pages cimport pages_forget, segment_leave
+from mrm.heap.orphans cimport orphan_adopt, segment_leave
+from mrm.heap.page cimport (
+    FREED_BITS, FREED_SHIFT, FREED_WAKES, SEGMENT_FROZEN, SEGMENT_SHIFT, SEGMENT_USED, SLICES, mrm_owner,
+    mrm_relaxed, segment_t,
+)
+from mrm.heap.pages cimport page_freed, pages_forget
 from mrm.heap.state cimport ABANDONED, BUCKETS, CHAINS, chain_t
-from mrm.heap.page cimport SEGMENT_FROZEN, SEGMENT_USED, segment_t
 from mrm.system.failure cimport failure, mrm_fail
 from mrm.system.ranges cimport STATE_FORKED, STATE_OPEN
 
@@ -192,8 +194,14 @@ cdef void local_flush(local_t *local) noexcept nogil:
 
 
 cdef void local_free_later(local_t *local, page_t *page, void *block) noexcept nogil:
-    """Free a block of another thread's page, with others of the same page."""
+    """Free a block of a page that is not this thread's: with others of the same page, or by adopting it."""
     cdef chain_t *chain
+    if mrm_relaxed(&page.owner) == ABANDONED and orphan_adopt(local, page):
+        (<void **>block)[0] = page.free
+        page.free = block
+        page.used -= 1
+        page_freed(local, page)
+        return
     if page.nbytes > CHAIN_BLOCK:
         freed_push(local.heap, page, block, block, 1)
         return

@@ -1,7 +1,6 @@
 """Pages of one thread: its queues by class, and the segments that pages are cut from.
 
-All of this is done by the thread that owns the pages, or by one that holds the heap's lock and has made
-sure that nobody does (local.pyx): it needs no other lock.
+All of this is done by the thread that owns the pages, which needs no lock for it.
 
 A queue has the pages of a class in which something may be free; its first is where blocks are taken
 from until it has none. Then what other threads have freed in it is taken over, or some more of what
@@ -19,19 +18,13 @@ from mrm.heap.page cimport (
     ALL_SLICES, FREED_BITS, FREED_SHIFT, FREED_WAKES, PAGE_FULL, PAGE_ZERO, SEGMENT_SHIFT, SLICE_SHIFT, SLICES,
     mrm_set_owner,
 )
-from mrm.heap.segments cimport segment_give, segment_take
-from mrm.heap.state cimport ABANDONED, BUCKETS, heap_t
+from mrm.heap.segments cimport segment_give
+from mrm.heap.state cimport BUCKETS, heap_t
 
 
 cdef extern from "system/atomic.h" nogil:
-    uint32_t mrm_load32(const uint32_t *p)
-    void mrm_store32(uint32_t *p, uint32_t v)
     uint64_t mrm_load64(const uint64_t *p)
     bint mrm_cas64(uint64_t *p, uint64_t *expected, uint64_t v)
-
-cdef extern from "system/lock.h" nogil:
-    void mrm_lock(uint32_t *lock)
-    void mrm_unlock(uint32_t *lock)
 
 cdef extern from "heap/bits.h" nogil:
     uint64_t mrm_bits_swap64(uint64_t *p, uint64_t bits)
@@ -41,7 +34,6 @@ cdef extern from "heap/bits.h" nogil:
 
 cdef enum:
     STRUNG_BYTES = 4096         # of fresh blocks that are strung up at a time
-    ADOPTED = 8                 # orphans that one malloc looks into at the most
     WHOLE = 1                   # segments with nothing but free slices that a thread keeps
 
 
@@ -260,57 +252,6 @@ cdef page_t *page_cut(local_t *local, segment_t *segment, uint32_t number) noexc
     return page
 
 
-cdef page_t *page_at_hand(local_t *local, uint32_t number) noexcept nogil:
-    """A page from a segment of the thread's, or from one that lost its thread; or NULL."""
-    cdef segment_t *segment = local.open
-    cdef page_t *page
-    cdef int _tries
-    while segment != NULL:
-        page = page_cut(local, segment, number)
-        if page != NULL:
-            return page
-        segment = segment.open_next
-    for _tries in range(ADOPTED):
-        segment = orphan_take(local.heap)
-        if segment == NULL:
-            break
-        segment_adopt(local, segment)
-        page = page_first(local, number)
-        if page == NULL and segment.free:
-            page = page_cut(local, segment, number)
-        if page != NULL:
-            return page
-    return NULL
-
-
-cdef page_t *page_new(local_t *local, uint32_t number) noexcept nogil:
-    """A page from a segment at hand, or from a new one; NULL, with the failure."""
-    cdef page_t *page = page_at_hand(local, number)
-    cdef segment_t *segment
-    if page != NULL:
-        return page
-    segment = segment_take(local.heap)
-    if segment == NULL:
-        # Whoever was told of the shortage may have freed blocks of this heap, and not a whole frame.
-        page = page_first(local, number)
-        return page if page != NULL else page_at_hand(local, number)
-    segment_link(local, segment)
-    return page_cut(local, segment, number)
-
-
-cdef page_t *page_with_room(local_t *local, uint32_t number) noexcept nogil:
-    """A page of the class with something free, the first of its queue; NULL, with the failure."""
-    cdef page_t *page = page_first(local, number)
-    if page == NULL and mrm_load64(&local.notice):
-        pages_wake(local)
-        page = page_first(local, number)
-    if page == NULL:
-        page = page_new(local, number)
-        if page != NULL and page.free == NULL:
-            page_fill(local.heap, page)
-    return page
-
-
 cdef void page_unfull(local_t *local, page_t *page) noexcept nogil:
     """Put a page back into its queue, as one of its blocks was freed."""
     page.flags &= ~<uint8_t>PAGE_FULL
@@ -352,6 +293,14 @@ cdef bint page_empty(local_t *local, page_t *page) noexcept nogil:
     return True
 
 
+cdef void page_freed(local_t *local, page_t *page) noexcept nogil:
+    """What follows when a page has a block free again, or has nothing else."""
+    if page.flags & PAGE_FULL:
+        page_unfull(local, page)
+    if page.used == 0 and local.queue[page.number] != page:
+        page_empty(local, page)
+
+
 cdef void pages_wake(local_t *local) noexcept nogil:
     """Put pages back into their queues in which others freed something since they were full."""
     cdef uint64_t buckets = mrm_bits_swap64(&local.notice, 0)
@@ -381,40 +330,7 @@ cdef void pages_wake(local_t *local) noexcept nogil:
             segment = next
 
 
-# ---- segments change hands -----------------------------------------------------------------
-
-cdef segment_t *orphan_take(heap_t *heap) noexcept nogil:
-    """A segment whose thread has ended, out of the list of those; or NULL."""
-    cdef segment_t *segment
-    # A look without the lock: whoever misses one takes a new segment.
-    if mrm_load32(&heap.abandoned) == 0:
-        return NULL
-    mrm_lock(&heap.lock)
-    segment = heap.orphans
-    if segment != NULL:
-        heap.orphans = segment.next
-        mrm_store32(&heap.abandoned, heap.abandoned - 1)
-    mrm_unlock(&heap.lock)
-    return segment
-
-
-cdef void segment_adopt(local_t *local, segment_t *segment) noexcept nogil:
-    """Make a segment a thread's, with its pages, those that are full with the wish to be told."""
-    cdef page_t *page = &local.heap.pages[<size_t>segment.number * SLICES]
-    cdef uint32_t i = 0
-    segment_link(local, segment)
-    while i < SLICES:
-        if segment.free >> i & 1:
-            i += 1
-            continue
-        mrm_set_owner(&page[i].owner, local)
-        page[i].next = page[i].previous = NULL
-        page[i].flags |= PAGE_FULL
-        # Owned first, then asked for a wake: whoever frees a block after that finds the new owner.
-        if page[i].free != NULL or page[i].fresh < page[i].end or not page_full(local.heap, &page[i]):
-            page_unfull(local, &page[i])
-        i += page[i].slices
-
+# ---- all of a thread's ---------------------------------------------------------------------
 
 cdef void segment_collect(local_t *local, segment_t *segment) noexcept nogil:
     """Take over all that others freed in a segment, and drop the pages that are empty then."""
@@ -430,28 +346,6 @@ cdef void segment_collect(local_t *local, segment_t *segment) noexcept nogil:
         if page[i].used == 0:
             page_drop(local, &page[i])
         i += slices
-
-
-cdef void segment_leave(local_t *local, segment_t *segment) noexcept nogil:
-    """Take a segment from its thread: give it back if nothing in it is used, else it waits for another."""
-    cdef heap_t *heap = local.heap
-    cdef page_t *page = &heap.pages[<size_t>segment.number * SLICES]
-    cdef uint32_t i
-    segment_collect(local, segment)
-    if segment.free == ALL_SLICES:
-        segment_drop(local, segment)
-        return
-    for i in range(<uint32_t>SLICES):
-        if page[i].nbytes and not page[i].flags & PAGE_FULL:
-            queue_remove(local, &page[i])
-        mrm_set_owner(&page[i].owner, ABANDONED if page[i].nbytes else NULL)
-    segment_unlink(local, segment)
-    mrm_set_owner(&segment.owner, ABANDONED)
-    mrm_lock(&heap.lock)
-    segment.next = heap.orphans
-    heap.orphans = segment
-    mrm_store32(&heap.abandoned, heap.abandoned + 1)
-    mrm_unlock(&heap.lock)
 
 
 cdef void pages_release(local_t *local) noexcept nogil:

@@ -3,7 +3,6 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport uint64_t
 
-from mrm.heap.page cimport page_t
 from mrm.heap.state cimport heap_t, local_t
 
 
@@ -12,7 +11,6 @@ cdef void *slow_calloc(heap_t *heap, local_t *local, size_t count, size_t size) 
 cdef void *slow_realloc(heap_t *heap, void *block, size_t nbytes) noexcept nogil
 cdef void *slow_aligned(heap_t *heap, size_t alignment, size_t nbytes) noexcept nogil
 cdef int slow_free(heap_t *heap, void *block) noexcept nogil
-cdef void slow_free_last(local_t *local, page_t *page) noexcept nogil
 cdef size_t slow_usable_size(heap_t *heap, const void *block) noexcept nogil
 cdef uint64_t heap_trim(heap_t *heap) noexcept nogil
 

@@ -15,47 +15,23 @@ from libc.string cimport memcpy, memset
 from mrm cimport MRM_BAD_ARGUMENT, MRM_BAD_BLOCK, MRM_OK, MRM_OUT_OF_FRAMES
 from mrm.heap.classes cimport CLASSES, GRAIN, LARGEST_SMALL, class_bytes, class_of
 from mrm.heap.local cimport local_find, local_flush, local_free_later
-from mrm.heap.page cimport (
-    PAGE_FULL, PAGE_ZERO, SLICE_BYTES, SLICE_SHIFT, mrm_relaxed, segment_t,
-)
-from mrm.heap.pages cimport (
-    page_empty, page_unfull, page_with_room, pages_release, segment_adopt, segment_leave,
-)
+from mrm.heap.orphans cimport orphans_trim
+from mrm.heap.page cimport PAGE_FULL, PAGE_ZERO, SLICE_BYTES, SLICE_SHIFT, mrm_relaxed, page_t
+from mrm.heap.pages cimport page_freed, pages_release
 from mrm.heap.runs cimport runs_allocate, runs_contain, runs_free, runs_resize, runs_trim, runs_usable
 from mrm.heap.segments cimport segments_trim
+from mrm.heap.supply cimport page_with_room
 from mrm.system.failure cimport failure, mrm_fail
 
 
 cdef extern from "system/atomic.h" nogil:
-    void mrm_store32(uint32_t *p, uint32_t v)
     uint64_t mrm_load64(const uint64_t *p)
-
-cdef extern from "system/lock.h" nogil:
-    void mrm_lock(uint32_t *lock)
-    void mrm_unlock(uint32_t *lock)
 
 
 cdef uint64_t MOST_BYTES = <uint64_t>1 << 47    # no block has more, since no process has addresses for it
 
 
 # ---- memory is short ----------------------------------------------------------------------
-
-cdef void orphans_trim(local_t *local) noexcept nogil:
-    """Give back what is free of segments whose threads have ended."""
-    cdef heap_t *heap = local.heap
-    cdef segment_t *segment
-    cdef segment_t *next
-    mrm_lock(&heap.lock)
-    segment = heap.orphans
-    heap.orphans = NULL
-    mrm_store32(&heap.abandoned, 0)
-    mrm_unlock(&heap.lock)
-    while segment != NULL:
-        next = segment.next
-        segment_adopt(local, segment)
-        segment_leave(local, segment)
-        segment = next
-
 
 cdef void release(local_t *local, uint64_t *private) noexcept nogil:
     """Give back what no block is in; what the kernel gets of private memory is added to ``private``."""
@@ -216,7 +192,7 @@ cdef int raw_free(heap_t *heap, void *block) noexcept nogil:
     page.free = block
     page.used -= 1
     if page.used == 0 or page.flags & PAGE_FULL:
-        slow_free_last(local, page)
+        page_freed(local, page)
     return MRM_OK
 
 
@@ -308,14 +284,6 @@ cdef int slow_free(heap_t *heap, void *block) noexcept nogil:
     if heap.debug != NULL:
         return heap.debug.free(heap, block)
     return raw_free(heap, block)
-
-
-cdef void slow_free_last(local_t *local, page_t *page) noexcept nogil:
-    """What follows when a page has a block free again, or has nothing else."""
-    if page.flags & PAGE_FULL:
-        page_unfull(local, page)
-    if page.used == 0 and local.queue[page.number] != page:
-        page_empty(local, page)
 
 
 cdef size_t slow_usable_size(heap_t *heap, const void *block) noexcept nogil:
