@@ -11,7 +11,7 @@ from libc.stdint cimport uint32_t
 
 from mrm.heap.page cimport ALL_SLICES, PAGE_FULL, SEGMENT_USED, SLICES, mrm_owner, mrm_set_owner
 from mrm.heap.pages cimport (
-    page_full, page_unfull, queue_remove, segment_collect, segment_drop, segment_link, segment_unlink,
+    page_full, page_unfull, page_unlist, segment_collect, segment_drop, segment_link, segment_unlink,
 )
 from mrm.heap.state cimport ABANDONED, heap_t
 
@@ -38,7 +38,7 @@ cdef void segment_adopt(local_t *local, segment_t *segment) noexcept nogil:
         page[i].next = page[i].previous = NULL
         page[i].flags |= PAGE_FULL
         # Owned first, then asked for a wake: whoever frees a block after that finds the new owner.
-        if page[i].free != NULL or page[i].fresh < page[i].end or not page_full(local.heap, &page[i]):
+        if page[i].free != NULL or page[i].fresh < page[i].end or not page_full(&page[i]):
             page_unfull(local, &page[i])
         i += page[i].slices
 
@@ -101,8 +101,8 @@ cdef void segment_leave(local_t *local, segment_t *segment) noexcept nogil:
         segment_drop(local, segment)
         return
     for i in range(<uint32_t>SLICES):
-        if page[i].nbytes and not page[i].flags & PAGE_FULL:
-            queue_remove(local, &page[i])
+        if page[i].nbytes:
+            page_unlist(local, &page[i])
         mrm_set_owner(&page[i].owner, ABANDONED if page[i].nbytes else NULL)
     segment_unlink(local, segment)
     mrm_lock(&heap.lock)

@@ -6,8 +6,8 @@ so that all of a segment is blocks, and a block's page follows from its address 
 
 A page is its owner's: the thread's part of the heap (local_t) that its segment belongs to. Only the owner
 touches the first line. Other threads put what they free on ``freed``, by compare and swap, on a line of its own,
-as a chain: its first block, and how many there are, in one word. An owner that finds its page full says so there
-(FREED_WAKES): whoever frees the next block then sets the page's bit in its segment's ``woken``, and one in the
+as a chain: its first block, and how many there are, in one word. An owner that has done with a full page says so
+there (FREED_WAKES): whoever frees the next block then sets the page's bit in its segment's ``woken``, and one in the
 owner's ``notice``, which it looks at when it needs memory. No list is shared.
 """
 
@@ -31,6 +31,7 @@ cdef enum:
 cdef enum:
     PAGE_FULL = 1               # in no queue: nothing was free in it when its owner last looked
     PAGE_ZERO = 2               # what is fresh in it has never been written to
+    PAGE_QUIET = 4              # PAGE_FULL, and those who free its blocks were not asked to tell (pages.pyx)
 
 # A page's ``freed``: blocks << 32 | where the first lies in its segment, in grains, and one more; 0: none.
 cdef enum:
@@ -55,8 +56,8 @@ cdef struct page_t:
     uint8_t slices
     uint8_t flags               # PAGE_...
     uint32_t segment
-    page_t *next                # in its owner's queue of the class
-    page_t *previous
+    page_t *next                # in its owner's queue of the class, or among the quiet ones
+    page_t *previous            # of the first in a queue: the last
     uint64_t freed              # by other threads; atomic
     uint64_t apart[7]
 

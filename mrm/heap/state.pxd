@@ -52,6 +52,7 @@ cdef struct local_t:
     uint64_t notice             # buckets with woken segments; atomic, written by others
     uint64_t apart[8]
     chain_t chains[CHAINS]
+    page_t *quiet[CLASSES]      # pages that are full, the last one first; PAGE_QUIET
     segment_t *segments[BUCKETS]
     segment_t *open             # segments with free slices
     uint32_t whole              # of these, those with nothing but free slices

@@ -66,5 +66,5 @@ cdef page_t *page_with_room(local_t *local, uint32_t number) noexcept nogil:
     if page == NULL:
         page = page_new(local, number)
         if page != NULL and page.free == NULL:
-            page_fill(local.heap, page)
+            page_fill(page)
     return page
