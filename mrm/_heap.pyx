@@ -20,7 +20,8 @@ from mrm cimport (
     MRM_BAD_BLOCK, MRM_HEAP_DEBUG, MRM_HEAP_NO_DEBUG, MRM_HEAP_OVERDRAFT, MRM_OK, mrm_heap_options, mrm_heap_stats,
 )
 from mrm._accounts cimport Account
-from mrm._buffer cimport make_buffer, size_of
+from mrm._buffer cimport make_buffer
+from mrm._bytes cimport size_of
 from mrm._live cimport LIVE_HEAPS, live_changed
 from mrm.errors import ArgumentError, BackingWarning, BlockError, ClosedError
 from mrm.heap.blocks cimport (

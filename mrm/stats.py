@@ -1,7 +1,6 @@
 """Figures as Python sees them: the same tables as ``mrm_stats`` and ``mrm_report`` in mrm.h."""
 
 import dataclasses
-import json
 
 from mrm.errors import Error
 
@@ -50,6 +49,8 @@ class PoolStats:
 
     def to_json(self) -> str:
         """The fields as a JSON object."""
+        import json
+
         return json.dumps(self.as_dict())
 
 
@@ -159,6 +160,8 @@ class HeapStats:
 
     def to_json(self) -> str:
         """The fields as a JSON object."""
+        import json
+
         return json.dumps(self.as_dict())
 
 

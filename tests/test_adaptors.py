@@ -5,6 +5,7 @@ import gc
 import io
 import os
 import threading
+import weakref
 
 import pytest
 from fakeheap import rows
@@ -129,18 +130,81 @@ def test_buffer(wrapped, below):
     assert wrapped.owns(buffer.address) and not buffer.exported
     view = memoryview(buffer)
     view[:3] = b"abc"
-    for forbidden in (lambda: buffer.resize(2000), buffer.free):
-        with pytest.raises(mrm.PinnedError, match="1 views look"):
+    for forbidden, what in ((lambda: buffer.resize(2000), "resized"), (buffer.free, "freed")):
+        way_out = rf"1 views look at the block: release them \(.*\) before it is {what}"
+        with pytest.raises(mrm.PinnedError, match=way_out):
             forbidden()
     view.release()
     buffer.resize(100_000)
     assert bytes(buffer)[:3] == b"abc"
     assert len(buffer) == 100_000
+    assert repr(buffer) == f"<mrm.adaptors.Block of 100000 bytes at {buffer.address:#x}>"
     buffer.free()
     buffer.free()
     assert not list(below.blocks())
-    with pytest.raises(mrm.ClosedError):
-        memoryview(buffer)
+    assert (len(buffer), repr(buffer)) == (0, "<mrm.adaptors.Block freed>")
+    for use in (lambda: memoryview(buffer), lambda: buffer.address, lambda: buffer.resize(5)):
+        with pytest.raises(mrm.ClosedError, match="the block was freed; ask its heap for another"):
+            use()
+
+
+def test_a_buffer_is_made_once(wrapped, below):
+    buffer = wrapped.buffer(100)
+    at = buffer.address
+    with pytest.raises(TypeError, match="made once"):
+        buffer.__init__(wrapped, 100)
+    assert buffer.address == at
+    gone = weakref.ref(buffer)
+    del buffer
+    assert gone() is None
+    assert not list(below.blocks())
+
+
+class Within(Adaptor):
+    """Does something of its own while a block is resized, and may fail to resize it."""
+
+    def _change(self, address, nbytes):
+        self.do()
+        return super()._change(address, nbytes)
+
+
+def test_nobody_looks_at_a_block_that_is_being_resized(below):
+    heap = Within(below)
+    buffer = heap.buffer(100, zero=True)
+    said = []
+
+    def look():
+        for use in (lambda: memoryview(buffer), buffer.free, lambda: buffer.resize(1)):
+            with pytest.raises(mrm.PinnedError) as told:
+                use()
+            said.append(str(told.value))
+        assert not buffer.exported
+
+    heap.do = look
+    buffer.resize(1000)
+    assert said == [
+        f"another thread is resizing the block: {then} when that is done"
+        for then in ("look at it", "it can be freed", "it can be resized")
+    ]
+    assert bytes(buffer)[:100] == bytes(100)
+
+
+def test_a_block_that_cannot_be_resized_is_as_it_was(below):
+    heap = Within(below)
+    buffer = heap.buffer(100, zero=True)
+    at = buffer.address
+
+    def refuse():
+        raise mrm.OutOfFrames("not now")
+
+    heap.do = refuse
+    with pytest.raises(mrm.OutOfFrames):
+        buffer.resize(10**6)
+    for wrong in (-1, 1.5, None, 2**63):
+        with pytest.raises(mrm.ArgumentError):
+            buffer.resize(wrong)
+    assert (buffer.address, len(buffer)) == (at, 100)
+    assert bytes(buffer) == bytes(100)
 
 
 def test_a_buffer_ends_with_its_last_reference_also_in_a_cycle(wrapped, below):

@@ -82,6 +82,12 @@ def test_importing_mrm_needs_no_other_package():
     assert python("-c", code, cwd=folder("elsewhere")).strip() == "[]"
 
 
+def test_importing_mrm_imports_no_more_of_python_than_it_needs():
+    """OpenSSL for a random name, and JSON for who asks for it, were a tenth of the import."""
+    code = "import sys; had = {*sys.modules}; import mrm; print({'secrets', 'hashlib', 'json'} & {*sys.modules} - had)"
+    assert python("-c", code, cwd=folder("elsewhere")).strip() == "set()"
+
+
 def test_what_is_seldom_used_is_imported_when_it_is():
     code = """
 import sys, mrm

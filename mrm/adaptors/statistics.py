@@ -18,7 +18,6 @@ from mrm.errors import ArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
 _Function = TypeVar("_Function", bound="Callable[..., Any]")
 
@@ -124,12 +123,7 @@ class Scope:
             self._statistics._open.append(self)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         with self._statistics._lock:
             self._state = "ended"
             self._statistics._open.remove(self)

@@ -35,6 +35,7 @@ from mrm.space.batch cimport batch_abort
 from mrm.space.reservation cimport reservation_close, reservation_open, reservation_t
 from mrm.system.calls cimport CALL_MMAP, CALL_MUNMAP, CALL_PRCTL, advise, call, is_fake
 from mrm.system.failure cimport failure, mrm_fail
+from mrm.system.figures cimport figure
 from mrm.system.ranges cimport STATE_CLOSED, STATE_FORKED, STATE_OPEN
 from mrm.system.room cimport ROOM_TEXT, why_refused
 
@@ -115,14 +116,11 @@ cdef char *private_range(size_t nbytes, bint strict) noexcept nogil:
 
 
 cdef bint is_strict() noexcept nogil:
-    """Whether memory that can be written to is promised memory (vm.overcommit_memory is 2)."""
-    with gil:
-        from mrm.physical.limits import overcommit_memory
+    """Whether memory that can be written to is promised memory.
 
-        try:
-            return overcommit_memory() == 2
-        except Exception:
-            return False
+    Where /proc does not tell, it is not: the kernel refuses what it does not promise, and on_memory asks for less.
+    """
+    return figure(b"/proc/sys/vm/overcommit_memory") == 2
 
 
 cdef int open_private(heap_t *heap, uint64_t small, uint64_t large) noexcept nogil:

@@ -10,7 +10,6 @@ each one fail.
 import array
 import errno
 import os
-import secrets
 import stat
 from dataclasses import dataclass, field
 
@@ -153,7 +152,7 @@ class FrameFile:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
                     raise
                 features.refused(_UNNAMED)
-        self._created = b".mrm-" + secrets.token_hex(8).encode()
+        self._created = b".mrm-" + os.urandom(8).hex().encode()
         self.fd = _open(self._directory, self._created, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         system_call("unlinkat", self._directory, self._created + b"\0", 0)
         self._created = None
