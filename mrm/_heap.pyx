@@ -1,13 +1,9 @@
-"""A heap as Python sees it: malloc and its kin by address, and arrays and buffers that own their blocks.
+"""A heap as Python sees it: opened, looked at, checked for its callers' mistakes, and closed.
 
-What it does is in mrm/heap; here arguments become sizes, and statuses exceptions. A call on small
-blocks keeps the GIL, which would cost more to let go than the call does; one that may map, clear or copy
-much lets it go.
-
-Without a GIL methods run in their object's critical section (see _core.pyx).
+Its blocks, by address and in buffers and arrays, are a class below this one (_blocks.pyx), which also says how
+calls let go of the GIL. Without a GIL methods run in their object's critical section (see _core.pyx).
 """
 
-import operator
 import warnings
 
 cimport cython
@@ -20,48 +16,31 @@ from mrm cimport (
     MRM_BAD_BLOCK, MRM_HEAP_DEBUG, MRM_HEAP_NO_DEBUG, MRM_HEAP_OVERDRAFT, MRM_OK, mrm_heap_options, mrm_heap_stats,
 )
 from mrm._accounts cimport Account
-from mrm._buffer cimport make_buffer, size_of
+from mrm._blocks cimport Blocks, address_of, let_go
+from mrm._core cimport Pool
 from mrm._live cimport LIVE_HEAPS, live_changed
-from mrm.errors import ArgumentError, BackingWarning, BlockError, ClosedError
-from mrm.heap.blocks cimport (
-    heap_aligned, heap_calloc, heap_free, heap_malloc, heap_realloc, heap_usable_size,
-)
+from mrm.errors import ArgumentError, BackingWarning, BlockError
 from mrm.heap.classes cimport CLASSES, class_bytes
-from mrm.heap.heap cimport heap_open, heap_owns, heap_release, heap_retain
-from mrm.heap.local cimport heap_usable
+from mrm.heap.heap cimport heap_open, heap_release, heap_retain
 from mrm.heap.inspection cimport debug_explain, heap_check
 from mrm.heap.slow cimport heap_trim
+from mrm.heap.state cimport heap_t
 from mrm.heap.traces cimport text_t, trace_note
 from mrm.heap.walk cimport class_figures_t, heap_classes, heap_stats, heap_walk
 from mrm.physical.pool cimport pool_release, pool_retain, pool_t
 from mrm.sizes import parse_size
 from mrm.stats import ClassStats, HeapStats
-from mrm.system.failure cimport check, failure
-from mrm.system.ranges cimport STATE_OPEN
+from mrm.system.failure cimport check
 
 
 cdef enum:
-    QUICK = 64 << 10            # bytes up to which the GIL is kept
     EXPLAINED = 16 << 10        # bytes of what is said of an address: two stacks
 
 # Where the kernel says whether anonymous memory may be huge pages.
 THP_SETTING = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 
-cdef inline uint64_t address_of(object address) except? 0:
-    """An address from Python, checked."""
-    if type(address) is not int or not 0 <= address < 1 << 64:
-        raise ArgumentError(f"an address is an int, not {address!r}")
-    return <uint64_t>address
-
-
-cdef inline void let_go(heap_t *heap) noexcept:
-    """What comes before the GIL is let go: a heap that looks for mistakes shall know where Python was."""
-    if heap.debug != NULL:
-        trace_note()
-
-
-cdef class Heap:
+cdef class Heap(Blocks):
     """malloc on frames.
 
     Blocks up to 1 MiB come in size classes, at most an eighth larger than asked for, and cost no system
@@ -159,222 +138,6 @@ cdef class Heap:
             with nogil:
                 heap_release(self.heap)
             self.heap = NULL
-
-    cdef heap_t *open_one(self) except NULL:
-        if self.heap == NULL:
-            raise ClosedError("the heap is closed")
-        if self.heap.state != STATE_OPEN:
-            check(heap_usable(self.heap))
-        return self.heap
-
-    # ---- blocks by address -------------------------------------------------------------
-
-    @cython.critical_section
-    def malloc(self, nbytes):
-        """Allocate a block.
-
-        Parameters
-        ----------
-        nbytes : int
-
-        Returns
-        -------
-        int
-            Its address, a multiple of 16. The contents are whatever they were.
-
-        Raises
-        ------
-        OutOfFrames
-            If there is no memory, after the pool's ``on_shortage`` was asked; nothing is allocated then.
-        """
-        cdef size_t n = size_of(nbytes)
-        cdef heap_t *heap = self.open_one()
-        cdef void *block
-        heap_retain(heap)           # whoever is told of a shortage may close it
-        if n <= QUICK:
-            block = heap_malloc(heap, n)
-        else:
-            let_go(heap)
-            with nogil:
-                block = heap_malloc(heap, n)
-        heap_release(heap)
-        if block == NULL:
-            check(failure().status)
-        return <uint64_t>block
-
-    @cython.critical_section
-    def calloc(self, count, size):
-        """Allocate a block of ``count`` times ``size`` zero bytes; its address.
-
-        Frames and pages that are known to be zero are not cleared.
-
-        Raises
-        ------
-        ArgumentError
-            If the product is more than a size can be.
-        OutOfFrames
-            As ``malloc``.
-        """
-        cdef size_t n = size_of(count), each = size_of(size)
-        cdef heap_t *heap = self.open_one()
-        cdef void *block
-        heap_retain(heap)
-        let_go(heap)
-        with nogil:
-            block = heap_calloc(heap, n, each)
-            heap_release(heap)
-        if block == NULL:
-            check(failure().status)
-        return <uint64_t>block
-
-    @cython.critical_section
-    def realloc(self, address, nbytes):
-        """Make a block larger or smaller; where it lies afterwards.
-
-        Contents stay, up to the smaller of both sizes. Above 1 MiB they are not copied: the block grows in place,
-        or its frames move to a larger range.
-
-        Parameters
-        ----------
-        address : int
-            Of a block; 0 allocates one.
-        nbytes : int
-
-        Raises
-        ------
-        BlockError
-            If no block begins there.
-        OutOfFrames
-            If there is not as much memory; then the block is as it was.
-        """
-        cdef size_t n = size_of(nbytes)
-        cdef void *block = <void *>address_of(address)
-        cdef heap_t *heap = self.open_one()
-        heap_retain(heap)
-        let_go(heap)
-        with nogil:
-            block = heap_realloc(heap, block, n)
-            heap_release(heap)
-        if block == NULL:
-            check(failure().status)
-        return <uint64_t>block
-
-    @cython.critical_section
-    def aligned(self, alignment, nbytes):
-        """Allocate a block at a multiple of ``alignment``, a power of two; its address.
-
-        Raises
-        ------
-        ArgumentError
-            If it is no power of two.
-        OutOfFrames
-            As ``malloc``.
-        """
-        cdef size_t at = size_of(alignment), n = size_of(nbytes)
-        cdef heap_t *heap = self.open_one()
-        cdef void *block
-        heap_retain(heap)
-        let_go(heap)
-        with nogil:
-            block = heap_aligned(heap, at, n)
-            heap_release(heap)
-        if block == NULL:
-            check(failure().status)
-        return <uint64_t>block
-
-    @cython.critical_section
-    def free(self, address):
-        """Free a block; 0 is none.
-
-        Raises
-        ------
-        BlockError
-            If no block begins there, as far as that can be told: a foreign address, a block above
-            1 MiB that was freed before. A heap with ``debug`` tells of every block, and of one that was
-            written around, which is freed all the same.
-        """
-        cdef void *block = <void *>address_of(address)
-        cdef int status = heap_free(self.open_one(), block)
-        if status != MRM_OK:
-            check(status)
-
-    @cython.critical_section
-    def usable_size(self, address):
-        """Bytes that a block has: at least what was asked for.
-
-        Raises
-        ------
-        BlockError
-            If no block begins there.
-        """
-        cdef size_t n = heap_usable_size(self.open_one(), <void *>address_of(address))
-        if n == 0:
-            check(failure().status)
-        return n
-
-    @cython.critical_section
-    def owns(self, address):
-        """Whether an address lies in the heap's memory. Looks at no block, and costs nanoseconds."""
-        return bool(heap_owns(self.open_one(), <void *>address_of(address)))
-
-    # ---- blocks that own themselves ------------------------------------------------------
-
-    @cython.critical_section
-    def buffer(self, n, zero=False):
-        """A block of n bytes that Python owns: an mrm.Buffer.
-
-        Parameters
-        ----------
-        n : int
-        zero : bool, optional
-            Have it hold zeros; else it holds whatever was there.
-
-        Raises
-        ------
-        OutOfFrames
-            As ``malloc``.
-        """
-        return make_buffer(self.open_one(), size_of(n), zero)
-
-    def empty(self, shape, dtype="float64"):
-        """A NumPy array in the heap, with whatever was there; it keeps heap and pool alive.
-
-        Parameters
-        ----------
-        shape : int or tuple of int
-        dtype : data-type, optional
-            As ``numpy.empty`` takes them; no Python objects.
-
-        Raises
-        ------
-        ArgumentError
-            If NumPy is not installed, or dtype holds objects.
-        OutOfFrames
-            As ``malloc``.
-        """
-        return self._array(shape, dtype, False)
-
-    def zeros(self, shape, dtype="float64"):
-        """A NumPy array of zeros in the heap; see ``empty``."""
-        return self._array(shape, dtype, True)
-
-    def _array(self, shape, dtype, zero):
-        try:
-            import numpy
-        except ImportError:
-            raise ArgumentError("arrays need NumPy: pip install numpy; heap.buffer(n) does without") from None
-
-        dtype = numpy.dtype(dtype)
-        if dtype.hasobject:
-            raise ArgumentError(f"an array of {dtype} holds Python objects, which have to live where Python puts them")
-        # Python's integers, whatever they came as: NumPy's would overflow in the product.
-        lengths = tuple(map(operator.index, (shape,) if hasattr(shape, "__index__") else shape))
-        n = dtype.itemsize
-        for length in lengths:
-            n *= length
-        if n < 0 or min(lengths, default=0) < 0:
-            raise ArgumentError(f"{shape!r} is no shape: lengths are not negative")
-        return numpy.ndarray(lengths, dtype, self.buffer(n, zero))
 
     # ---- looking, and giving back --------------------------------------------------------
 
