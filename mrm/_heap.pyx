@@ -59,7 +59,7 @@ cdef class Heap(Blocks):
         Bytes of freed blocks above 1 MiB whose memory it keeps mapped, for the next ones; an eighth of the
         pool when not given, or a 32nd of the machine's memory.
     name : str, optional
-        For messages.
+        Said with its number in errors and reports about it; up to 47 bytes.
     debug : bool, optional
         Look for mistakes of callers, at some microseconds a call (docs/heap.md); as the environment's
         MRM_DEBUG says when not given.
@@ -261,7 +261,7 @@ cdef class Heap(Blocks):
         cdef text_t text
         if heap.debug == NULL:
             raise ArgumentError(
-                f"heap {heap.number} does not know where its blocks are from: open it with debug=True, "
+                f"heap {label_of(heap)} does not know where its blocks are from: open it with debug=True, "
                 "or run the program with MRM_DEBUG=1"
             )
         text.at = room
@@ -374,6 +374,11 @@ cdef bint never_huge():
             return "[never]" in setting.read()
     except OSError:
         return False            # nobody can tell: mrm coverage has what came of it
+
+
+cdef str label_of(const heap_t *heap):
+    """What messages call it."""
+    return (<const char *>heap.label).decode("utf-8", "replace")
 
 
 # Blocks that a walk finds: address and bytes, in turn.

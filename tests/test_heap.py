@@ -261,6 +261,8 @@ def test_a_block_larger_than_the_pool_says_so(small_pool):
         ((3,), {}, "a heap is opened on a Pool, an Account, or None"),
         ((), {"name": 3}, "the name of a heap is a str"),
         ((), {"name": "a\0b"}, "the name of a heap is a str"),
+        ((), {"name": ""}, "the name of a heap has 1 to 47 bytes, not 0"),
+        ((), {"name": "é" * 24}, "the name of a heap has 1 to 47 bytes, not 48"),
         ((), {"limit": "many"}, "size"),
         ((), {"limit": 0}, "size"),
         ((), {"keep": -1}, "size"),
@@ -391,6 +393,12 @@ def test_what_a_heap_says_of_itself(heap):
         assert named.name == "runtime"
         assert named.number > heap.number > 0
         assert "'runtime'" in repr(named)
+        with pytest.raises(
+            mrm.BlockError, match=rf"is no block of heap {named.number} 'runtime': it was never"
+        ):
+            named.free(8)
+        with pytest.raises(mrm.ArgumentError, match=rf"heap {named.number} 'runtime' does not know where"):
+            named.explain(8)
     assert weakref.ref(heap)() is heap
 
 

@@ -284,7 +284,8 @@ typedef struct mrm_heap_options {
     uint32_t account;           /* who pays for its frames; 0: the pool's own */
     uint64_t limit;             /* bytes of memory that it may have; 0: as many as there are */
     uint64_t keep;              /* bytes of freed blocks above 1 MiB whose mapping it keeps; 0: an eighth of the pool */
-    const char *name;           /* in messages, or NULL */
+    const char *name;           /* said with its number in what failure() and a heap for debugging say of it: 1 to 47
+                                 * bytes, which are copied; or NULL */
     uint32_t flags;             /* MRM_HEAP_... */
     uint32_t reserved;
 } mrm_heap_options;

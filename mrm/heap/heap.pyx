@@ -15,6 +15,7 @@ threads may have been copied in the middle of anything, and are not taken from i
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
@@ -27,8 +28,9 @@ from mrm.heap.extents cimport extents_open
 from mrm.heap.local cimport locals_end, locals_forget, locals_freeze
 from mrm.heap.page cimport SEGMENT_SHIFT, SEGMENT_USED, SLICES, page_t, segment_t
 from mrm.heap.runs cimport runs_contain
-from mrm.heap.state cimport run_t
+from mrm.heap.state cimport LABEL, run_t
 from mrm.physical.accounts cimport account_stats
+from mrm.physical.funds cimport check_name
 from mrm.physical.pool cimport pool_release, pool_retain, pool_usable
 from mrm.physical.taking cimport pool_give_many
 from mrm.space.batch cimport batch_abort
@@ -59,7 +61,6 @@ cdef extern from "<unistd.h>" nogil:
         _SC_PHYS_PAGES, _SC_PAGESIZE
 
 cdef extern from "<string.h>" nogil:
-    char *strdup(const char *text)
     char *strerror(int error)
 
 cdef extern from "<pthread.h>" nogil:
@@ -264,6 +265,10 @@ cdef int heap_open(pool_t *pool, const mrm_heap_options *given, heap_t **opened)
         return mrm_fail(
             failure(), MRM_BAD_ARGUMENT, 0, 0, NULL, 0, b"flags %#x are none of a heap's (MRM_HEAP_...)", options.flags
         )
+    if options.name != NULL:
+        status = check_name(b"a heap", options.name)
+        if status != MRM_OK:
+            return status
     if pool != NULL and options.account:
         account.size = sizeof(account)
         status = account_stats(pool, options.account, &account)
@@ -277,9 +282,11 @@ cdef int heap_open(pool_t *pool, const mrm_heap_options *given, heap_t **opened)
     heap.limit = options.limit if options.limit else <uint64_t>-1
     if options.keep:
         heap.runs.most_kept = <uint32_t>min(options.keep >> SEGMENT_SHIFT, <uint64_t>heap.runs.slots)
-    if options.name != NULL:
-        heap.name = strdup(options.name)
     heap.number = mrm_add32(&heaps_opened, 1)
+    if options.name != NULL:
+        snprintf(heap.label, LABEL, b"%u '%s'", heap.number, options.name)
+    else:
+        snprintf(heap.label, LABEL, b"%u", heap.number)
     heap.users = 1
     extents_open(&heap.runs)
     heap.state = STATE_OPEN
@@ -358,7 +365,6 @@ cdef void discard(heap_t *heap) noexcept nogil:
     cdef pool_t *pool = heap.pool
     if heap.debug != NULL:
         heap.debug.close(heap)
-    free(heap.name)
     if pool == NULL:
         call(CALL_MUNMAP, <int64_t>heap.base, <int64_t>heap.nbytes)
         call(CALL_MUNMAP, <int64_t>heap.runs.base, <int64_t>heap.runs.slots << SEGMENT_SHIFT)
