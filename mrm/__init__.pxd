@@ -175,6 +175,7 @@ cdef extern from "mrm/mrm.h" nogil:
         MRM_HEAP_DEBUG
         MRM_HEAP_OVERDRAFT
         MRM_HEAP_NO_DEBUG
+        MRM_KEEP_NONE
 
     ctypedef struct mrm_heap_options:
         uint32_t size

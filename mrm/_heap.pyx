@@ -13,7 +13,8 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memset, strlen
 
 from mrm cimport (
-    MRM_BAD_BLOCK, MRM_HEAP_DEBUG, MRM_HEAP_NO_DEBUG, MRM_HEAP_OVERDRAFT, MRM_OK, mrm_heap_options, mrm_heap_stats,
+    MRM_BAD_BLOCK, MRM_HEAP_DEBUG, MRM_HEAP_NO_DEBUG, MRM_HEAP_OVERDRAFT, MRM_KEEP_NONE, MRM_OK, mrm_heap_options,
+    mrm_heap_stats,
 )
 from mrm._accounts cimport Account
 from mrm._blocks cimport Blocks, address_of, let_go
@@ -28,7 +29,7 @@ from mrm.heap.state cimport heap_t
 from mrm.heap.traces cimport text_t, trace_note
 from mrm.heap.walk cimport class_figures_t, heap_classes, heap_stats, heap_walk
 from mrm.physical.pool cimport pool_release, pool_retain, pool_t
-from mrm.sizes import parse_size
+from mrm.sizes import parse_size, parse_size_or_zero
 from mrm.stats import ClassStats, HeapStats
 from mrm.system.failure cimport check
 
@@ -56,8 +57,8 @@ cdef class Heap(Blocks):
     limit : int or str, optional
         Bytes of memory that it may have.
     keep : int or str, optional
-        Bytes of freed blocks above 1 MiB whose memory it keeps mapped, for the next ones; an eighth of the
-        pool when not given, or a 32nd of the machine's memory.
+        Bytes of freed blocks above 1 MiB whose memory it keeps mapped, for the next ones, in whole frames; 0: none.
+        An eighth of the pool when not given, or a 32nd of the machine's memory.
     name : str, optional
         Said with its number in errors and reports about it; up to 47 bytes.
     debug : bool, optional
@@ -101,7 +102,7 @@ cdef class Heap(Blocks):
         elif source is not None:
             raise ArgumentError(f"a heap is opened on a Pool, an Account, or None for private memory, not {source!r}")
         options.limit = 0 if limit is None else parse_size(limit)
-        options.keep = 0 if keep is None else parse_size(keep)
+        options.keep = 0 if keep is None else parse_size_or_zero(keep) or MRM_KEEP_NONE
         if name is not None and (not isinstance(name, str) or "\0" in name):
             raise ArgumentError(f"the name of a heap is a str, not {name!r}")
         if name is not None:

@@ -266,6 +266,7 @@ def test_a_block_larger_than_the_pool_says_so(small_pool):
         ((), {"limit": "many"}, "size"),
         ((), {"limit": 0}, "size"),
         ((), {"keep": -1}, "size"),
+        ((), {"keep": False}, "size"),
     ],
 )
 def test_what_a_heap_cannot_be_opened_with(arguments, options, text):
@@ -365,6 +366,23 @@ def test_figures_add_up(heap):
     assert stats.memory_peak == 6 * MIB
     assert (stats.blocks, stats.large_blocks, stats.kept, stats.classes) == (0, 0, 0, ())
     assert heap.trim() == 0
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_a_heap_may_keep_nothing(small_pool, private):
+    source = None if private else small_pool
+    with mrm.Heap(source, keep=0) as heap, mrm.Heap(source) as usual:
+        for each, kept in ((heap, 0), (usual, 2 * MIB)):
+            blocks = [each.malloc(n) for n in (3 * MIB, 2 * MIB)]
+            each.free(blocks.pop())
+            stats = check_figures(each)
+            assert (stats.kept, stats.memory) == (kept, 4 * MIB + kept)
+            assert each.realloc(blocks[0], 2 * MIB) == blocks[0]
+            stats = check_figures(each)
+            assert (stats.kept, stats.memory) == (2 * kept, 2 * MIB + 2 * kept)
+            each.free(blocks.pop())
+        assert check_figures(heap).memory == 0
+        assert heap.trim() == 0
 
 
 def test_trimming_gives_the_frames_to_the_pool(small_pool):

@@ -10,6 +10,7 @@ from helpers import FRAME, MIB
 import mrm
 
 BAD_ARGUMENT, OUT_OF_FRAMES, CLOSED, BAD_BLOCK = -1, -3, -7, -12
+KEEP_NONE = 1
 
 
 @pytest.fixture
@@ -135,15 +136,18 @@ def test_options_of_every_size(table):
     assert api.heap_close(made[0]) == 0
 
 
-def test_a_heap_may_keep_nothing(table):
+@pytest.mark.parametrize(
+    ("keep", "kept"), [(KEEP_NONE, 0), (2 * MIB - 1, 0), (7 * MIB, 6 * MIB), (0, 6 * MIB)]
+)
+def test_what_is_kept(table, keep, kept):
     api, ffi = table
     made = ffi.new("mrm_heap **")
-    options = ffi.new("mrm_heap_options *", {"size": ffi.sizeof("mrm_heap_options"), "keep": 1})
+    options = ffi.new("mrm_heap_options *", {"size": ffi.sizeof("mrm_heap_options"), "keep": keep})
     assert api.heap_open(ffi.NULL, options, made) == 0
     assert api.heap_free(made[0], api.heap_malloc(made[0], 5 * MIB)) == 0
     stats = ffi.new("mrm_heap_stats *", {"size": ffi.sizeof("mrm_heap_stats")})
     assert api.heap_stats(made[0], stats) == 0
-    assert stats.kept == 0
+    assert (stats.kept, stats.memory) == (kept, kept)
     assert api.heap_close(made[0]) == 0
 
 

@@ -278,12 +278,16 @@ enum {
     MRM_HEAP_NO_DEBUG = 4       /* do not look, even if the environment's MRM_DEBUG says so */
 };
 
+/* mrm_heap_options.keep, for a heap that keeps nothing: 0 is the usual. */
+enum { MRM_KEEP_NONE = 1 };
+
 /* How a heap is opened. Zero everything, set size, and what else matters. */
 typedef struct mrm_heap_options {
     uint32_t size;              /* sizeof(mrm_heap_options) */
     uint32_t account;           /* who pays for its frames; 0: the pool's own */
     uint64_t limit;             /* bytes of memory that it may have; 0: as many as there are */
-    uint64_t keep;              /* bytes of freed blocks above 1 MiB whose mapping it keeps; 0: an eighth of the pool */
+    uint64_t keep;              /* bytes of freed blocks above 1 MiB that stay mapped, in whole frames; MRM_KEEP_NONE;
+                                 * 0: an eighth of the pool, or a 32nd of the machine's memory */
     const char *name;           /* said with its number in what failure() and a heap for debugging say of it: 1 to 47
                                  * bytes, which are copied; or NULL */
     uint32_t flags;             /* MRM_HEAP_... */
