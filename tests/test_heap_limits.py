@@ -30,11 +30,12 @@ def test_a_heap_takes_fewer_addresses_where_the_process_may_have_few(gib):
     assert (ending.code, ending.out) == (0, "well\n"), ending
 
 
-def test_too_few_addresses_are_told_with_the_limit():
+@pytest.mark.parametrize("limit", ["RLIMIT_AS", "RLIMIT_DATA"])
+def test_too_few_addresses_are_told_with_the_limit(limit):
     ending = in_child(
-        """
+        f"""
         import resource
-        resource.setrlimit(resource.RLIMIT_AS, (600 << 20, 600 << 20))
+        resource.setrlimit(resource.{limit}, (600 << 20, 600 << 20))
         try:
             mrm.Heap()
         except mrm.AddressSpaceError as error:
@@ -43,7 +44,7 @@ def test_too_few_addresses_are_told_with_the_limit():
         """
     )
     assert ending.code == 0, ending
-    assert "RLIMIT_AS" in ending.out, ending
+    assert f"{limit} allows 600 MiB" in ending.out, ending
 
 
 def test_memory_that_is_promised_is_not_promised_twice():

@@ -38,7 +38,7 @@ from mrm.space.reservation cimport reservation_close, reservation_open, reservat
 from mrm.system.calls cimport CALL_MMAP, CALL_MUNMAP, CALL_PRCTL, advise, call, is_fake
 from mrm.system.failure cimport failure, mrm_fail
 from mrm.system.ranges cimport STATE_CLOSED, STATE_FORKED, STATE_OPEN
-from mrm.system.room cimport ROOM_TEXT, why_refused
+from mrm.system.room cimport ROOM_TEXT, why_private_refused, why_refused
 
 
 cdef extern from "system/atomic.h" nogil:
@@ -96,12 +96,14 @@ cdef char *private_range(size_t nbytes, bint strict) noexcept nogil:
         CALL_MMAP, 0, <int64_t>(nbytes + ALIGNMENT), PROT_NONE if strict else PROT_READ | PROT_WRITE,
         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0,
     )
+    cdef const char *why
     cdef uint64_t start
     if got < 0:
+        why = why_refused(<int>-got, nbytes, text) if strict else why_private_refused(<int>-got, nbytes, text)
         mrm_fail(
             failure(), MRM_NO_ADDRESSES, CALL_MMAP, <int>-got, NULL, nbytes,
             b"no %llu GiB of addresses for a heap (mmap: %s).%s", <unsigned long long>(nbytes >> 30),
-            strerror(<int>-got), why_refused(<int>-got, nbytes, text),
+            strerror(<int>-got), why,
         )
         return NULL
     start = rounded(<uint64_t>got, ALIGNMENT)

@@ -19,7 +19,7 @@ from mrm.heap.page cimport ALL_SLICES, SEGMENT_BYTES, SEGMENT_NONE, SEGMENT_SHIF
 from mrm.physical.taking cimport account_take, pool_give
 from mrm.system.calls cimport CALL_MPROTECT, advise, call
 from mrm.system.failure cimport failure, mrm_fail
-from mrm.system.room cimport ROOM_TEXT, why_refused
+from mrm.system.room cimport ROOM_TEXT, why_private_refused
 
 
 cdef extern from "system/atomic.h" nogil:
@@ -100,7 +100,7 @@ cdef bint _cover(heap_t *heap, uint32_t number) noexcept nogil:
         mrm_fail(
             failure(), MRM_OUT_OF_FRAMES, CALL_MPROTECT, <int>-got, heap.base, <size_t>n << SEGMENT_SHIFT,
             b"heap %s cannot have %u MiB more (mprotect: %s): free memory elsewhere.%s", heap.label, n * 2,
-            strerror(<int>-got), why_refused(<int>-got, <size_t>n << SEGMENT_SHIFT, text),
+            strerror(<int>-got), why_private_refused(<int>-got, <size_t>n << SEGMENT_SHIFT, text),
         )
         return False
     heap.writable += n
