@@ -7,6 +7,7 @@ calls let go of the GIL. Without a GIL methods run in their object's critical se
 import warnings
 
 cimport cython
+from libc.errno cimport ENOMEM
 from libc.stddef cimport size_t
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
@@ -24,14 +25,16 @@ from mrm.errors import ArgumentError, BackingWarning, BlockError
 from mrm.heap.classes cimport CLASSES, class_bytes
 from mrm.heap.heap cimport heap_open, heap_release, heap_retain
 from mrm.heap.inspection cimport debug_explain, heap_check
+from mrm.heap.page cimport SEGMENT_SHIFT
 from mrm.heap.slow cimport heap_trim
 from mrm.heap.state cimport heap_t
 from mrm.heap.traces cimport text_t, trace_note
 from mrm.heap.walk cimport class_figures_t, heap_classes, heap_stats, heap_walk
 from mrm.physical.pool cimport pool_release, pool_retain, pool_t
-from mrm.sizes import parse_size, parse_size_or_zero
+from mrm.sizes import format_size, parse_size, parse_size_or_zero
 from mrm.stats import ClassStats, HeapStats
 from mrm.system.failure cimport check
+from mrm.system.room cimport ROOM_TEXT, why_private_refused, why_refused
 
 
 cdef enum:
@@ -76,6 +79,9 @@ cdef class Heap(Blocks):
 
     Notes
     -----
+    A private heap takes several times the addresses of the machine's memory. Where a limit of
+    the process (``ulimit -v``) leaves it too few for all memory that it may have, a BackingWarning says so.
+
     Opening costs three to eight system calls. ``heap.close()`` ends the use of the object; blocks in
     Buffers and arrays live, with heap and pool, until their last reference goes.
     """
@@ -125,9 +131,10 @@ cdef class Heap(Blocks):
         if pool == NULL and never_huge():
             warnings.warn(
                 f"{THP_SETTING} is 'never': a private heap lies on small pages. "
-                "Write 'madvise' to it as root, or open the heap on a pool",
-                BackingWarning, stacklevel=2,
+                "Write 'madvise' to it as root, or open the heap on a pool", BackingWarning,
             )
+        if self.heap.lacking:
+            warnings.warn(why_lacking(self.heap), BackingWarning)
 
     def __del__(self):
         if self.heap != NULL and self.heap.pool != NULL:
@@ -182,7 +189,8 @@ cdef class Heap(Blocks):
             heap_release(heap)
         return HeapStats(
             figures.memory, figures.memory_peak, figures.blocks, figures.bytes, figures.segments,
-            figures.large_blocks, figures.large_bytes, figures.large_memory, figures.kept,
+            figures.large_blocks, figures.large_bytes, figures.large_memory, figures.kept, figures.addresses,
+            figures.addresses_lacking,
             tuple([
                 ClassStats(class_bytes(i), classes[i].blocks, classes[i].room, classes[i].pages, classes[i].memory)
                 for i in range(<uint32_t>CLASSES) if classes[i].pages
@@ -380,6 +388,23 @@ cdef bint never_huge():
 cdef str label_of(const heap_t *heap):
     """What messages call it."""
     return (<const char *>heap.label).decode("utf-8", "replace")
+
+
+cdef str why_lacking(const heap_t *heap):
+    """What a private heap lacks in addresses, which limit refused them, and the way out."""
+    cdef char text[ROOM_TEXT]
+    cdef uint64_t large = <uint64_t>heap.runs.slots << SEGMENT_SHIFT
+    # A heap of the next size was refused: twice this one at the most, and a GiB to align each of its two ranges.
+    cdef uint64_t refused = 2 * (heap.nbytes + large) + (<uint64_t>2 << 30)
+    if heap.strict:
+        why_refused(ENOMEM, refused, text)      # its addresses are not to be written to yet
+    else:
+        why_private_refused(ENOMEM, refused, text)
+    return (
+        f"heap {label_of(heap)} has {format_size(heap.nbytes)} of addresses for blocks up to 1 MiB and "
+        f"{format_size(large)} for larger ones, and needs {format_size(heap.lacking)} more for all memory that it may "
+        f"have: it may be full before.{text.decode()} A heap with a lower limit= needs fewer."
+    )
 
 
 # Blocks that a walk finds: address and bytes, in turn.

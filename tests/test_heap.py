@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import random
 import warnings
 import weakref
@@ -13,6 +14,7 @@ from helpers import FRAME, MIB, all_handles_closed
 import mrm
 import mrm._heap
 from mrm.heap.classes import class_for, size_classes
+from mrm.physical.limits import overcommit_memory
 
 CLASSES = [nbytes for nbytes, _, _ in size_classes()]
 
@@ -383,6 +385,17 @@ def test_a_heap_may_keep_nothing(small_pool, private):
             each.free(blocks.pop())
         assert check_figures(heap).memory == 0
         assert heap.trim() == 0
+
+
+def test_addresses_are_enough_where_nothing_limits_them(heap):
+    stats = heap.stats()
+    assert stats.addresses_lacking == 0
+    if heap.private:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        assert stats.addresses >= (2 if overcommit_memory() == 2 else 9) * memory
+    else:
+        pool = heap.source if isinstance(heap.source, mrm.Pool) else heap.source.pool
+        assert stats.addresses == 17 * len(pool) * FRAME
 
 
 def test_trimming_gives_the_frames_to_the_pool(small_pool):

@@ -307,6 +307,8 @@ typedef struct mrm_heap_stats {
     uint64_t large_bytes;       /* that these were asked for */
     uint64_t large_memory;      /* of their slots */
     uint64_t kept;              /* bytes of slots that are shown, but no block's */
+    uint64_t addresses;         /* bytes of addresses that its blocks may lie at */
+    uint64_t addresses_lacking; /* ... and that it needs besides for all memory it may have: RLIMIT_AS, RLIMIT_DATA */
 } mrm_heap_stats;
 
 /* How an account is opened. Zero everything, set size and name, and what else matters. */
@@ -593,7 +595,9 @@ typedef struct mrm_api {
      * pool has private memory, which a child of fork has a copy of.
      * Every function may be called by any thread. NULL is a failure, with the text of failure(). */
 
-    /* Open a heap on a pool, or (pool NULL) one of private memory. MRM_NO_ADDRESSES, MRM_NO_MEMORY. */
+    /* Open a heap on a pool, or (pool NULL) one of private memory. MRM_NO_ADDRESSES, MRM_NO_MEMORY. Where the
+     * process may have few addresses a private heap takes what it gets, and addresses_lacking of its figures says
+     * so: it may be full before its memory is. */
     int (*heap_open)(mrm_pool *pool, const mrm_heap_options *options, mrm_heap **heap);
     /* End this use of a heap; with the last use (mrm.Heap, Buffers and arrays of Python have their own)
      * all of its blocks end, and its frames go back. */

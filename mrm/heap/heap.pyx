@@ -2,7 +2,8 @@
 
 A heap on a pool has the pool's window for small blocks, and a reservation of sixteen times as many slots as
 the pool has frames for large ones. A private heap has two ranges of anonymous memory: as large as the machine's
-memory, and eight times that; halved for as long as a limit on the process's address space refuses them.
+memory, and eight times that; halved for as long as a limit on the process's address space refuses them. If that
+leaves too few for the memory that the heap may have, its figures say so (``lacking``), and mrm.Heap warns.
 
 Its tables are one mapping, of which the kernel gives what is touched: 8 KiB for each segment in use, 24 bytes
 for a slot.
@@ -214,9 +215,21 @@ cdef int on_pool(pool_t *pool, heap_t **made) noexcept nogil:
     return MRM_OK
 
 
+cdef uint64_t machine_memory() noexcept nogil:
+    return <uint64_t>sysconf(_SC_PHYS_PAGES) * <uint64_t>sysconf(_SC_PAGESIZE)
+
+
+cdef uint64_t lacking(const heap_t *heap) noexcept nogil:
+    """Bytes of addresses that a private heap needs besides for all the memory that it may have."""
+    cdef uint64_t most = min(heap.limit, machine_memory())
+    cdef uint64_t most_large = most if heap.strict else most * PRIVATE_SPAN
+    cdef uint64_t large = <uint64_t>heap.runs.slots << SEGMENT_SHIFT
+    return (most - heap.nbytes if most > heap.nbytes else 0) + (most_large - large if most_large > large else 0)
+
+
 cdef int on_memory(heap_t **made) noexcept nogil:
     """A heap of private memory, with as many addresses as the process may have."""
-    cdef uint64_t memory = <uint64_t>sysconf(_SC_PHYS_PAGES) * <uint64_t>sysconf(_SC_PAGESIZE)
+    cdef uint64_t memory = machine_memory()
     cdef bint strict = is_strict()
     cdef uint64_t small = max(rounded(memory, ALIGNMENT), 4 * LEAST_SPAN)
     cdef uint64_t large = small if strict else small * PRIVATE_SPAN
@@ -282,6 +295,7 @@ cdef int heap_open(pool_t *pool, const mrm_heap_options *given, heap_t **opened)
     heap.account = options.account if options.account else MRM_POOL_ACCOUNT
     heap.how = MRM_OVERDRAFT if options.flags & MRM_HEAP_OVERDRAFT else 0
     heap.limit = options.limit if options.limit else <uint64_t>-1
+    heap.lacking = lacking(heap) if pool == NULL else 0
     if options.keep:
         heap.runs.most_kept = <uint32_t>min(options.keep >> SEGMENT_SHIFT, <uint64_t>heap.runs.slots)
     heap.number = mrm_add32(&heaps_opened, 1)

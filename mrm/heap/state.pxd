@@ -138,6 +138,7 @@ cdef struct heap_t:
     uint64_t bytes_peak
     runs_t runs
     char label[LABEL]           # what messages call it: its number, and its name if it has one
+    uint64_t lacking            # private: bytes of addresses that it needs besides for all memory it may have
     void *memory                # all of this, and the tables: one mapping
     size_t memory_bytes
     heap_t *next                # of the process
