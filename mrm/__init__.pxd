@@ -175,6 +175,7 @@ cdef extern from "mrm/mrm.h" nogil:
         MRM_HEAP_DEBUG
         MRM_HEAP_OVERDRAFT
         MRM_HEAP_NO_DEBUG
+        MRM_KEEP_NONE
 
     ctypedef struct mrm_heap_options:
         uint32_t size
@@ -196,6 +197,8 @@ cdef extern from "mrm/mrm.h" nogil:
         uint64_t large_bytes
         uint64_t large_memory
         uint64_t kept
+        uint64_t addresses
+        uint64_t addresses_lacking
 
     ctypedef struct mrm_account_options:
         uint32_t size

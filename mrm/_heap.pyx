@@ -1,68 +1,50 @@
-"""A heap as Python sees it: malloc and its kin by address, and arrays and buffers that own their blocks.
+"""A heap as Python sees it: opened, looked at, checked for its callers' mistakes, and closed.
 
-What it does is in mrm/heap; here arguments become sizes, and statuses exceptions. A call on small
-blocks keeps the GIL, which would cost more to let go than the call does; one that may map, clear or copy
-much lets it go.
-
-Without a GIL methods run in their object's critical section (see _core.pyx).
+Its blocks, by address and in buffers and arrays, are a class below this one (_blocks.pyx), which also says how
+calls let go of the GIL. Without a GIL methods run in their object's critical section (see _core.pyx).
 """
 
-import operator
 import warnings
 
 cimport cython
+from libc.errno cimport ENOMEM
 from libc.stddef cimport size_t
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset, strlen
 
 from mrm cimport (
-    MRM_BAD_BLOCK, MRM_HEAP_DEBUG, MRM_HEAP_NO_DEBUG, MRM_HEAP_OVERDRAFT, MRM_OK, mrm_heap_options, mrm_heap_stats,
+    MRM_BAD_BLOCK, MRM_HEAP_DEBUG, MRM_HEAP_NO_DEBUG, MRM_HEAP_OVERDRAFT, MRM_KEEP_NONE, MRM_OK, mrm_heap_options,
+    mrm_heap_stats,
 )
 from mrm._accounts cimport Account
-from mrm._buffer cimport make_buffer
-from mrm._bytes cimport size_of
+from mrm._blocks cimport Blocks, address_of, let_go
+from mrm._core cimport Pool
 from mrm._live cimport LIVE_HEAPS, live_changed
-from mrm.errors import ArgumentError, BackingWarning, BlockError, ClosedError
-from mrm.heap.blocks cimport (
-    heap_aligned, heap_calloc, heap_free, heap_malloc, heap_realloc, heap_usable_size,
-)
+from mrm.errors import ArgumentError, BackingWarning, BlockError
 from mrm.heap.classes cimport CLASSES, class_bytes
-from mrm.heap.heap cimport heap_open, heap_owns, heap_release, heap_retain
-from mrm.heap.local cimport heap_usable
+from mrm.heap.heap cimport heap_open, heap_release, heap_retain
 from mrm.heap.inspection cimport debug_explain, heap_check
+from mrm.heap.page cimport SEGMENT_SHIFT
 from mrm.heap.slow cimport heap_trim
+from mrm.heap.state cimport heap_t
 from mrm.heap.traces cimport text_t, trace_note
 from mrm.heap.walk cimport class_figures_t, heap_classes, heap_stats, heap_walk
 from mrm.physical.pool cimport pool_release, pool_retain, pool_t
-from mrm.sizes import parse_size
+from mrm.sizes import format_size, parse_size, parse_size_or_zero
 from mrm.stats import ClassStats, HeapStats
-from mrm.system.failure cimport check, failure
-from mrm.system.ranges cimport STATE_OPEN
+from mrm.system.failure cimport check
+from mrm.system.room cimport ROOM_TEXT, why_private_refused, why_refused
 
 
 cdef enum:
-    QUICK = 64 << 10            # bytes up to which the GIL is kept
     EXPLAINED = 16 << 10        # bytes of what is said of an address: two stacks
 
 # Where the kernel says whether anonymous memory may be huge pages.
 THP_SETTING = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 
-cdef inline uint64_t address_of(object address) except? 0:
-    """An address from Python, checked."""
-    if type(address) is not int or not 0 <= address < 1 << 64:
-        raise ArgumentError(f"an address is an int, not {address!r}")
-    return <uint64_t>address
-
-
-cdef inline void let_go(heap_t *heap) noexcept:
-    """What comes before the GIL is let go: a heap that looks for mistakes shall know where Python was."""
-    if heap.debug != NULL:
-        trace_note()
-
-
-cdef class Heap:
+cdef class Heap(Blocks):
     """malloc on frames.
 
     Blocks up to 1 MiB come in size classes, at most an eighth larger than asked for, and cost no system
@@ -78,10 +60,10 @@ cdef class Heap:
     limit : int or str, optional
         Bytes of memory that it may have.
     keep : int or str, optional
-        Bytes of freed blocks above 1 MiB whose memory it keeps mapped, for the next ones; an eighth of the
-        pool when not given, or a 32nd of the machine's memory.
+        Bytes of freed blocks above 1 MiB whose memory it keeps mapped, for the next ones, in whole frames; 0: none.
+        An eighth of the pool when not given, or a 32nd of the machine's memory.
     name : str, optional
-        For messages.
+        Said with its number in errors and reports about it; up to 47 bytes.
     debug : bool, optional
         Look for mistakes of callers, at some microseconds a call (docs/heap.md); as the environment's
         MRM_DEBUG says when not given.
@@ -97,6 +79,9 @@ cdef class Heap:
 
     Notes
     -----
+    A private heap takes several times the addresses of the machine's memory. Where a limit of
+    the process (``ulimit -v``) leaves it too few for all memory that it may have, a BackingWarning says so.
+
     Opening costs three to eight system calls. ``heap.close()`` ends the use of the object; blocks in
     Buffers and arrays live, with heap and pool, until their last reference goes.
     """
@@ -123,7 +108,7 @@ cdef class Heap:
         elif source is not None:
             raise ArgumentError(f"a heap is opened on a Pool, an Account, or None for private memory, not {source!r}")
         options.limit = 0 if limit is None else parse_size(limit)
-        options.keep = 0 if keep is None else parse_size(keep)
+        options.keep = 0 if keep is None else parse_size_or_zero(keep) or MRM_KEEP_NONE
         if name is not None and (not isinstance(name, str) or "\0" in name):
             raise ArgumentError(f"the name of a heap is a str, not {name!r}")
         if name is not None:
@@ -146,9 +131,10 @@ cdef class Heap:
         if pool == NULL and never_huge():
             warnings.warn(
                 f"{THP_SETTING} is 'never': a private heap lies on small pages. "
-                "Write 'madvise' to it as root, or open the heap on a pool",
-                BackingWarning, stacklevel=2,
+                "Write 'madvise' to it as root, or open the heap on a pool", BackingWarning,
             )
+        if self.heap.lacking:
+            warnings.warn(why_lacking(self.heap), BackingWarning)
 
     def __del__(self):
         if self.heap != NULL and self.heap.pool != NULL:
@@ -160,222 +146,6 @@ cdef class Heap:
             with nogil:
                 heap_release(self.heap)
             self.heap = NULL
-
-    cdef heap_t *open_one(self) except NULL:
-        if self.heap == NULL:
-            raise ClosedError("the heap is closed")
-        if self.heap.state != STATE_OPEN:
-            check(heap_usable(self.heap))
-        return self.heap
-
-    # ---- blocks by address -------------------------------------------------------------
-
-    @cython.critical_section
-    def malloc(self, nbytes):
-        """Allocate a block.
-
-        Parameters
-        ----------
-        nbytes : int
-
-        Returns
-        -------
-        int
-            Its address, a multiple of 16. The contents are whatever they were.
-
-        Raises
-        ------
-        OutOfFrames
-            If there is no memory, after the pool's ``on_shortage`` was asked; nothing is allocated then.
-        """
-        cdef size_t n = size_of(nbytes)
-        cdef heap_t *heap = self.open_one()
-        cdef void *block
-        heap_retain(heap)           # whoever is told of a shortage may close it
-        if n <= QUICK:
-            block = heap_malloc(heap, n)
-        else:
-            let_go(heap)
-            with nogil:
-                block = heap_malloc(heap, n)
-        heap_release(heap)
-        if block == NULL:
-            check(failure().status)
-        return <uint64_t>block
-
-    @cython.critical_section
-    def calloc(self, count, size):
-        """Allocate a block of ``count`` times ``size`` zero bytes; its address.
-
-        Frames and pages that are known to be zero are not cleared.
-
-        Raises
-        ------
-        ArgumentError
-            If the product is more than a size can be.
-        OutOfFrames
-            As ``malloc``.
-        """
-        cdef size_t n = size_of(count), each = size_of(size)
-        cdef heap_t *heap = self.open_one()
-        cdef void *block
-        heap_retain(heap)
-        let_go(heap)
-        with nogil:
-            block = heap_calloc(heap, n, each)
-            heap_release(heap)
-        if block == NULL:
-            check(failure().status)
-        return <uint64_t>block
-
-    @cython.critical_section
-    def realloc(self, address, nbytes):
-        """Make a block larger or smaller; where it lies afterwards.
-
-        Contents stay, up to the smaller of both sizes. Above 1 MiB they are not copied: the block grows in place,
-        or its frames move to a larger range.
-
-        Parameters
-        ----------
-        address : int
-            Of a block; 0 allocates one.
-        nbytes : int
-
-        Raises
-        ------
-        BlockError
-            If no block begins there.
-        OutOfFrames
-            If there is not as much memory; then the block is as it was.
-        """
-        cdef size_t n = size_of(nbytes)
-        cdef void *block = <void *>address_of(address)
-        cdef heap_t *heap = self.open_one()
-        heap_retain(heap)
-        let_go(heap)
-        with nogil:
-            block = heap_realloc(heap, block, n)
-            heap_release(heap)
-        if block == NULL:
-            check(failure().status)
-        return <uint64_t>block
-
-    @cython.critical_section
-    def aligned(self, alignment, nbytes):
-        """Allocate a block at a multiple of ``alignment``, a power of two; its address.
-
-        Raises
-        ------
-        ArgumentError
-            If it is no power of two.
-        OutOfFrames
-            As ``malloc``.
-        """
-        cdef size_t at = size_of(alignment), n = size_of(nbytes)
-        cdef heap_t *heap = self.open_one()
-        cdef void *block
-        heap_retain(heap)
-        let_go(heap)
-        with nogil:
-            block = heap_aligned(heap, at, n)
-            heap_release(heap)
-        if block == NULL:
-            check(failure().status)
-        return <uint64_t>block
-
-    @cython.critical_section
-    def free(self, address):
-        """Free a block; 0 is none.
-
-        Raises
-        ------
-        BlockError
-            If no block begins there, as far as that can be told: a foreign address, a block above
-            1 MiB that was freed before. A heap with ``debug`` tells of every block, and of one that was
-            written around, which is freed all the same.
-        """
-        cdef void *block = <void *>address_of(address)
-        cdef int status = heap_free(self.open_one(), block)
-        if status != MRM_OK:
-            check(status)
-
-    @cython.critical_section
-    def usable_size(self, address):
-        """Bytes that a block has: at least what was asked for.
-
-        Raises
-        ------
-        BlockError
-            If no block begins there.
-        """
-        cdef size_t n = heap_usable_size(self.open_one(), <void *>address_of(address))
-        if n == 0:
-            check(failure().status)
-        return n
-
-    @cython.critical_section
-    def owns(self, address):
-        """Whether an address lies in the heap's memory. Looks at no block, and costs nanoseconds."""
-        return bool(heap_owns(self.open_one(), <void *>address_of(address)))
-
-    # ---- blocks that own themselves ------------------------------------------------------
-
-    @cython.critical_section
-    def buffer(self, n, zero=False):
-        """A block of n bytes that Python owns: an mrm.Buffer.
-
-        Parameters
-        ----------
-        n : int
-        zero : bool, optional
-            Have it hold zeros; else it holds whatever was there.
-
-        Raises
-        ------
-        OutOfFrames
-            As ``malloc``.
-        """
-        return make_buffer(self.open_one(), size_of(n), zero)
-
-    def empty(self, shape, dtype="float64"):
-        """A NumPy array in the heap, with whatever was there; it keeps heap and pool alive.
-
-        Parameters
-        ----------
-        shape : int or tuple of int
-        dtype : data-type, optional
-            As ``numpy.empty`` takes them; no Python objects.
-
-        Raises
-        ------
-        ArgumentError
-            If NumPy is not installed, or dtype holds objects.
-        OutOfFrames
-            As ``malloc``.
-        """
-        return self._array(shape, dtype, False)
-
-    def zeros(self, shape, dtype="float64"):
-        """A NumPy array of zeros in the heap; see ``empty``."""
-        return self._array(shape, dtype, True)
-
-    def _array(self, shape, dtype, zero):
-        try:
-            import numpy
-        except ImportError:
-            raise ArgumentError("arrays need NumPy: pip install numpy; heap.buffer(n) does without") from None
-
-        dtype = numpy.dtype(dtype)
-        if dtype.hasobject:
-            raise ArgumentError(f"an array of {dtype} holds Python objects, which have to live where Python puts them")
-        # Python's integers, whatever they came as: NumPy's would overflow in the product.
-        lengths = tuple(map(operator.index, (shape,) if hasattr(shape, "__index__") else shape))
-        n = dtype.itemsize
-        for length in lengths:
-            n *= length
-        if n < 0 or min(lengths, default=0) < 0:
-            raise ArgumentError(f"{shape!r} is no shape: lengths are not negative")
-        return numpy.ndarray(lengths, dtype, self.buffer(n, zero))
 
     # ---- looking, and giving back --------------------------------------------------------
 
@@ -419,7 +189,8 @@ cdef class Heap:
             heap_release(heap)
         return HeapStats(
             figures.memory, figures.memory_peak, figures.blocks, figures.bytes, figures.segments,
-            figures.large_blocks, figures.large_bytes, figures.large_memory, figures.kept,
+            figures.large_blocks, figures.large_bytes, figures.large_memory, figures.kept, figures.addresses,
+            figures.addresses_lacking,
             tuple([
                 ClassStats(class_bytes(i), classes[i].blocks, classes[i].room, classes[i].pages, classes[i].memory)
                 for i in range(<uint32_t>CLASSES) if classes[i].pages
@@ -499,7 +270,7 @@ cdef class Heap:
         cdef text_t text
         if heap.debug == NULL:
             raise ArgumentError(
-                f"heap {heap.number} does not know where its blocks are from: open it with debug=True, "
+                f"heap {label_of(heap)} does not know where its blocks are from: open it with debug=True, "
                 "or run the program with MRM_DEBUG=1"
             )
         text.at = room
@@ -612,6 +383,28 @@ cdef bint never_huge():
             return "[never]" in setting.read()
     except OSError:
         return False            # nobody can tell: mrm coverage has what came of it
+
+
+cdef str label_of(const heap_t *heap):
+    """What messages call it."""
+    return (<const char *>heap.label).decode("utf-8", "replace")
+
+
+cdef str why_lacking(const heap_t *heap):
+    """What a private heap lacks in addresses, which limit refused them, and the way out."""
+    cdef char text[ROOM_TEXT]
+    cdef uint64_t large = <uint64_t>heap.runs.slots << SEGMENT_SHIFT
+    # A heap of the next size was refused: twice this one at the most, and a GiB to align each of its two ranges.
+    cdef uint64_t refused = 2 * (heap.nbytes + large) + (<uint64_t>2 << 30)
+    if heap.strict:
+        why_refused(ENOMEM, refused, text)      # its addresses are not to be written to yet
+    else:
+        why_private_refused(ENOMEM, refused, text)
+    return (
+        f"heap {label_of(heap)} has {format_size(heap.nbytes)} of addresses for blocks up to 1 MiB and "
+        f"{format_size(large)} for larger ones, and needs {format_size(heap.lacking)} more for all memory that it may "
+        f"have: it may be full before.{text.decode()} A heap with a lower limit= needs fewer."
+    )
 
 
 # Blocks that a walk finds: address and bytes, in turn.

@@ -24,7 +24,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
 from mrm import errors
-from mrm cimport MRM_HEAP_NO_DEBUG, mrm_heap_options
+from mrm cimport MRM_HEAP_NO_DEBUG, MRM_KEEP_NONE, mrm_heap_options
 from mrm._frames cimport Frames
 from mrm.heap.blocks cimport heap_calloc, heap_free, heap_malloc, heap_realloc, heap_usable_size
 from mrm.heap.heap cimport heap_open
@@ -160,7 +160,7 @@ cdef int open_heap(int which, pool_t *pool, limit, keep) except -1:
     memset(&options, 0, sizeof(options))
     options.size = sizeof(options)
     options.limit = limit or 0
-    options.keep = keep or 1        # 0 would have it choose
+    options.keep = keep or MRM_KEEP_NONE
     options.name = b"Python's large blocks"
     # Whoever looks for mistakes notes Python's stack, which makes objects, and these may be made
     # in the middle of CPython's own allocator.

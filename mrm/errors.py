@@ -100,7 +100,7 @@ class AuditError(Error, AssertionError):
 
 
 class BackingWarning(UserWarning):
-    """The pool is not on huge pages, although they were preferred."""
+    """Memory is not as was preferred: on small pages, or a private heap with few addresses; the message says why."""
 
 
 class SettingWarning(UserWarning):

@@ -147,6 +147,8 @@ class HeapStats:
     large_bytes: int  #: that these were asked for
     large_memory: int  #: of their slots
     kept: int  #: bytes of slots that are shown, but no block's
+    addresses: int  #: bytes of addresses that its blocks may lie at
+    addresses_lacking: int  #: that it needs besides for all memory it may have (``ulimit -v``, ``-d``)
     classes: tuple[ClassStats, ...]  #: that have pages
 
     @property

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import random
 import warnings
 import weakref
@@ -13,6 +14,7 @@ from helpers import FRAME, MIB, all_handles_closed
 import mrm
 import mrm._heap
 from mrm.heap.classes import class_for, size_classes
+from mrm.physical.limits import overcommit_memory
 
 CLASSES = [nbytes for nbytes, _, _ in size_classes()]
 
@@ -261,9 +263,12 @@ def test_a_block_larger_than_the_pool_says_so(small_pool):
         ((3,), {}, "a heap is opened on a Pool, an Account, or None"),
         ((), {"name": 3}, "the name of a heap is a str"),
         ((), {"name": "a\0b"}, "the name of a heap is a str"),
+        ((), {"name": ""}, "the name of a heap has 1 to 47 bytes, not 0"),
+        ((), {"name": "é" * 24}, "the name of a heap has 1 to 47 bytes, not 48"),
         ((), {"limit": "many"}, "size"),
         ((), {"limit": 0}, "size"),
         ((), {"keep": -1}, "size"),
+        ((), {"keep": False}, "size"),
     ],
 )
 def test_what_a_heap_cannot_be_opened_with(arguments, options, text):
@@ -365,6 +370,34 @@ def test_figures_add_up(heap):
     assert heap.trim() == 0
 
 
+@pytest.mark.parametrize("private", [False, True])
+def test_a_heap_may_keep_nothing(small_pool, private):
+    source = None if private else small_pool
+    with mrm.Heap(source, keep=0) as heap, mrm.Heap(source) as usual:
+        for each, kept in ((heap, 0), (usual, 2 * MIB)):
+            blocks = [each.malloc(n) for n in (3 * MIB, 2 * MIB)]
+            each.free(blocks.pop())
+            stats = check_figures(each)
+            assert (stats.kept, stats.memory) == (kept, 4 * MIB + kept)
+            assert each.realloc(blocks[0], 2 * MIB) == blocks[0]
+            stats = check_figures(each)
+            assert (stats.kept, stats.memory) == (2 * kept, 2 * MIB + 2 * kept)
+            each.free(blocks.pop())
+        assert check_figures(heap).memory == 0
+        assert heap.trim() == 0
+
+
+def test_addresses_are_enough_where_nothing_limits_them(heap):
+    stats = heap.stats()
+    assert stats.addresses_lacking == 0
+    if heap.private:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        assert stats.addresses >= (2 if overcommit_memory() == 2 else 9) * memory
+    else:
+        pool = heap.source if isinstance(heap.source, mrm.Pool) else heap.source.pool
+        assert stats.addresses == 17 * len(pool) * FRAME
+
+
 def test_trimming_gives_the_frames_to_the_pool(small_pool):
     with mrm.Heap(small_pool) as heap:
         blocks = [heap.malloc(n) for n in [1000] * 9000 + [3 * MIB] * 2]
@@ -391,6 +424,12 @@ def test_what_a_heap_says_of_itself(heap):
         assert named.name == "runtime"
         assert named.number > heap.number > 0
         assert "'runtime'" in repr(named)
+        with pytest.raises(
+            mrm.BlockError, match=rf"is no block of heap {named.number} 'runtime': it was never"
+        ):
+            named.free(8)
+        with pytest.raises(mrm.ArgumentError, match=rf"heap {named.number} 'runtime' does not know where"):
+            named.explain(8)
     assert weakref.ref(heap)() is heap
 
 

@@ -1,6 +1,7 @@
 """Heaps through the C table, by cffi: what each function returns, and what it says when it refuses."""
 
 import random
+import re
 
 import pytest
 from heaping import FRAMES, KINDS, holds, is_zero, run, write
@@ -9,6 +10,7 @@ from helpers import FRAME, MIB
 import mrm
 
 BAD_ARGUMENT, OUT_OF_FRAMES, CLOSED, BAD_BLOCK = -1, -3, -7, -12
+KEEP_NONE = 1
 
 
 @pytest.fixture
@@ -132,15 +134,48 @@ def test_options_of_every_size(table):
     assert api.heap_malloc(made[0], 5 * MIB) == ffi.NULL
     assert "limit allows" in said(api, ffi)
     assert api.heap_close(made[0]) == 0
-    name = ffi.new("char[]", b"lua")
-    options = ffi.new("mrm_heap_options *", {"size": size, "name": name, "limit": 64 * MIB, "keep": 1})
+
+
+@pytest.mark.parametrize(
+    ("keep", "kept"), [(KEEP_NONE, 0), (2 * MIB - 1, 0), (7 * MIB, 6 * MIB), (0, 6 * MIB)]
+)
+def test_what_is_kept(table, keep, kept):
+    api, ffi = table
+    made = ffi.new("mrm_heap **")
+    options = ffi.new("mrm_heap_options *", {"size": ffi.sizeof("mrm_heap_options"), "keep": keep})
     assert api.heap_open(ffi.NULL, options, made) == 0
-    del name
     assert api.heap_free(made[0], api.heap_malloc(made[0], 5 * MIB)) == 0
     stats = ffi.new("mrm_heap_stats *", {"size": ffi.sizeof("mrm_heap_stats")})
     assert api.heap_stats(made[0], stats) == 0
-    assert stats.kept == 0
+    assert (stats.kept, stats.memory) == (kept, kept)
     assert api.heap_close(made[0]) == 0
+
+
+def test_a_name_is_copied_and_said(table):
+    api, ffi = table
+    made = ffi.new("mrm_heap **")
+    options = ffi.new("mrm_heap_options *", {"size": ffi.sizeof("mrm_heap_options"), "limit": 8 * MIB})
+    for text in (b"lua", b"n" * 47):
+        name = ffi.new("char[]", text)
+        options.name = name
+        assert api.heap_open(ffi.NULL, options, made) == 0
+        name[0:3] = b"old"
+        heap, called = made[0], rf"heap \d+ '{text.decode()}'"
+        assert api.heap_free(heap, ffi.cast("void *", 8)) == BAD_BLOCK
+        assert re.fullmatch(rf"0x8 is no block of {called}: it was never its memory", said(api, ffi))
+        assert api.heap_malloc(heap, 9 * MIB) == ffi.NULL
+        assert re.match(rf"{called} has 0 KiB of the 8192 KiB that its limit allows", said(api, ffi))
+        large = api.heap_malloc(heap, 3 * MIB)
+        assert api.heap_free(heap, large) == 0
+        assert api.heap_free(heap, large) == BAD_BLOCK
+        assert re.search(rf"{called}: it was freed before", said(api, ffi))
+        assert api.heap_check(heap, ffi.new("uint64_t *")) == BAD_ARGUMENT
+        assert re.match(rf"{called} keeps nothing to check", said(api, ffi))
+        assert api.heap_close(heap) == 0
+    for wrong in (b"", b"n" * 48):
+        options.name = name = ffi.new("char[]", wrong)
+        assert api.heap_open(ffi.NULL, options, made) == BAD_ARGUMENT
+        assert f"the name of a heap has 1 to 47 bytes, not {len(wrong)}" in said(api, ffi)
 
 
 def test_accounts_of_a_pool(table):

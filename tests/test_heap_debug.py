@@ -293,9 +293,15 @@ def test_foreign_addresses(heap):
 
 
 def test_a_block_of_another_heap(heap):
-    with mrm.Heap(debug=True) as other:
+    with mrm.Heap(debug=True) as other, mrm.Heap(debug=True, name="young") as young:
         at = other.malloc(100)
         assert f"it is one of heap {other.number}; it was to be freed" in told(heap.free, at)
+        assert (
+            f"is no block of heap {young.number} 'young': it is one of heap {other.number}; it was to be freed"
+        ) in told(young.free, at)
+        named = young.malloc(100)
+        assert f"it is one of heap {young.number} 'young'; it was to be freed" in told(heap.free, named)
+        young.free(named)
         assert other.check() == 1
 
 

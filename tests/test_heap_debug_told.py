@@ -273,7 +273,7 @@ def test_c_stacks_where_there_are_any():
     if "libc.so" not in text and ".so+0x" not in text:
         pytest.skip("this C library has no backtrace()")
     assert "mrm/heap/" not in text, "the allocator's own calls are left out"
-    assert "_heap." in text
+    assert "_blocks." in text
 
 
 def child(code, debug):

@@ -278,13 +278,18 @@ enum {
     MRM_HEAP_NO_DEBUG = 4       /* do not look, even if the environment's MRM_DEBUG says so */
 };
 
+/* mrm_heap_options.keep, for a heap that keeps nothing: 0 is the usual. */
+enum { MRM_KEEP_NONE = 1 };
+
 /* How a heap is opened. Zero everything, set size, and what else matters. */
 typedef struct mrm_heap_options {
     uint32_t size;              /* sizeof(mrm_heap_options) */
     uint32_t account;           /* who pays for its frames; 0: the pool's own */
     uint64_t limit;             /* bytes of memory that it may have; 0: as many as there are */
-    uint64_t keep;              /* bytes of freed blocks above 1 MiB whose mapping it keeps; 0: an eighth of the pool */
-    const char *name;           /* in messages, or NULL */
+    uint64_t keep;              /* bytes of freed blocks above 1 MiB that stay mapped, in whole frames; MRM_KEEP_NONE;
+                                 * 0: an eighth of the pool, or a 32nd of the machine's memory */
+    const char *name;           /* said with its number in what failure() and a heap for debugging say of it: 1 to 47
+                                 * bytes, which are copied; or NULL */
     uint32_t flags;             /* MRM_HEAP_... */
     uint32_t reserved;
 } mrm_heap_options;
@@ -302,6 +307,8 @@ typedef struct mrm_heap_stats {
     uint64_t large_bytes;       /* that these were asked for */
     uint64_t large_memory;      /* of their slots */
     uint64_t kept;              /* bytes of slots that are shown, but no block's */
+    uint64_t addresses;         /* bytes of addresses that its blocks may lie at */
+    uint64_t addresses_lacking; /* ... and that it needs besides for all memory it may have: RLIMIT_AS, RLIMIT_DATA */
 } mrm_heap_stats;
 
 /* How an account is opened. Zero everything, set size and name, and what else matters. */
@@ -588,7 +595,9 @@ typedef struct mrm_api {
      * pool has private memory, which a child of fork has a copy of.
      * Every function may be called by any thread. NULL is a failure, with the text of failure(). */
 
-    /* Open a heap on a pool, or (pool NULL) one of private memory. MRM_NO_ADDRESSES, MRM_NO_MEMORY. */
+    /* Open a heap on a pool, or (pool NULL) one of private memory. MRM_NO_ADDRESSES, MRM_NO_MEMORY. Where the
+     * process may have few addresses a private heap takes what it gets, and addresses_lacking of its figures says
+     * so: it may be full before its memory is. */
     int (*heap_open)(mrm_pool *pool, const mrm_heap_options *options, mrm_heap **heap);
     /* End this use of a heap; with the last use (mrm.Heap, Buffers and arrays of Python have their own)
      * all of its blocks end, and its frames go back. */

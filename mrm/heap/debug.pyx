@@ -39,6 +39,7 @@ from mrm.heap.records cimport (
 )
 from mrm.heap.reports cimport report_begin, report_damage, report_end, report_refusal, say_place
 from mrm.heap.slow cimport raw_allocate
+from mrm.heap.state cimport LABEL
 from mrm.heap.traces cimport text_t, thread_number, trace_t, trace_take, traces_freeze, traces_thaw
 from mrm.sizes import parse_size
 from mrm.system.failure cimport failure, mrm_fail, remember
@@ -64,7 +65,8 @@ cdef record_t *claim(debug_t *debug, void *block, bint frees) noexcept nogil:
     cdef record_t found
     cdef record_t *record
     cdef debug_t *other
-    cdef uint32_t where = 0
+    cdef char where[LABEL]          # what the other heap is called, whose the block is
+    where[0] = 0
     mrm_lock(&debug.lock)
     record = table_find(&debug.table, block)
     if record != NULL and record.state == RECORD_LIVE:
@@ -79,11 +81,11 @@ cdef record_t *claim(debug_t *debug, void *block, bint frees) noexcept nogil:
     if record == NULL:
         mrm_lock(&list_lock)
         other = all_debugs
-        while other != NULL and where == 0:
+        while other != NULL and where[0] == 0:
             if other != debug:
                 mrm_lock(&other.lock)
                 if table_find(&other.table, block) != NULL:
-                    where = other.heap.number
+                    memcpy(where, other.heap.label, LABEL)
                 mrm_unlock(&other.lock)
             other = other.next
         mrm_unlock(&list_lock)
@@ -227,7 +229,7 @@ cdef size_t debug_usable(heap_t *heap, const void *block) noexcept nogil:
     mrm_fail(failure(), MRM_BAD_BLOCK, 0, 0, block, 0, b"")
     text.at = <char *>failure().text
     text.room = sizeof(failure().text)
-    say_place(&text, heap, block, &found if record != NULL else NULL, 0)
+    say_place(&text, heap, block, &found if record != NULL else NULL, b"")
     return 0
 
 
@@ -302,7 +304,7 @@ cdef int debug_open(heap_t *heap) noexcept nogil:
     cdef int status = MRM_OK
     if debug == NULL or not table_open(&debug.table):
         free(debug)
-        return mrm_fail(failure(), MRM_NO_MEMORY, 0, 12, NULL, 0, b"no memory for the records of heap %u", heap.number)
+        return mrm_fail(failure(), MRM_NO_MEMORY, 0, 12, NULL, 0, b"no memory for the records of heap %s", heap.label)
     if heap.pool != NULL:
         most = min(most, <uint64_t>heap.segment_count << SEGMENT_SHIFT)
     debug.most_held = min(<uint64_t>QUARANTINE, most // QUARANTINE_PART)

@@ -2,7 +2,8 @@
 
 A heap on a pool has the pool's window for small blocks, and a reservation of sixteen times as many slots as
 the pool has frames for large ones. A private heap has two ranges of anonymous memory: as large as the machine's
-memory, and eight times that; halved for as long as a limit on the process's address space refuses them.
+memory, and eight times that; halved for as long as a limit on the process's address space refuses them. If that
+leaves too few for the memory that the heap may have, its figures say so (``lacking``), and mrm.Heap warns.
 
 Its tables are one mapping, of which the kernel gives what is touched: 8 KiB for each segment in use, 24 bytes
 for a slot.
@@ -15,6 +16,7 @@ threads may have been copied in the middle of anything, and are not taken from i
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
@@ -27,8 +29,9 @@ from mrm.heap.extents cimport extents_open
 from mrm.heap.local cimport locals_end, locals_forget, locals_freeze
 from mrm.heap.page cimport SEGMENT_SHIFT, SEGMENT_USED, SLICES, page_t, segment_t
 from mrm.heap.runs cimport runs_contain
-from mrm.heap.state cimport run_t
+from mrm.heap.state cimport LABEL, run_t
 from mrm.physical.accounts cimport account_stats
+from mrm.physical.funds cimport check_name
 from mrm.physical.pool cimport pool_release, pool_retain, pool_usable
 from mrm.physical.taking cimport pool_give_many
 from mrm.space.batch cimport batch_abort
@@ -37,7 +40,7 @@ from mrm.system.calls cimport CALL_MMAP, CALL_MUNMAP, CALL_PRCTL, advise, call, 
 from mrm.system.failure cimport failure, mrm_fail
 from mrm.system.figures cimport figure
 from mrm.system.ranges cimport STATE_CLOSED, STATE_FORKED, STATE_OPEN
-from mrm.system.room cimport ROOM_TEXT, why_refused
+from mrm.system.room cimport ROOM_TEXT, why_private_refused, why_refused
 
 
 cdef extern from "system/atomic.h" nogil:
@@ -60,7 +63,6 @@ cdef extern from "<unistd.h>" nogil:
         _SC_PHYS_PAGES, _SC_PAGESIZE
 
 cdef extern from "<string.h>" nogil:
-    char *strdup(const char *text)
     char *strerror(int error)
 
 cdef extern from "<pthread.h>" nogil:
@@ -96,12 +98,14 @@ cdef char *private_range(size_t nbytes, bint strict) noexcept nogil:
         CALL_MMAP, 0, <int64_t>(nbytes + ALIGNMENT), PROT_NONE if strict else PROT_READ | PROT_WRITE,
         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0,
     )
+    cdef const char *why
     cdef uint64_t start
     if got < 0:
+        why = why_refused(<int>-got, nbytes, text) if strict else why_private_refused(<int>-got, nbytes, text)
         mrm_fail(
             failure(), MRM_NO_ADDRESSES, CALL_MMAP, <int>-got, NULL, nbytes,
             b"no %llu GiB of addresses for a heap (mmap: %s).%s", <unsigned long long>(nbytes >> 30),
-            strerror(<int>-got), why_refused(<int>-got, nbytes, text),
+            strerror(<int>-got), why,
         )
         return NULL
     start = rounded(<uint64_t>got, ALIGNMENT)
@@ -209,9 +213,21 @@ cdef int on_pool(pool_t *pool, heap_t **made) noexcept nogil:
     return MRM_OK
 
 
+cdef uint64_t machine_memory() noexcept nogil:
+    return <uint64_t>sysconf(_SC_PHYS_PAGES) * <uint64_t>sysconf(_SC_PAGESIZE)
+
+
+cdef uint64_t lacking(const heap_t *heap) noexcept nogil:
+    """Bytes of addresses that a private heap needs besides for all the memory that it may have."""
+    cdef uint64_t most = min(heap.limit, machine_memory())
+    cdef uint64_t most_large = most if heap.strict else most * PRIVATE_SPAN
+    cdef uint64_t large = <uint64_t>heap.runs.slots << SEGMENT_SHIFT
+    return (most - heap.nbytes if most > heap.nbytes else 0) + (most_large - large if most_large > large else 0)
+
+
 cdef int on_memory(heap_t **made) noexcept nogil:
     """A heap of private memory, with as many addresses as the process may have."""
-    cdef uint64_t memory = <uint64_t>sysconf(_SC_PHYS_PAGES) * <uint64_t>sysconf(_SC_PAGESIZE)
+    cdef uint64_t memory = machine_memory()
     cdef bint strict = is_strict()
     cdef uint64_t small = max(rounded(memory, ALIGNMENT), 4 * LEAST_SPAN)
     cdef uint64_t large = small if strict else small * PRIVATE_SPAN
@@ -262,6 +278,10 @@ cdef int heap_open(pool_t *pool, const mrm_heap_options *given, heap_t **opened)
         return mrm_fail(
             failure(), MRM_BAD_ARGUMENT, 0, 0, NULL, 0, b"flags %#x are none of a heap's (MRM_HEAP_...)", options.flags
         )
+    if options.name != NULL:
+        status = check_name(b"a heap", options.name)
+        if status != MRM_OK:
+            return status
     if pool != NULL and options.account:
         account.size = sizeof(account)
         status = account_stats(pool, options.account, &account)
@@ -273,11 +293,14 @@ cdef int heap_open(pool_t *pool, const mrm_heap_options *given, heap_t **opened)
     heap.account = options.account if options.account else MRM_POOL_ACCOUNT
     heap.how = MRM_OVERDRAFT if options.flags & MRM_HEAP_OVERDRAFT else 0
     heap.limit = options.limit if options.limit else <uint64_t>-1
+    heap.lacking = lacking(heap) if pool == NULL else 0
     if options.keep:
         heap.runs.most_kept = <uint32_t>min(options.keep >> SEGMENT_SHIFT, <uint64_t>heap.runs.slots)
-    if options.name != NULL:
-        heap.name = strdup(options.name)
     heap.number = mrm_add32(&heaps_opened, 1)
+    if options.name != NULL:
+        snprintf(heap.label, LABEL, b"%u '%s'", heap.number, options.name)
+    else:
+        snprintf(heap.label, LABEL, b"%u", heap.number)
     heap.users = 1
     extents_open(&heap.runs)
     heap.state = STATE_OPEN
@@ -356,7 +379,6 @@ cdef void discard(heap_t *heap) noexcept nogil:
     cdef pool_t *pool = heap.pool
     if heap.debug != NULL:
         heap.debug.close(heap)
-    free(heap.name)
     if pool == NULL:
         call(CALL_MUNMAP, <int64_t>heap.base, <int64_t>heap.nbytes)
         call(CALL_MUNMAP, <int64_t>heap.runs.base, <int64_t>heap.runs.slots << SEGMENT_SHIFT)

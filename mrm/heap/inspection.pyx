@@ -61,8 +61,8 @@ cdef int heap_check(heap_t *heap, uint64_t *blocks) noexcept nogil:
     if heap.debug == NULL:
         return mrm_fail(
             failure(), MRM_BAD_ARGUMENT, 0, 0, NULL, 0,
-            b"heap %u keeps nothing to check its blocks by: open it with debug (MRM_HEAP_DEBUG), or run the program "
-            b"with MRM_DEBUG=1", heap.number,
+            b"heap %s keeps nothing to check its blocks by: open it with debug (MRM_HEAP_DEBUG), or run the program "
+            b"with MRM_DEBUG=1", heap.label,
         )
     here = trace_take()
     if not debug_reachable(heap):
@@ -123,7 +123,7 @@ cdef void debug_explain(heap_t *heap, const void *address, text_t *text) noexcep
     if record != NULL:
         found = record[0]
     mrm_unlock(&debug.lock)
-    say_place(text, heap, address, &found if record != NULL else NULL, 0)
+    say_place(text, heap, address, &found if record != NULL else NULL, b"")
     say(text, b"\n")
     if record != NULL:
         say_history(text, &found)

@@ -112,10 +112,10 @@ cdef int heap_usable(const heap_t *heap) noexcept nogil:
     if state == STATE_FORKED:
         return mrm_fail(
             failure(), MRM_FORKED, 0, 0, heap.base, 0,
-            b"heap %u is on a pool of the parent process, whose frames a child cannot reach: "
-            b"open a heap in the child, or a private one (mrm.Heap()) before the fork", heap.number,
+            b"heap %s is on a pool of the parent process, whose frames a child cannot reach: "
+            b"open a heap in the child, or a private one (mrm.Heap()) before the fork", heap.label,
         )
-    return mrm_fail(failure(), MRM_CLOSED, 0, 0, heap.base, 0, b"heap %u is closed", heap.number)
+    return mrm_fail(failure(), MRM_CLOSED, 0, 0, heap.base, 0, b"heap %s is closed", heap.label)
 
 
 cdef local_t *local_find(heap_t *heap) noexcept nogil:

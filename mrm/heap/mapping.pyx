@@ -58,8 +58,8 @@ cdef int refused(const heap_t *heap, int which, int64_t got, uint32_t slot, uint
     cdef char text[ROOM_TEXT]
     return mrm_fail(
         failure(), MRM_OUT_OF_FRAMES if got == -12 else MRM_SYSTEM_CALL, which, <int>-got, at_slot(heap, slot),
-        <size_t>n << SEGMENT_SHIFT, b"%s of %u MiB at %p for heap %u: %s. Nothing is changed.%s",
-        call_name(which), n * 2, <void *>at_slot(heap, slot), heap.number, strerror(<int>-got),
+        <size_t>n << SEGMENT_SHIFT, b"%s of %u MiB at %p for heap %s: %s. Nothing is changed.%s",
+        call_name(which), n * 2, <void *>at_slot(heap, slot), heap.label, strerror(<int>-got),
         why_refused(<int>-got, 0, text),
     )
 

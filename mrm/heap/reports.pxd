@@ -13,12 +13,12 @@ cdef void report_begin() noexcept nogil
 cdef void report_damage(const heap_t *heap, const damage_t *damage, const char *when) noexcept nogil
 cdef void report_more() noexcept nogil
 cdef void report_refusal(
-    const heap_t *heap, const void *address, const record_t *record, uint32_t other, bint frees
+    const heap_t *heap, const void *address, const record_t *record, const char *other, bint frees
 ) noexcept nogil
 cdef int report_end(const trace_t *here, bint ends) noexcept nogil
 
 cdef void say_place(
-    text_t *text, const heap_t *heap, const void *address, const record_t *record, uint32_t other
+    text_t *text, const heap_t *heap, const void *address, const record_t *record, const char *other
 ) noexcept nogil
 cdef void say_history(text_t *text, const record_t *record) noexcept nogil
 cdef void say_leaks(const heap_t *heap, const record_t **records, size_t n) noexcept nogil

@@ -67,32 +67,32 @@ cdef const char *state_of(const record_t *record) noexcept nogil:
 
 
 cdef void say_place(
-    text_t *text, const heap_t *heap, const void *address, const record_t *record, uint32_t other
+    text_t *text, const heap_t *heap, const void *address, const record_t *record, const char *other
 ) noexcept nogil:
     """What an address is to a heap, as a sentence without an end. record: the block around it, or NULL;
-    other: the number of the heap that has a block there, or 0."""
+    other: what the heap is called that has a block there, or nothing."""
     cdef ptrdiff_t into
-    if other:
-        say(text, b"%p is no block of heap %u: it is one of heap %u", address, heap.number, other)
+    if other[0]:
+        say(text, b"%p is no block of heap %s: it is one of heap %s", address, heap.label, other)
         return
     if record == NULL:
         say(
-            text, b"%p is no block of heap %u: there is none, and none is known to have been there", address,
-            heap.number,
+            text, b"%p is no block of heap %s: there is none, and none is known to have been there", address,
+            heap.label,
         )
         return
     into = <const char *>address - record.block
     if into == 0:
-        say(text, b"%p is a block of %zu bytes of heap %u, ", address, record.nbytes, heap.number)
+        say(text, b"%p is a block of %zu bytes of heap %s, ", address, record.nbytes, heap.label)
     elif into < 0:
         say(
-            text, b"%p is no block of heap %u: it lies %zu bytes in front of the block of %zu bytes at %p, ",
-            address, heap.number, <size_t>-into, record.nbytes, <void *>record.block,
+            text, b"%p is no block of heap %s: it lies %zu bytes in front of the block of %zu bytes at %p, ",
+            address, heap.label, <size_t>-into, record.nbytes, <void *>record.block,
         )
     else:
         say(
-            text, b"%p is no block of heap %u: it lies %zu bytes into the block of %zu bytes at %p, ",
-            address, heap.number, <size_t>into, record.nbytes, <void *>record.block,
+            text, b"%p is no block of heap %s: it lies %zu bytes into the block of %zu bytes at %p, ",
+            address, heap.label, <size_t>into, record.nbytes, <void *>record.block,
         )
     say(text, b"%s", state_of(record))
 
@@ -126,8 +126,8 @@ cdef void report_damage(const heap_t *heap, const damage_t *damage, const char *
     sentence.at = room
     sentence.room = SENTENCE
     say(
-        &sentence, b"the block of %zu bytes at %p of heap %u was written ", record.nbytes, <void *>record.block,
-        heap.number,
+        &sentence, b"the block of %zu bytes at %p of heap %s was written ", record.nbytes, <void *>record.block,
+        heap.label,
     )
     if damage.kind == DAMAGE_FRONT:
         say(&sentence, b"in front of its beginning")
@@ -150,7 +150,7 @@ cdef void report_more() noexcept nogil:
 
 
 cdef void report_refusal(
-    const heap_t *heap, const void *address, const record_t *record, uint32_t other, bint frees
+    const heap_t *heap, const void *address, const record_t *record, const char *other, bint frees
 ) noexcept nogil:
     """Add that something that is no block was to be freed, or resized."""
     cdef char room[SENTENCE]
@@ -159,7 +159,7 @@ cdef void report_refusal(
     sentence.room = SENTENCE
     if record != NULL and record.block == address:
         say(
-            &sentence, b"the block of %zu bytes at %p of heap %u was %s", record.nbytes, address, heap.number,
+            &sentence, b"the block of %zu bytes at %p of heap %s was %s", record.nbytes, address, heap.label,
             b"freed" if frees else b"resized",
         )
         if in_hand(record):
@@ -238,7 +238,7 @@ cdef void say_leaks(const heap_t *heap, const record_t **records, size_t n) noex
     qsort(leaks, places, sizeof(leak_t), by_bytes)
     report_begin()
     say(
-        text, b"heap %u is closed with %zu blocks in use, of %llu bytes\n", heap.number, n,
+        text, b"heap %s is closed with %zu blocks in use, of %llu bytes\n", heap.label, n,
         <unsigned long long>nbytes,
     )
     for i in range(min(places, <size_t>PLACES)):

@@ -135,8 +135,8 @@ cdef void untake(heap_t *heap, uint32_t *frames, uint32_t n) noexcept nogil:
 cdef int no_addresses(const heap_t *heap, uint32_t n) noexcept nogil:
     return mrm_fail(
         failure(), MRM_NO_ADDRESSES, 0, 0, heap.runs.base, <size_t>n << SEGMENT_SHIFT,
-        b"heap %u has no %u MiB of addresses in a row: blocks lie scattered in its %u GiB; free some, or open another",
-        heap.number, n * 2, heap.runs.slots >> 9,
+        b"heap %s has no %u MiB of addresses in a row: blocks lie scattered in its %u GiB; free some, or open another",
+        heap.label, n * 2, heap.runs.slots >> 9,
     )
 
 
@@ -145,7 +145,7 @@ cdef bint too_many(const heap_t *heap, uint32_t n) noexcept nogil:
     if heap.pool != NULL and n > heap.segment_count:
         mrm_fail(
             failure(), MRM_OUT_OF_FRAMES, 0, 0, NULL, <size_t>n << SEGMENT_SHIFT,
-            b"a block of %u frames is asked of heap %u, whose pool has %u: open a larger pool", n, heap.number,
+            b"a block of %u frames is asked of heap %s, whose pool has %u: open a larger pool", n, heap.label,
             heap.segment_count,
         )
         return True
@@ -156,7 +156,7 @@ cdef bint too_many(const heap_t *heap, uint32_t n) noexcept nogil:
 
 
 cdef int refuse(const heap_t *heap, const void *block, const char *why) noexcept nogil:
-    return mrm_fail(failure(), MRM_BAD_BLOCK, 0, 0, block, 0, b"%p is no block of heap %u: %s", block, heap.number, why)
+    return mrm_fail(failure(), MRM_BAD_BLOCK, 0, 0, block, 0, b"%p is no block of heap %s: %s", block, heap.label, why)
 
 
 cdef uint32_t live_at(const heap_t *heap, const void *block) noexcept nogil:

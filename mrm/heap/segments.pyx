@@ -19,7 +19,7 @@ from mrm.heap.page cimport ALL_SLICES, SEGMENT_BYTES, SEGMENT_NONE, SEGMENT_SHIF
 from mrm.physical.taking cimport account_take, pool_give
 from mrm.system.calls cimport CALL_MPROTECT, advise, call
 from mrm.system.failure cimport failure, mrm_fail
-from mrm.system.room cimport ROOM_TEXT, why_refused
+from mrm.system.room cimport ROOM_TEXT, why_private_refused
 
 
 cdef extern from "system/atomic.h" nogil:
@@ -53,8 +53,8 @@ cdef bint heap_charge(heap_t *heap, uint64_t nbytes) noexcept nogil:
         if nbytes > heap.limit or now > heap.limit - nbytes:
             mrm_fail(
                 failure(), MRM_OUT_OF_FRAMES, 0, 0, NULL, nbytes,
-                b"heap %u has %llu KiB of the %llu KiB that its limit allows, and needs %llu KiB more: free blocks, or "
-                b"open it with a higher limit", heap.number, <unsigned long long>(now >> 10),
+                b"heap %s has %llu KiB of the %llu KiB that its limit allows, and needs %llu KiB more: free blocks, or "
+                b"open it with a higher limit", heap.label, <unsigned long long>(now >> 10),
                 <unsigned long long>(heap.limit >> 10), <unsigned long long>(nbytes >> 10),
             )
             return False
@@ -99,8 +99,8 @@ cdef bint _cover(heap_t *heap, uint32_t number) noexcept nogil:
     if got < 0:
         mrm_fail(
             failure(), MRM_OUT_OF_FRAMES, CALL_MPROTECT, <int>-got, heap.base, <size_t>n << SEGMENT_SHIFT,
-            b"heap %u cannot have %u MiB more (mprotect: %s): free memory elsewhere.%s", heap.number, n * 2,
-            strerror(<int>-got), why_refused(<int>-got, <size_t>n << SEGMENT_SHIFT, text),
+            b"heap %s cannot have %u MiB more (mprotect: %s): free memory elsewhere.%s", heap.label, n * 2,
+            strerror(<int>-got), why_private_refused(<int>-got, <size_t>n << SEGMENT_SHIFT, text),
         )
         return False
     heap.writable += n
@@ -126,7 +126,7 @@ cdef segment_t *_private(heap_t *heap) noexcept nogil:
     else:
         mrm_fail(
             failure(), MRM_OUT_OF_FRAMES, 0, 0, heap.base, heap.nbytes,
-            b"heap %u has used all %llu GiB of its addresses: open another one", heap.number,
+            b"heap %s has used all %llu GiB of its addresses: open another one", heap.label,
             <unsigned long long>(heap.nbytes >> 30),
         )
     mrm_unlock(&heap.lock)

@@ -149,15 +149,15 @@ cdef page_t *page_at(heap_t *heap, const void *block) noexcept nogil:
     if page.nbytes == 0:
         mrm_fail(
             failure(), MRM_BAD_BLOCK, 0, 0, block, 0,
-            b"%p is no block of heap %u: nothing is allocated there; it was freed before, or it never was one",
-            block, heap.number,
+            b"%p is no block of heap %s: nothing is allocated there; it was freed before, or it never was one",
+            block, heap.label,
         )
         return NULL
     if <size_t>(<const char *>block - memory) % page.nbytes or <const char *>block >= page.end:
         mrm_fail(
             failure(), MRM_BAD_BLOCK, 0, 0, block, page.nbytes,
-            b"%p is no block of heap %u: blocks of %u bytes lie there, and none begins at this address",
-            block, heap.number, page.nbytes,
+            b"%p is no block of heap %s: blocks of %u bytes lie there, and none begins at this address",
+            block, heap.label, page.nbytes,
         )
         return NULL
     return page
@@ -169,8 +169,8 @@ cdef bint is_small(const heap_t *heap, const void *block) noexcept nogil:
 
 cdef int refuse_block(const heap_t *heap, const void *block) noexcept nogil:
     return mrm_fail(
-        failure(), MRM_BAD_BLOCK, 0, 0, block, 0, b"%p is no block of heap %u: it was never its memory",
-        block, heap.number,
+        failure(), MRM_BAD_BLOCK, 0, 0, block, 0, b"%p is no block of heap %s: it was never its memory",
+        block, heap.label,
     )
 
 

@@ -13,6 +13,7 @@ cdef enum:
     CACHED_LOCALS = 8           # heaps whose local_t a thread finds at once
     CHAINS = 48                 # pages of others that a thread collects blocks for: two of each class up to 512 bytes
     BUCKETS = 64                # lists of a local_t's segments: bits of its ``notice``
+    LABEL = 64                  # bytes of a heap's number and name, with the zero at their end
 
 # Bits of heap_t.how and of mrm_heap_options.flags: see mrm.h.
 cdef extern from * nogil:
@@ -119,7 +120,6 @@ cdef struct heap_t:
     uint32_t users
     uint32_t strict             # private: every byte that can be written to is charged (overcommit_memory 2)
     uint64_t limit              # bytes that it may have
-    char *name
     checks_t *debug             # of a heap that looks for mistakes, or NULL
     uint64_t apart[8]
     uint32_t lock               # of what follows
@@ -138,6 +138,8 @@ cdef struct heap_t:
     uint64_t bytes_now          # memory that it has: segments in use and slots shown; atomic
     uint64_t bytes_peak
     runs_t runs
+    char label[LABEL]           # what messages call it: its number, and its name if it has one
+    uint64_t lacking            # private: bytes of addresses that it needs besides for all memory it may have
     void *memory                # all of this, and the tables: one mapping
     size_t memory_bytes
     heap_t *next                # of the process

@@ -87,6 +87,8 @@ cdef int heap_stats(heap_t *heap, mrm_heap_stats *stats) noexcept nogil:
     full.large_memory = <uint64_t>heap.runs.live << SEGMENT_SHIFT
     full.kept = <uint64_t>heap.runs.kept << SEGMENT_SHIFT
     mrm_unlock(&heap.runs.lock)
+    full.addresses = heap.nbytes + (<uint64_t>heap.runs.slots << SEGMENT_SHIFT)
+    full.addresses_lacking = heap.lacking
     memcpy(stats, &full, size)
     return MRM_OK
 

@@ -6,3 +6,4 @@ cdef enum:
 
 
 cdef const char *why_refused(int error, size_t nbytes, char *text) noexcept nogil
+cdef const char *why_private_refused(int error, size_t nbytes, char *text) noexcept nogil

@@ -2,7 +2,8 @@
 
 mmap, mremap, mprotect and munmap say ENOMEM for two limits (RLIMIT_AS and
 vm.max_map_count) and EAGAIN for a third (RLIMIT_MEMLOCK, after mlockall(MCL_FUTURE)).
-Here the three are looked at, and those that stand in the way are named with their
+For private memory that can be written to there is one more, which says ENOMEM too (RLIMIT_DATA,
+since 4.7). Here they are looked at, and those that stand in the way are named with their
 figures and the way out. It is asked after a refusal, so it may take its time; it makes
 no call that could fail for the same reason. Where /proc is hidden the figures that only
 it has are left out, and the limit is named as one that may be the one.
@@ -30,7 +31,7 @@ cdef extern from "<sys/resource.h>" nogil:
         uint64_t rlim_cur
         uint64_t rlim_max
     enum:
-        RLIMIT_AS, RLIMIT_MEMLOCK
+        RLIMIT_AS, RLIMIT_DATA, RLIMIT_MEMLOCK
     uint64_t RLIM_INFINITY
     int getrlimit(int resource, rlimit *limit)
 
@@ -39,9 +40,11 @@ cdef enum:
     NEAR = 1024                 # mappings: closer to the limit than this, it is one to be named
 
 
-cdef uint64_t _addresses_used() noexcept nogil:
-    """Bytes of addresses that this process has mapped; 0 where /proc does not tell."""
-    cdef char text[32]
+cdef uint64_t _used(int field) noexcept nogil:
+    """Bytes that this process has mapped, by a field of statm: 0, all; 5, private memory that can be written to, with
+    the stack. 0 where /proc does not tell."""
+    cdef char text[160]
+    cdef char *at = text
     cdef const char *path = b"/proc/self/statm"
     cdef int64_t got
     cdef int64_t fd = call(CALL_OPENAT, AT_FDCWD, <int64_t>path, O_RDONLY | O_CLOEXEC)
@@ -52,27 +55,32 @@ cdef uint64_t _addresses_used() noexcept nogil:
     if got <= 0:
         return 0
     text[got] = 0
-    return <uint64_t>strtoull(text, NULL, 10) * base_page()
+    while field:
+        strtoull(at, &at, 10)
+        field -= 1
+    return <uint64_t>strtoull(at, NULL, 10) * base_page()
 
 
-cdef int _say_addresses(size_t nbytes, char *text, size_t room) noexcept nogil:
-    """RLIMIT_AS, if it leaves less than ``nbytes``; how long the sentence is."""
+cdef int _say_limit(int which, size_t nbytes, char *text, size_t room) noexcept nogil:
+    """RLIMIT_AS or RLIMIT_DATA, if it leaves less than ``nbytes``; how long the sentence is."""
     cdef rlimit limit
     cdef uint64_t used
-    if getrlimit(RLIMIT_AS, &limit) != 0 or limit.rlim_cur == RLIM_INFINITY:
+    cdef const char *name = b"RLIMIT_AS" if which == RLIMIT_AS else b"RLIMIT_DATA"
+    cdef const char *what = b"addresses" if which == RLIMIT_AS else b"private memory"
+    cdef const char *way = b"ulimit -v" if which == RLIMIT_AS else b"ulimit -d"
+    if getrlimit(which, &limit) != 0 or limit.rlim_cur == RLIM_INFINITY:
         return 0
-    used = _addresses_used()
+    used = _used(0 if which == RLIMIT_AS else 5)
     if used and used <= limit.rlim_cur and limit.rlim_cur - used >= nbytes:
         return 0
     if used == 0:
         return snprintf(
-            text, room, b" RLIMIT_AS allows %llu MiB of addresses: raise it (ulimit -v), or ask for less.",
-            <unsigned long long>(limit.rlim_cur >> 20),
+            text, room, b" %s allows %llu MiB of %s: raise it (%s), or ask for less.",
+            name, <unsigned long long>(limit.rlim_cur >> 20), what, way,
         )
     return snprintf(
-        text, room, b" RLIMIT_AS allows %llu MiB of addresses, %llu MiB of them in use: raise it (ulimit -v), "
-        b"or ask for less.",
-        <unsigned long long>(limit.rlim_cur >> 20), <unsigned long long>(used >> 20),
+        text, room, b" %s allows %llu MiB of %s, %llu MiB of them in use: raise it (%s), or ask for less.",
+        name, <unsigned long long>(limit.rlim_cur >> 20), what, <unsigned long long>(used >> 20), way,
     )
 
 
@@ -103,7 +111,7 @@ cdef const char *why_refused(int error, size_t nbytes, char *text) noexcept nogi
     text[0] = 0
     if error == ENOMEM:
         if nbytes:
-            used = _say_addresses(nbytes, text, ROOM_TEXT)
+            used = _say_limit(RLIMIT_AS, nbytes, text, ROOM_TEXT)
         if used < ROOM_TEXT - 1:
             used += _say_mappings(text + used, <size_t>(ROOM_TEXT - used))
         if used == 0:
@@ -122,3 +130,10 @@ cdef const char *why_refused(int error, size_t nbytes, char *text) noexcept nogi
             text, ROOM_TEXT, b" A filter of system calls (seccomp) or a security module refuses it: allow the call.",
         )
     return text
+
+
+cdef const char *why_private_refused(int error, size_t nbytes, char *text) noexcept nogil:
+    """The same of private memory that is to be written to."""
+    if error == ENOMEM and _say_limit(RLIMIT_DATA, nbytes, text, ROOM_TEXT):
+        return text
+    return why_refused(error, nbytes, text)
