@@ -182,18 +182,19 @@ def test_the_pages_of_ended_threads_are_adopted():
 def test_who_frees_a_block_of_an_ended_thread_goes_on_with_its_pages(heap):
     """It frees all of them as its own: the memory is back without trim, and serves any size."""
     blocks = []
-    run(lambda: blocks.extend(heap.malloc(64) for _ in range(200_000)))     # more than six segments
+    run(lambda: blocks.extend(heap.malloc(64) for _ in range(200_000)))  # more than six segments
     had = heap.stats().memory
     assert had >= 6 * FRAME
     half = len(blocks) // 2
     for address in blocks[:half]:
         heap.free(address)
-    assert heap.stats().memory <= had - FRAME   # of three: a whole one is kept, and one with the first page of a queue
+    # Of three, a whole one is kept, and one with the first page of a queue.
+    assert heap.stats().memory <= had - FRAME
     other = [heap.malloc(96) for _ in range(half // 2)]
     assert heap.stats().memory <= had
     for address in blocks[half:] + other:
         heap.free(address)
-    assert heap.stats().memory <= 3 * FRAME     # a whole one, and the first pages of two queues
+    assert heap.stats().memory <= 3 * FRAME  # a whole one, and the first pages of two queues
     emptied(heap)
 
 
