@@ -1,6 +1,7 @@
 """What a heap with debug tells: stacks, the environment's settings, what it holds; to Python, and to C."""
 
 import gc
+import re
 import signal
 import textwrap
 import threading
@@ -322,10 +323,11 @@ def test_leaks():
     """
     status, out, err = child(code, "leaks")
     assert (status, out) == (0, "")
-    assert err.startswith(
-        "mrm: heap 1 is closed with 4 blocks in use, of 3005 bytes\n  3, of 3000 bytes, allocated in"
-    )
-    assert ", in leaky\n" in err
+    assert err.startswith("mrm: heap 1 is closed with 4 blocks in use, of 3005 bytes\n")
+    # One place, or two: from 3.13 on the interpreter calls from another one of its own once it has seen the call.
+    places = re.findall(r"  (\d+), of (\d+) bytes, allocated in thread \d+:\n    File .*, in leaky\n", err)
+    assert 1 <= len(places) <= 2
+    assert (sum(int(n) for n, _ in places), sum(int(n) for _, n in places)) == (3, 3000)
     assert "  1, of 5 bytes, allocated in thread" in err
     assert "heap 2" not in err
     assert child(code, "1") == (0, "", "")
