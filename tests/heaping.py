@@ -99,7 +99,7 @@ def fill_up(allocate):
     return made
 
 
-def _started(functions):
+def started(functions):
     """Threads that run, one for each function, and a list of what these raise."""
     failed = []
 
@@ -119,7 +119,7 @@ def _started(functions):
 def beside(*functions):
     """While the block runs, each function runs in a thread, with an event that tells it to return."""
     stop = threading.Event()
-    threads, failed = _started([lambda function=function: function(stop) for function in functions])
+    threads, failed = started([lambda function=function: function(stop) for function in functions])
     try:
         yield
     finally:
@@ -133,9 +133,9 @@ def beside(*functions):
 def run(*functions, whole=True):
     """Each function in a thread of its own, until all have ended; what they raised is raised.
 
-    Python's join returns before a thread has left its heaps: ``whole`` waits for that, too.
+    Until 3.12 Python's join returns before a thread has left its heaps: ``whole`` waits for that, too.
     """
-    threads, failed = _started(functions)
+    threads, failed = started(functions)
     for thread in threads:
         thread.join()
     if whole:

@@ -7,7 +7,7 @@ import random
 import threading
 
 import pytest
-from heaping import FRAMES, check_figures, fill_up, holds, opened, run, walked, write
+from heaping import FRAMES, check_figures, fill_up, holds, opened, run, started, walked, write
 from helpers import FRAME, MIB, wait_until
 
 import mrm
@@ -274,7 +274,7 @@ def test_many_threads(heap):
 
 
 class Gate:
-    """Where threads wait on their way out, after Python's join has returned, and before they leave their heaps."""
+    """Where threads wait on their way out, when Python has done with them, and before they leave their heaps."""
 
     def __init__(self):
         self.libc = ctypes.CDLL(None)
@@ -292,20 +292,28 @@ class Gate:
 
 
 def test_a_heap_ends_while_threads_end():
-    """Python's join returns before a thread has left its heaps: it may give a segment that the heap gives, too."""
+    """A thread leaves its heaps on its way out: it may give a segment that the heap gives, too."""
     gate, tasks = Gate(), len(os.listdir("/proc/self/task"))
     with mrm.Pool(FRAMES * FRAME, huge="off") as pool:
         for _ in range(10):
+            done = threading.Semaphore(0)
             with mrm.Heap(pool) as heap:
 
-                def work(heap=heap):
+                def work(heap=heap, done=done):
                     for address in [heap.malloc(900_000) for _ in range(6)]:
                         heap.free(address)
                     gate.at_the_end()
+                    done.release()
 
                 write(heap.malloc(8 * FRAME), 8 * FRAME, 1)  # so that its addresses take a while to end
-                run(*[work] * 4, whole=False)
+                threads, failed = started([work] * 4)
+                for _ in threads:
+                    assert done.acquire(timeout=60)
+                # Not joined: from 3.13 on that waits for those at the gate.
                 gate.let_go(4)
+            for thread in threads:
+                thread.join()
+            assert not failed
             wait_until(lambda: len(os.listdir("/proc/self/task")) == tasks)
             assert pool.audit().free == FRAMES
 
