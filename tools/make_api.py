@@ -67,6 +67,12 @@ MODULES = {
 }
 
 
+#: A number has its type's docstring, which says nothing of it, and something else with each Python.
+NUMBERS = {
+    "FRAME_SIZE": "Bytes of a frame: the processor's next larger page, 2 MiB where base pages have 4 KiB."
+}
+
+
 def split_signature(name: str, text: str) -> tuple[str, str]:
     """Cython puts the signature into the docstring's first line: the two, apart."""
     first, _, rest = text.partition("\n")
@@ -112,7 +118,7 @@ def members(cls: type) -> list[tuple[str, object]]:
 def section(name: str, place: str = "mrm") -> str:
     """One class or function of the package."""
     thing = getattr(importlib.import_module(place), name)
-    signature, text = split_signature(name, thing.__doc__ or "")
+    signature, text = split_signature(name, NUMBERS.get(name) or thing.__doc__ or "")
     if inspect.isfunction(thing):
         signature = f"{name}{inspect.signature(thing)}"
     elif name == "Pool":
