@@ -9,8 +9,8 @@ cimport cython
 from libc.stddef cimport size_t
 from libc.string cimport memset
 
-from mrm._bytes cimport Bytes, give_back
-from mrm.heap.blocks cimport heap_calloc, heap_malloc, heap_realloc
+from mrm._bytes cimport Bytes
+from mrm.heap.blocks cimport heap_calloc, heap_free, heap_malloc, heap_realloc
 from mrm.heap.heap cimport heap_release, heap_retain
 from mrm.heap.state cimport heap_t
 from mrm.heap.traces cimport trace_note
@@ -45,10 +45,16 @@ cdef class Buffer(Bytes):
         return 0
 
     cdef int _end(self) except -1:
-        if self.heap.debug != NULL:
+        cdef heap_t *heap = self.heap
+        cdef void *block = self.block
+        if heap.debug != NULL:
             trace_note()
+        # Gone before the GIL is: another thread may begin to look then.
+        self.heap = NULL
+        self.block = NULL
         with nogil:
-            give_back(self)
+            heap_free(heap, block)
+            heap_release(heap)
         return 0
 
 

@@ -33,6 +33,8 @@ cdef class Bytes:
     def __dealloc__(self):
         give_back(self)
 
+    # What follows is for the kinds to say, as the header lists it; nobody makes one that is neither.
+
     cdef str _title(self):
         """What its repr calls it."""
         raise NotImplementedError
@@ -46,7 +48,7 @@ cdef class Bytes:
         raise NotImplementedError
 
     cdef int _end(self) except -1:
-        """Free the block, and let go of the heap."""
+        """Free the block, and let go of the heap; it is gone before anything is called that lets the GIL go."""
         raise NotImplementedError
 
     cdef str _word(self):

@@ -1,9 +1,12 @@
 """Buffers and arrays: what looks at them keeps them in place, and they keep heap and pool."""
 
+import contextlib
 import copy
 import gc
 import io
 import pickle
+import sys
+import time
 import weakref
 
 import pytest
@@ -194,6 +197,37 @@ def test_nobody_looks_at_a_buffer_that_another_thread_resizes(heap):
     buffer.free()
     for address in behind:
         heap.free(address)
+
+
+def test_nobody_looks_at_a_buffer_that_another_thread_frees(heap):
+    """It is gone before the GIL is: who has a view of it has its bytes."""
+    buffers, gone = [heap.buffer(16)], []
+
+    def look(stop):
+        while not stop.is_set():
+            buffer = buffers[0]
+            try:
+                view = memoryview(buffer)
+            except (BufferError, mrm.ClosedError):
+                continue
+            try:
+                assert buffer.address
+            except mrm.ClosedError:
+                gone.append(buffer)
+            view.release()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with beside(look):
+            until = time.monotonic() + 1
+            while time.monotonic() < until:
+                buffers[0] = heap.buffer(3 * MIB)
+                with contextlib.suppress(BufferError):
+                    buffers[0].free()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not gone
 
 
 # ---- arrays ----------------------------------------------------------------------------------
