@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from mrm import _arenas, _large
 from mrm._coverage import Portion, coverage_of_ranges
 from mrm.errors import ArgumentError, BackingWarning, Error, ForkedError, FundingError
-from mrm.physical.limits import address_space_used, overcommit_memory
+from mrm.physical.limits import address_space_used, overcommit_memory, private_memory_used
 from mrm.physical.transparent import swap_and_memory, why_not
 from mrm.sizes import format_size, parse_size, parse_size_or_zero
 from mrm.system.features import is_missing
@@ -322,24 +322,29 @@ def installed() -> Objects | None:
     return _process.current
 
 
+def _limits() -> list[tuple[int, int, str]]:
+    """Limits on what private memory takes once it is mapped: bytes, those in use, and how to raise it."""
+    limits = [
+        (resource.RLIMIT_AS, address_space_used, "ulimit -v"),
+        (resource.RLIMIT_DATA, private_memory_used, "ulimit -d"),
+    ]
+    found = [(resource.getrlimit(which)[0], used, way) for which, used, way in limits]
+    return [(limit, used(), way) for limit, used, way in found if limit != resource.RLIM_INFINITY]
+
+
 def _why_no_heap() -> str:
     """Why there is no heap for large blocks; an empty string if there is."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit == resource.RLIM_INFINITY:
-        return ""
-    return (
+    return "; ".join(
         f"the process's addresses are limited to {format_size(limit)}, and a heap takes several times those of the "
-        "machine's memory; raise the limit (ulimit -v)"
+        f"machine's memory; raise the limit ({way})"
+        for limit, _, way in _limits()
     )
 
 
 def _addresses_wanted() -> int:
-    """Bytes of addresses for all arenas: no more than half of those that a limit leaves."""
-    wanted = _ROOM * swap_and_memory()
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY:
-        wanted = min(wanted, max(0, limit - address_space_used()) // 2)
-    return wanted
+    """Bytes of addresses for all arenas: no more than half of those that limits leave."""
+    left = [max(0, limit - used) // 2 for limit, used, _ in _limits()]
+    return min([_ROOM * swap_and_memory(), *left])
 
 
 def _why_no_arenas() -> str:

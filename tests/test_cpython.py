@@ -250,17 +250,21 @@ def test_addresses_are_refused():
     )
 
 
-def test_a_limit_on_addresses():
+@pytest.mark.parametrize(
+    ("limit", "used", "way"),
+    [("RLIMIT_AS", "address_space_used", "ulimit -v"), ("RLIMIT_DATA", "private_memory_used", "ulimit -d")],
+)
+def test_a_limit_on_addresses(limit, used, way):
     run(
-        """
+        f"""
         import resource
-        from mrm.physical.limits import address_space_used
-        room = address_space_used() + (1 << 30)
-        resource.setrlimit(resource.RLIMIT_AS, (room, room))
+        from mrm.physical.limits import {used}
+        room = {used}() + (1 << 30)
+        resource.setrlimit(resource.{limit}, (room, room))
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             objects = mrm.cpython.install()
-        assert any("ulimit -v" in str(w.message) for w in said), said
+        assert any("{way}" in str(w.message) for w in said), said
         made = make()
         assert good(made) and objects.stats().arenas > 10 and objects.stats().large_memory == 0
         try:

@@ -211,6 +211,12 @@ def address_space_used(root: Path = ROOT) -> int:
     return int(words[0]) * base_page_size() if words else 0
 
 
+def private_memory_used(root: Path = ROOT) -> int:
+    """Bytes of private memory that this process can write to, its stack included: what RLIMIT_DATA counts."""
+    words = read_text(root / "proc/self/statm").split()
+    return int(words[5]) * base_page_size() if len(words) > 5 else 0
+
+
 # ---- what stood in the way -------------------------------------------------------
 
 
