@@ -34,7 +34,7 @@ from mrm.heap.held cimport debug_reachable, held_empty, held_put
 from mrm.heap.inspection cimport inspect_ending, inspect_trim
 from mrm.heap.page cimport SEGMENT_SHIFT
 from mrm.heap.records cimport (
-    RECORD_BUSY, RECORD_LIVE, queue_remove, record_t, table_add, table_around, table_close, table_find, table_open,
+    RECORD_BUSY, RECORD_LIVE, queue_remove, record_t, table_add, table_close, table_find, table_near, table_open,
     table_remove,
 )
 from mrm.heap.reports cimport report_begin, report_damage, report_end, report_refusal, say_place
@@ -65,6 +65,7 @@ cdef record_t *claim(debug_t *debug, void *block, bint frees) noexcept nogil:
     cdef record_t found
     cdef record_t *record
     cdef debug_t *other
+    cdef bint known
     cdef char where[LABEL]          # what the other heap is called, whose the block is
     where[0] = 0
     mrm_lock(&debug.lock)
@@ -73,12 +74,9 @@ cdef record_t *claim(debug_t *debug, void *block, bint frees) noexcept nogil:
         record.state = RECORD_BUSY
         mrm_unlock(&debug.lock)
         return record
-    if record == NULL:
-        record = table_around(&debug.table, block)
-    if record != NULL:
-        found = record[0]
+    known = table_near(&debug.table, block, &found)
     mrm_unlock(&debug.lock)
-    if record == NULL:
+    if not known:
         mrm_lock(&list_lock)
         other = all_debugs
         while other != NULL and where[0] == 0:
@@ -89,7 +87,7 @@ cdef record_t *claim(debug_t *debug, void *block, bint frees) noexcept nogil:
                 mrm_unlock(&other.lock)
             other = other.next
         mrm_unlock(&list_lock)
-    report_refusal(debug.heap, block, &found if record != NULL else NULL, where, frees)
+    report_refusal(debug.heap, block, &found if known else NULL, where, frees)
     return NULL
 
 
@@ -212,24 +210,20 @@ cdef size_t debug_usable(heap_t *heap, const void *block) noexcept nogil:
     """Bytes that a block was asked for with; 0, with the failure, for what is none."""
     cdef debug_t *debug = debug_of(heap)
     cdef record_t found
-    cdef record_t *record
+    cdef bint known
     cdef text_t text
     if not debug_reachable(heap):
         return 0
     mrm_lock(&debug.lock)
-    record = table_find(&debug.table, block)
-    if record == NULL:
-        record = table_around(&debug.table, block)
-    if record != NULL:
-        found = record[0]
+    known = table_near(&debug.table, block, &found)
     mrm_unlock(&debug.lock)
-    if record != NULL and found.block == block and found.state == RECORD_LIVE:
+    if known and found.block == block and found.state == RECORD_LIVE:
         return found.nbytes
     # Who asks may do so to find out whether it is a block: no report.
     mrm_fail(failure(), MRM_BAD_BLOCK, 0, 0, block, 0, b"")
     text.at = <char *>failure().text
     text.room = sizeof(failure().text)
-    say_place(&text, heap, block, &found if record != NULL else NULL, b"")
+    say_place(&text, heap, block, &found if known else NULL, b"")
     return 0
 
 

@@ -12,7 +12,7 @@ from mrm cimport MRM_BAD_ARGUMENT
 from mrm.heap.debug cimport debug_of, debug_t
 from mrm.heap.fences cimport DAMAGES, damage_t, fences_mend
 from mrm.heap.held cimport debug_reachable, held_empty, held_poisoned
-from mrm.heap.records cimport RECORD_HELD, RECORD_LIVE, record_t, table_around, table_find
+from mrm.heap.records cimport RECORD_HELD, RECORD_LIVE, record_t, table_near
 from mrm.heap.reports cimport (
     report_begin, report_damage, report_end, report_more, say_history, say_leaks, say_place,
 )
@@ -115,15 +115,11 @@ cdef void debug_explain(heap_t *heap, const void *address, text_t *text) noexcep
     """Add to a text what an address is, and where the block there was allocated and freed."""
     cdef debug_t *debug = debug_of(heap)
     cdef record_t found
-    cdef record_t *record
+    cdef bint known
     mrm_lock(&debug.lock)
-    record = table_find(&debug.table, address)
-    if record == NULL:
-        record = table_around(&debug.table, address)
-    if record != NULL:
-        found = record[0]
+    known = table_near(&debug.table, address, &found)
     mrm_unlock(&debug.lock)
-    say_place(text, heap, address, &found if record != NULL else NULL, b"")
+    say_place(text, heap, address, &found if known else NULL, b"")
     say(text, b"\n")
-    if record != NULL:
+    if known:
         say_history(text, &found)

@@ -9,7 +9,9 @@ threads follow one another (larson) kept putting blocks on pages where nobody lo
 
 from libc.stdint cimport uint32_t
 
-from mrm.heap.page cimport ALL_SLICES, PAGE_FULL, SEGMENT_USED, SLICES, mrm_owner, mrm_set_owner
+from mrm.heap.page cimport (
+    ALL_SLICES, PAGE_FULL, SEGMENT_USED, SLICES, mrm_owner, mrm_set_owner, segment_push, segment_remove,
+)
 from mrm.heap.pages cimport (
     page_full, page_unfull, page_unlist, segment_collect, segment_drop, segment_link, segment_unlink,
 )
@@ -46,12 +48,7 @@ cdef void segment_adopt(local_t *local, segment_t *segment) noexcept nogil:
 cdef void orphan_unlink(local_t *local, segment_t *segment) noexcept nogil:
     """Take a segment out of the list of those without a thread, for this one; the lock is held."""
     cdef heap_t *heap = local.heap
-    if segment.next != NULL:
-        segment.next.previous = segment.previous
-    if segment.previous != NULL:
-        segment.previous.next = segment.next
-    else:
-        heap.orphans = segment.next
+    segment_remove(&heap.orphans, segment)
     # Before the lock is let go: who frees a block in it must not take it, too.
     mrm_set_owner(&segment.owner, local)
     mrm_store32(&heap.abandoned, heap.abandoned - 1)
@@ -107,11 +104,7 @@ cdef void segment_leave(local_t *local, segment_t *segment) noexcept nogil:
     segment_unlink(local, segment)
     mrm_lock(&heap.lock)
     mrm_set_owner(&segment.owner, ABANDONED)
-    segment.previous = NULL
-    segment.next = heap.orphans
-    if segment.next != NULL:
-        segment.next.previous = segment
-    heap.orphans = segment
+    segment_push(&heap.orphans, segment)
     mrm_store32(&heap.abandoned, heap.abandoned + 1)
     mrm_unlock(&heap.lock)
 

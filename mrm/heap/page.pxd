@@ -88,3 +88,21 @@ cdef struct segment_t:
     segment_t *open_previous
     uint32_t number
     uint32_t is_open            # whether it is in that list
+
+
+# Of the lists of segments, each with its head: a thread's, by buckets, and the heap's of those without a thread.
+cdef inline void segment_push(segment_t **head, segment_t *segment) noexcept nogil:
+    segment.previous = NULL
+    segment.next = head[0]
+    if head[0] != NULL:
+        head[0].previous = segment
+    head[0] = segment
+
+
+cdef inline void segment_remove(segment_t **head, segment_t *segment) noexcept nogil:
+    if segment.next != NULL:
+        segment.next.previous = segment.previous
+    if segment.previous != NULL:
+        segment.previous.next = segment.next
+    else:
+        head[0] = segment.next

@@ -26,7 +26,7 @@ from libc.string cimport memset
 from mrm.heap.classes cimport CLASSES, DIRECT, class_bytes, shape_of, shape_t
 from mrm.heap.page cimport (
     ALL_SLICES, FREED_BITS, FREED_SHIFT, FREED_WAKES, PAGE_FULL, PAGE_QUIET, PAGE_ZERO, SEGMENT_SHIFT,
-    SLICE_SHIFT, SLICES, mrm_set_owner,
+    SLICE_SHIFT, SLICES, mrm_set_owner, segment_push, segment_remove,
 )
 from mrm.heap.segments cimport segment_give
 from mrm.heap.state cimport BUCKETS, heap_t
@@ -150,13 +150,8 @@ cdef void open_remove(local_t *local, segment_t *segment) noexcept nogil:
 
 cdef void segment_link(local_t *local, segment_t *segment) noexcept nogil:
     """Make a segment a thread's."""
-    cdef segment_t **bucket = &local.segments[segment.number % BUCKETS]
     mrm_set_owner(&segment.owner, local)
-    segment.previous = NULL
-    segment.next = bucket[0]
-    if bucket[0] != NULL:
-        bucket[0].previous = segment
-    bucket[0] = segment
+    segment_push(&local.segments[segment.number % BUCKETS], segment)
     segment.is_open = False
     if segment.free:
         open_push(local, segment)
@@ -167,12 +162,7 @@ cdef void segment_unlink(local_t *local, segment_t *segment) noexcept nogil:
     """Take a segment out of its thread's lists."""
     local.whole -= segment.free == ALL_SLICES
     open_remove(local, segment)
-    if segment.next != NULL:
-        segment.next.previous = segment.previous
-    if segment.previous != NULL:
-        segment.previous.next = segment.next
-    else:
-        local.segments[segment.number % BUCKETS] = segment.next
+    segment_remove(&local.segments[segment.number % BUCKETS], segment)
 
 
 # ---- what other threads freed ---------------------------------------------------------------

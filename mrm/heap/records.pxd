@@ -42,7 +42,7 @@ cdef struct table_t:
 cdef int table_open(table_t *table) noexcept nogil
 cdef void table_close(table_t *table) noexcept nogil
 cdef record_t *table_find(const table_t *table, const void *block) noexcept nogil
-cdef record_t *table_around(const table_t *table, const void *address) noexcept nogil
+cdef bint table_near(const table_t *table, const void *address, record_t *found) noexcept nogil
 cdef void table_add(table_t *table, record_t *record) noexcept nogil
 cdef void table_remove(table_t *table, record_t *record) noexcept nogil
 

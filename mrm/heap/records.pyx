@@ -75,6 +75,16 @@ cdef record_t *table_around(const table_t *table, const void *address) noexcept 
     return found
 
 
+cdef bint table_near(const table_t *table, const void *address, record_t *found) noexcept nogil:
+    """A copy of the record of the block that begins at an address, or else that it lies in; False if there is none."""
+    cdef const record_t *record = table_find(table, address)
+    if record == NULL:
+        record = table_around(table, address)
+    if record != NULL:
+        found[0] = record[0]
+    return record != NULL
+
+
 cdef void grow(table_t *table) noexcept nogil:
     """Four times as many buckets, if there is memory for them."""
     cdef table_t larger
