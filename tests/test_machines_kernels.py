@@ -70,6 +70,12 @@ def test_the_newest_of_a_name_is_fetched_into_an_empty_cache(mirror):
     assert at_hand() == [found]
 
 
+def test_a_kernel_that_is_there_is_fetched_anew(mirror):
+    add(mirror, NEW)
+    assert (fetch("5.10"), fetch("5.10")) == (NEW, NEW)
+    assert [found.version for found in at_hand()] == [NEW]
+
+
 def test_machines_that_want_the_same_kernel_fetch_it_once(mirror):
     add(mirror, NEW)
     with ThreadPoolExecutor(4) as machines:

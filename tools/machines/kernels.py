@@ -73,10 +73,9 @@ def kernel(wanted: str) -> Kernel:
     MachineError
         If no kernel of that name can be had.
     """
-    if wanted == NEWEST:
-        with _FETCHING:
-            wanted = _newest()
     with _FETCHING:
+        if wanted == NEWEST:
+            wanted = _newest()
         for attempt in range(2):
             there = {found.version: found for found in at_hand()}
             matching = match(there, wanted)
@@ -134,9 +133,10 @@ def _fetch(version: str) -> None:
         for package in packages.glob("*.deb"):
             asked = ["dpkg-deb", "-x", str(package), str(unpacked)]
             subprocess.run(asked, check=True, capture_output=True, text=True)
-        kernels = cache() / "kernels"
-        kernels.mkdir(exist_ok=True)
-        unpacked.rename(kernels / version)
+        place = cache() / "kernels" / version
+        place.parent.mkdir(exist_ok=True)
+        shutil.rmtree(place, ignore_errors=True)
+        unpacked.rename(place)
     finally:
         shutil.rmtree(packages, ignore_errors=True)
 
