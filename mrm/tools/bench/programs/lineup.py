@@ -110,7 +110,7 @@ def _no_huge_arenas(python: str) -> str | None:
     asked = "import sysconfig; print(sysconfig.get_config_var('PYMALLOC_USE_HUGEPAGES'))"
     if ask(python, asked).stdout.strip() == "1":
         return None
-    return f"{python} was not built with huge pages for its arenas (--with-pymalloc-hugepages, from 3.15 on)"
+    return "the interpreter was not built with huge pages for its arenas (--with-pymalloc-hugepages, from 3.15 on)"
 
 
 def ask(
