@@ -10,7 +10,7 @@ threads follow one another (larson) kept putting blocks on pages where nobody lo
 from libc.stdint cimport uint32_t
 
 from mrm.heap.page cimport (
-    ALL_SLICES, PAGE_FULL, SEGMENT_USED, SLICES, mrm_owner, mrm_set_owner, segment_push, segment_remove,
+    ALL_SLICES, DONE_ALWAYS, SEGMENT_USED, SLICES, mrm_owner, mrm_set_owner, segment_push, segment_remove,
 )
 from mrm.heap.pages cimport (
     page_full, page_unfull, page_unlist, segment_collect, segment_drop, segment_link, segment_unlink,
@@ -38,7 +38,7 @@ cdef void segment_adopt(local_t *local, segment_t *segment) noexcept nogil:
             continue
         mrm_set_owner(&page[i].owner, local)
         page[i].next = page[i].previous = NULL
-        page[i].flags |= PAGE_FULL
+        page[i].done = DONE_ALWAYS
         # Owned first, then asked for a wake: whoever frees a block after that finds the new owner.
         if page[i].free != NULL or page[i].fresh < page[i].end or not page_full(&page[i]):
             page_unfull(local, &page[i])

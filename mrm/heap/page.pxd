@@ -11,7 +11,7 @@ there (FREED_WAKES): whoever frees the next block then sets the page's bit in it
 owner's ``notice``, which it looks at when it needs memory. No list is shared.
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 
 cdef extern from "heap/bits.h" nogil:
@@ -29,9 +29,14 @@ cdef enum:
 
 # Flags of a page.
 cdef enum:
-    PAGE_FULL = 1               # in no queue: nothing was free in it when its owner last looked
-    PAGE_ZERO = 2               # what is fresh in it has never been written to
-    PAGE_QUIET = 4              # PAGE_FULL, and those who free its blocks were not asked to tell (pages.pyx)
+    PAGE_ZERO = 1               # what is fresh in it has never been written to
+    PAGE_QUIET = 2              # full, and those who free its blocks were not asked to tell (pages.pyx)
+
+# What ``used`` has come down to when a free is more than a link in a list: see ``page_done``.
+cdef enum:
+    DONE_NEVER = -1             # the first of its queue
+    DONE_EMPTY = 0              # another one of a queue: it is dropped
+    DONE_ALWAYS = 0x7FFFFFFF    # full, and in no queue: nothing was free in it when its owner last looked
 
 # A page's ``freed``: blocks << 32 | where the first lies in its segment, in grains, and one more; 0: none.
 cdef enum:
@@ -55,11 +60,28 @@ cdef struct page_t:
     uint8_t back                # slices from here back to the first of its page
     uint8_t slices
     uint8_t flags               # PAGE_...
-    uint32_t segment
+    int32_t done                # DONE_...
     page_t *next                # in its owner's queue of the class, or among the quiet ones
     page_t *previous            # of the first in a queue: the last
     uint64_t freed              # by other threads; atomic
-    uint64_t apart[7]
+    uint32_t segment
+    uint32_t apart[13]
+
+
+cdef inline bint page_done(const page_t *page) noexcept nogil:
+    """Whether its owner, who has just freed a block in it, has to call ``page_freed``.
+
+    One comparison for both reasons, and none that the first page of a queue can meet: a program that frees all that
+    it allocated, over and over (lifo), empties that page each time, and a branch that is taken once in a
+    hundred times is mispredicted each time. With two branches lifo was at 0.80 to 1.0 of mimalloc, with
+    this one it is at 1.2.
+    """
+    return <int32_t>page.used <= page.done
+
+
+cdef inline bint page_is_full(const page_t *page) noexcept nogil:
+    """Whether it is in no queue."""
+    return page.done == DONE_ALWAYS
 
 
 # What a segment is.

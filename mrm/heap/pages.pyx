@@ -25,8 +25,8 @@ from libc.string cimport memset
 
 from mrm.heap.classes cimport CLASSES, DIRECT, class_bytes, shape_of, shape_t
 from mrm.heap.page cimport (
-    ALL_SLICES, FREED_BITS, FREED_SHIFT, FREED_WAKES, PAGE_FULL, PAGE_QUIET, PAGE_ZERO, SEGMENT_SHIFT,
-    SLICE_SHIFT, SLICES, mrm_set_owner, segment_push, segment_remove,
+    ALL_SLICES, DONE_ALWAYS, DONE_EMPTY, DONE_NEVER, FREED_BITS, FREED_SHIFT, FREED_WAKES, PAGE_QUIET, PAGE_ZERO,
+    SEGMENT_SHIFT, SLICE_SHIFT, SLICES, mrm_set_owner, page_is_full, segment_push, segment_remove,
 )
 from mrm.heap.segments cimport segment_give
 from mrm.heap.state cimport BUCKETS, heap_t
@@ -58,6 +58,10 @@ cdef void set_first(local_t *local, uint32_t number, page_t *page) noexcept nogi
     """Make a page the first of its queue, for sizes that are looked up by grains, too."""
     cdef uint32_t grain = 0 if number == 0 else <uint32_t>(class_bytes(number - 1) >> 4) + 1
     cdef uint32_t last = min(<uint32_t>(class_bytes(number) >> 4), <uint32_t>(DIRECT - 1))
+    if local.queue[number] != &nothing:
+        local.queue[number].done = DONE_EMPTY
+    if page != &nothing:
+        page.done = DONE_NEVER
     local.queue[number] = page
     while grain <= last:
         local.direct[grain] = page
@@ -72,6 +76,7 @@ cdef void queue_push(local_t *local, page_t *page) noexcept nogil:
         page.previous = page
         set_first(local, page.number, page)
         return
+    page.done = DONE_EMPTY
     # Until its turn comes, more of it may be free; but those of large blocks come empty, if they are left alone.
     page.previous = first.previous if page.nbytes <= IN_TURN else first
     page.next = page.previous.next
@@ -98,7 +103,8 @@ cdef void queue_remove(local_t *local, page_t *page) noexcept nogil:
 
 cdef void quiet_push(local_t *local, page_t *page) noexcept nogil:
     """Put a page that has left its queue among the quiet ones."""
-    page.flags |= PAGE_FULL | PAGE_QUIET
+    page.flags |= PAGE_QUIET
+    page.done = DONE_ALWAYS
     page.previous = NULL
     page.next = local.quiet[page.number]
     if page.next != NULL:
@@ -108,7 +114,7 @@ cdef void quiet_push(local_t *local, page_t *page) noexcept nogil:
 
 cdef void page_unlist(local_t *local, page_t *page) noexcept nogil:
     """Take a page out of its queue, or from among the quiet ones, if it is in either."""
-    if not page.flags & PAGE_FULL:
+    if not page_is_full(page):
         queue_remove(local, page)
         return
     if not page.flags & PAGE_QUIET:
@@ -231,7 +237,6 @@ cdef bint page_full(page_t *page) noexcept nogil:
 cdef void page_unfull(local_t *local, page_t *page) noexcept nogil:
     """Put a page back into its queue, as one of its blocks was freed."""
     page_unlist(local, page)
-    page.flags &= ~<uint8_t>PAGE_FULL
     queue_push(local, page)
 
 
@@ -352,9 +357,9 @@ cdef bint page_empty(local_t *local, page_t *page) noexcept nogil:
 
 cdef void page_freed(local_t *local, page_t *page) noexcept nogil:
     """What follows when a page has a block free again, or has nothing else."""
-    if page.flags & PAGE_FULL:
+    if page_is_full(page):
         page_unfull(local, page)
-    if page.used == 0 and local.queue[page.number] != page:
+    if page.used == 0 and page.done != DONE_NEVER:
         page_empty(local, page)
 
 
@@ -375,14 +380,14 @@ cdef void pages_wake(local_t *local) noexcept nogil:
                 page = &local.heap.pages[<size_t>segment.number * SLICES + <uint32_t>mrm_lowest64(woken)]
                 woken &= woken - 1
                 # The bit may be an old one, of a page that is in its queue again, or is no more.
-                if page.nbytes == 0 or not page.flags & PAGE_FULL:
+                if page.nbytes == 0 or not page_is_full(page):
                     continue
                 if page_collect(local.heap, page) == 0 and page_full(page):
                     continue
                 if page.free == NULL:
                     page_collect(local.heap, page)
                 page_unfull(local, page)
-                if page.used == 0 and local.queue[page.number] != page and page_empty(local, page):
+                if page.used == 0 and page.done != DONE_NEVER and page_empty(local, page):
                     break
             segment = next
 
@@ -398,7 +403,7 @@ cdef void segment_collect(local_t *local, segment_t *segment) noexcept nogil:
             i += 1
             continue
         slices = page[i].slices
-        if page_collect_all(local.heap, &page[i]) and page[i].flags & PAGE_FULL:
+        if page_collect_all(local.heap, &page[i]) and page_is_full(&page[i]):
             page_unfull(local, &page[i])
         if page[i].used == 0:
             page_drop(local, &page[i])
