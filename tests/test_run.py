@@ -208,7 +208,15 @@ def test_no_such_file(both):
 
 
 def test_ctrl_c(tmp_path):
-    write(tmp_path, "import time; print('there', flush=True)\ntime.sleep(60)")
+    write(
+        tmp_path,
+        """
+        import signal, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)    # whatever the tests were started with
+        print("there", flush=True)
+        time.sleep(60)
+        """,
+    )
     endings = []
     for launcher in ((), RUN):
         with subprocess.Popen(

@@ -40,6 +40,7 @@ LEFT_OUT = {
     "test_clients.py": "builds clients against the installed wheel, which is compiled without sanitizers",
     "test_demo.py": "minutes of a client's work and of matplotlib's; races.c does the same to the core",
     "test_features.py::test_trials_leave_nothing_and_are_made_once": "sees the sanitizer's mappings as mrm's",
+    "test_heap_limits.py": "limits the process's addresses, of which AddressSanitizer takes most for its shadow",
     "test_limits_process.py::test_locking_all_that_is_mapped_is_told_to_be_the_reason": "needs mlockall, which "
     "AddressSanitizer makes do nothing, as it would lock its shadow",
     "test_example_lua.py": "runs Lua programs in processes of their own, and measures them",
