@@ -20,7 +20,7 @@ from mrm.tools.replay.calls cimport (
 
 
 cdef extern from "<stdlib.h>" nogil:
-    void *aligned_alloc(size_t alignment, size_t nbytes)
+    int posix_memalign(void **block, size_t alignment, size_t nbytes)
 
 
 cdef struct outcome_t:
@@ -36,12 +36,15 @@ cdef inline size_t least(uint64_t nbytes, size_t one) noexcept nogil:
 
 cdef inline void *by_libc(const call_t *call, void *block) noexcept nogil:
     """A block made or changed by libc, for which nothing is a size that frees."""
+    cdef void *made = NULL
     if call.kind == CALL_REALLOC:
         return realloc(block, least(call.nbytes, 1))
     if call.kind == CALL_CALLOC:
         return calloc(1, least(call.nbytes, 1))
     if call.kind == CALL_ALIGNED:
-        return aligned_alloc(least(call.alignment, sizeof(void *)), least(call.nbytes, 1))
+        # Not aligned_alloc, which may refuse a size that is no multiple of the alignment (C11).
+        posix_memalign(&made, least(call.alignment, sizeof(void *)), least(call.nbytes, 1))
+        return made
     return malloc(least(call.nbytes, 1))
 
 
