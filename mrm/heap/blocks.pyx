@@ -16,7 +16,7 @@ from libc.string cimport memcpy
 from mrm cimport MRM_OK
 from mrm.heap.classes cimport DIRECT, LARGEST_SMALL, class_of
 from mrm.heap.local cimport local_find, local_free_later, locals_tell
-from mrm.heap.page cimport SLICE_SHIFT, mrm_relaxed, page_done, page_t
+from mrm.heap.page cimport SLICE_SHIFT, mrm_relaxed, page_put, page_t
 from mrm.heap.pages cimport page_freed
 from mrm.heap.slow cimport slow_aligned, slow_calloc, slow_free, slow_malloc, slow_realloc, slow_usable_size
 from mrm.heap.state cimport heap_t, local_t
@@ -92,10 +92,7 @@ cdef int heap_free(heap_t *heap, void *block) noexcept nogil:
             local_free_later(local, page, block)
             return MRM_OK
         return slow_free(heap, block)
-    (<void **>block)[0] = page.free
-    page.free = block
-    page.used -= 1
-    if unlikely(page_done(page)):
+    if unlikely(page_put(page, block)):
         page_freed(local, page)
     return MRM_OK
 

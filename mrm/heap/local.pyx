@@ -16,12 +16,13 @@ as used until then: 330 KiB a thread at the most.
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
+from posix.stdlib cimport posix_memalign
 
 from mrm cimport MRM_CLOSED, MRM_FORKED, MRM_NO_MEMORY, MRM_OK
 from mrm.heap.orphans cimport orphan_adopt, segment_leave
 from mrm.heap.page cimport (
     FREED_BITS, FREED_SHIFT, FREED_WAKES, SEGMENT_FROZEN, SEGMENT_SHIFT, SEGMENT_USED, SLICES, mrm_owner,
-    mrm_relaxed, segment_t,
+    mrm_relaxed, page_put, segment_t,
 )
 from mrm.heap.pages cimport page_freed, pages_forget
 from mrm.heap.state cimport ABANDONED, BUCKETS, CHAINS, chain_t
@@ -41,9 +42,6 @@ cdef extern from "system/lock.h" nogil:
 
 cdef extern from "heap/bits.h" nogil:
     uint64_t mrm_bits_or64(uint64_t *p, uint64_t bits)
-
-cdef extern from "<stdlib.h>" nogil:
-    int posix_memalign(void **memory, size_t alignment, size_t nbytes)
 
 cdef extern from * nogil:
     """
@@ -197,10 +195,8 @@ cdef void local_free_later(local_t *local, page_t *page, void *block) noexcept n
     """Free a block of a page that is not this thread's: with others of the same page, or by adopting it."""
     cdef chain_t *chain
     if mrm_relaxed(&page.owner) == ABANDONED and orphan_adopt(local, page):
-        (<void **>block)[0] = page.free
-        page.free = block
-        page.used -= 1
-        page_freed(local, page)
+        if page_put(page, block):
+            page_freed(local, page)
         return
     if page.nbytes > CHAIN_BLOCK:
         freed_push(local.heap, page, block, block, 1)

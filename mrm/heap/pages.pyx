@@ -6,15 +6,15 @@ A queue has the pages of a class in which something may be free; its first is wh
 from until it has none. Then some more of what was never handed out is strung up, or it is full: it leaves the
 queue, and comes back when one of its blocks is freed. It comes back as the last, so that more of it is free when its
 turn comes: else a program that replaces blocks at random (larson) had a block or two of a page at a time, and
-was at 0.85 of mimalloc. But pages that are left alone may come empty, and serve another class; so those of
+took 1.15 times as long. But pages that are left alone may come empty, and serve another class; so those of
 blocks above 576 bytes, of which a page has few, come back behind the first. With 768 in place of 576 larson was at
-1.17, and had 1.18 of mimalloc's memory; like this it is at 0.96 to 1.01, with 1.02 of the memory.
+1.17, and had 1.18 of mimalloc's memory; like this it is at 0.97 to 1.06, with 1.01 of the memory.
 
 Other threads that free a page's blocks have to be asked to tell, by a compare and swap on the page, which waits
 for all that the program wrote before. So a full page is quiet at first: nobody was asked. Its owner's next free
 brings it back for nothing; or the owner looks by itself, when its queue is empty, and asks only then, and
 not for the last few, at which it will look again. Blocks of 8 KiB to 1 MiB, of which a page has one to
-four, went from 0.83 to 0.91 of mimalloc to 0.97 to 1.03 by that.
+four, became 1.13 to 1.17 times as fast by that.
 
 A page whose blocks are all free gives its slices back, unless it is the first of its queue, which the next malloc
 would only make again. A segment with nothing but free slices is given back if the thread has another one like it.
@@ -26,7 +26,7 @@ from libc.string cimport memset
 from mrm.heap.classes cimport CLASSES, DIRECT, class_bytes, shape_of, shape_t
 from mrm.heap.page cimport (
     ALL_SLICES, DONE_ALWAYS, DONE_EMPTY, DONE_NEVER, FREED_BITS, FREED_SHIFT, FREED_WAKES, PAGE_QUIET, PAGE_ZERO,
-    SEGMENT_SHIFT, SLICE_SHIFT, SLICES, mrm_set_owner, page_is_full, segment_push, segment_remove,
+    SEGMENT_SHIFT, SLICE_SHIFT, SLICES, mrm_set_owner, page_done, page_is_full, segment_push, segment_remove,
 )
 from mrm.heap.segments cimport segment_give
 from mrm.heap.state cimport BUCKETS, heap_t
@@ -58,8 +58,6 @@ cdef void set_first(local_t *local, uint32_t number, page_t *page) noexcept nogi
     """Make a page the first of its queue, for sizes that are looked up by grains, too."""
     cdef uint32_t grain = 0 if number == 0 else <uint32_t>(class_bytes(number - 1) >> 4) + 1
     cdef uint32_t last = min(<uint32_t>(class_bytes(number) >> 4), <uint32_t>(DIRECT - 1))
-    if local.queue[number] != &nothing:
-        local.queue[number].done = DONE_EMPTY
     if page != &nothing:
         page.done = DONE_NEVER
     local.queue[number] = page
@@ -359,7 +357,7 @@ cdef void page_freed(local_t *local, page_t *page) noexcept nogil:
     """What follows when a page has a block free again, or has nothing else."""
     if page_is_full(page):
         page_unfull(local, page)
-    if page.used == 0 and page.done != DONE_NEVER:
+    if page_done(page):
         page_empty(local, page)
 
 
@@ -387,7 +385,7 @@ cdef void pages_wake(local_t *local) noexcept nogil:
                 if page.free == NULL:
                     page_collect(local.heap, page)
                 page_unfull(local, page)
-                if page.used == 0 and page.done != DONE_NEVER and page_empty(local, page):
+                if page_done(page) and page_empty(local, page):
                     break
             segment = next
 

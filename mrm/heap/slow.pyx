@@ -16,7 +16,7 @@ from mrm cimport MRM_BAD_ARGUMENT, MRM_BAD_BLOCK, MRM_OK, MRM_OUT_OF_FRAMES
 from mrm.heap.classes cimport CLASSES, GRAIN, LARGEST_SMALL, class_bytes, class_of
 from mrm.heap.local cimport local_find, local_flush, local_free_later
 from mrm.heap.orphans cimport orphans_trim
-from mrm.heap.page cimport PAGE_ZERO, SLICE_BYTES, SLICE_SHIFT, mrm_relaxed, page_done, page_t
+from mrm.heap.page cimport PAGE_ZERO, SLICE_BYTES, SLICE_SHIFT, mrm_relaxed, page_put, page_t
 from mrm.heap.pages cimport page_freed, pages_release
 from mrm.heap.runs cimport runs_allocate, runs_contain, runs_free, runs_resize, runs_trim, runs_usable
 from mrm.heap.segments cimport segments_trim
@@ -188,10 +188,7 @@ cdef int raw_free(heap_t *heap, void *block) noexcept nogil:
     if mrm_relaxed(&page.owner) != local:
         local_free_later(local, page, block)
         return MRM_OK
-    (<void **>block)[0] = page.free
-    page.free = block
-    page.used -= 1
-    if page_done(page):
+    if page_put(page, block):
         page_freed(local, page)
     return MRM_OK
 

@@ -9,6 +9,7 @@ import time
 from libc.stddef cimport size_t
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
+from posix.stdlib cimport posix_memalign
 
 from mrm._heap cimport Heap
 from mrm.heap.blocks cimport heap_aligned, heap_calloc, heap_free, heap_malloc, heap_realloc
@@ -17,10 +18,6 @@ from mrm.heap.state cimport heap_t
 from mrm.tools.replay.calls cimport (
     CALL_ALIGNED, CALL_CALLOC, CALL_FREE, CALL_MALLOC, CALL_REALLOC, NO_BLOCK, Calls, call_t,
 )
-
-
-cdef extern from "<stdlib.h>" nogil:
-    int posix_memalign(void **block, size_t alignment, size_t nbytes)
 
 
 cdef struct outcome_t:
