@@ -8,6 +8,7 @@ a frame that the other one holds.
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -53,33 +54,19 @@ class Outcome:
     interrupted: bool = False
 
 
-class _Worker(threading.Thread):
-    """A thread that steps until it has done its steps, its time is up, or something broke."""
+class _Finder(ABC):
+    """What does things that may find something broken: it is noted, with who did what, and ends all threads."""
 
-    def __init__(
-        self, kind: str, number: int, outcome: Outcome, steps: int | None, over: threading.Event
-    ) -> None:
-        super().__init__(name=f"{kind} {number}")
-        self._outcome, self._limit, self._over = outcome, steps, over
+    def __init__(self, title: str, outcome: Outcome, over: threading.Event) -> None:
+        self._title, self._outcome, self._over = title, outcome, over
         self.done = 0
 
-    def run(self) -> None:
-        """Step until it is over."""
-        while not self._over.is_set() and (self._limit is None or self.done < self._limit):
-            if not self.guarded(self.step):
-                return
-            self.done += 1
-
-    def step(self) -> None:
-        """One step."""
-        raise NotImplementedError
-
+    @abstractmethod
     def operation(self) -> str:
         """What it does at the moment."""
-        raise NotImplementedError
 
     def guarded(self, act: Callable[[], None]) -> bool:
-        """Do something; False after what broke was noted, which ends all threads."""
+        """Do something; False after what broke was noted."""
         what, expected, found = "", "no error", ""
         try:
             act()
@@ -90,10 +77,32 @@ class _Worker(threading.Thread):
         else:
             return True
         self._outcome.broken.append(
-            Broken(self._outcome.seed, self.name, self.done, self.operation(), what, expected, found)
+            Broken(self._outcome.seed, self._title, self.done, self.operation(), what, expected, found)
         )
         self._over.set()
         return False
+
+
+class _Worker(_Finder, threading.Thread):
+    """A thread that steps until it has done its steps, its time is up, or something broke."""
+
+    def __init__(
+        self, kind: str, number: int, outcome: Outcome, steps: int | None, over: threading.Event
+    ) -> None:
+        _Finder.__init__(self, f"{kind} {number}", outcome, over)
+        threading.Thread.__init__(self, name=self._title)
+        self._limit = steps
+
+    def run(self) -> None:
+        """Step until it is over."""
+        while not self._over.is_set() and (self._limit is None or self.done < self._limit):
+            if not self.guarded(self.step):
+                return
+            self.done += 1
+
+    @abstractmethod
+    def step(self) -> None:
+        """One step."""
 
 
 class _MapperThread(_Worker):
@@ -250,11 +259,11 @@ def _settle(
     books.guarded(lambda: books.compare(pool, 0))
 
 
-class _Books(_Worker):
+class _Books(_Finder):
     """The checks at the end, so that what they find is told as a thread's findings are."""
 
     def __init__(self, outcome: Outcome) -> None:
-        super().__init__("the last check", 0, outcome, 0, threading.Event())
+        super().__init__("the last check", outcome, threading.Event())
 
     def operation(self) -> str:
         return "audit"
