@@ -8,7 +8,7 @@ queue, and comes back when one of its blocks is freed. It comes back as the last
 turn comes: else a program that replaces blocks at random (larson) had a block or two of a page at a time, and
 took 1.15 times as long. But pages that are left alone may come empty, and serve another class; so those of
 blocks above 576 bytes, of which a page has few, come back behind the first. With 768 in place of 576 larson was at
-1.17, and had 1.18 of mimalloc's memory; like this it is at 0.97 to 1.06, with 1.01 of the memory.
+1.17, and had 1.18 of mimalloc's memory; like this it is at 0.97 to 1.08, with 1.01 of the memory.
 
 Other threads that free a page's blocks have to be asked to tell, by a compare and swap on the page, which waits
 for all that the program wrote before. So a full page is quiet at first: nobody was asked. Its owner's next free
